@@ -1,0 +1,123 @@
+//! A daemon as its callers see it: typed stubs, and whether it is there.
+
+use nexus_proto::{
+    agent::v1::agent_service_client::AgentServiceClient,
+    gateway::v1::gateway_service_client::GatewayServiceClient,
+    llm::v1::llm_service_client::LlmServiceClient,
+    orchestrator::v1::orchestrator_service_client::OrchestratorServiceClient,
+    tool::v1::tool_service_client::ToolServiceClient,
+};
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::{Address, Backoff, Channel, Error, Options};
+
+/// Cheap to clone; all clones share one HTTP/2 connection, which comes back by itself.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    channel: Channel,
+}
+
+impl Connection {
+    /// Dials when first used.
+    pub fn lazy(address: &Address, options: &Options) -> Connection {
+        Connection {
+            channel: Channel::new(address, options),
+        }
+    }
+
+    /// Dials now, once.
+    pub async fn open(address: &Address, options: &Options) -> Result<Connection, Error> {
+        let connection = Connection::lazy(address, options);
+        connection.connect().await?;
+        Ok(connection)
+    }
+
+    /// Makes sure that a connection stands: one attempt, within the dial deadline.
+    pub async fn connect(&self) -> Result<(), Error> {
+        self.channel
+            .connect()
+            .await
+            .map_err(|dial| Error::from(&*dial))
+    }
+
+    /// Waits until a connection stands, trying again with growing pauses as often as the options allow. Ends early
+    /// with what no further attempt could change: a socket of another user, an address that cannot be.
+    pub async fn connected(&self) -> Result<(), Error> {
+        let mut backoff = self.backoff();
+        loop {
+            match self.connect().await {
+                Ok(()) => return Ok(()),
+                Err(error) if !error.is_retryable() => return Err(error),
+                Err(error) => {
+                    if !backoff.wait().await {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Resolves when no connection stands: at once if there is none, else when the present one closes. Notices a
+    /// killed daemon without any call.
+    pub async fn lost(&self) {
+        let mut link = self.channel.link();
+        // The sender lives in our channel, so this cannot fail while we wait.
+        let _gone = link.wait_for(|link| !link.up).await;
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.channel.link().borrow().up
+    }
+
+    /// Pauses as this connection's options have them.
+    pub fn backoff(&self) -> Backoff {
+        let options = self.channel.options();
+        Backoff::new(options.reconnect_interval, options.reconnect_max_attempts)
+    }
+
+    pub fn address(&self) -> &Address {
+        self.channel.address()
+    }
+
+    pub fn options(&self) -> &Options {
+        self.channel.options()
+    }
+
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub fn orchestrator(&self) -> OrchestratorServiceClient<Channel> {
+        OrchestratorServiceClient::new(self.channel())
+            .max_decoding_message_size(self.options().max_message_bytes)
+            .max_encoding_message_size(self.options().max_send_bytes)
+    }
+
+    pub fn agent(&self) -> AgentServiceClient<Channel> {
+        AgentServiceClient::new(self.channel())
+            .max_decoding_message_size(self.options().max_message_bytes)
+            .max_encoding_message_size(self.options().max_send_bytes)
+    }
+
+    pub fn gateway(&self) -> GatewayServiceClient<Channel> {
+        GatewayServiceClient::new(self.channel())
+            .max_decoding_message_size(self.options().max_message_bytes)
+            .max_encoding_message_size(self.options().max_send_bytes)
+    }
+
+    pub fn llm(&self) -> LlmServiceClient<Channel> {
+        LlmServiceClient::new(self.channel())
+            .max_decoding_message_size(self.options().max_message_bytes)
+            .max_encoding_message_size(self.options().max_send_bytes)
+    }
+
+    pub fn tool(&self) -> ToolServiceClient<Channel> {
+        ToolServiceClient::new(self.channel())
+            .max_decoding_message_size(self.options().max_message_bytes)
+            .max_encoding_message_size(self.options().max_send_bytes)
+    }
+
+    pub fn health(&self) -> HealthClient<Channel> {
+        HealthClient::new(self.channel())
+    }
+}

@@ -1,0 +1,254 @@
+//! What can go wrong with a call, typed, and what to do about it.
+
+use std::{error::Error as StdError, fmt, io, sync::Arc, time::Duration};
+
+use tonic::{Code, Status};
+
+use crate::{Address, details};
+
+/// Why no connection came about.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("nothing is listening on {address}")]
+    NotRunning { address: Address, source: io::Error },
+    #[error("{address} belongs to uid {uid}, which is not trusted here")]
+    Foreign { address: Address, uid: u32 },
+    #[error("no connection to {address} within {after:?}")]
+    Timeout { address: Address, after: Duration },
+    #[error("this user may not open {address}")]
+    Denied { address: Address, source: io::Error },
+    #[error("{0}")]
+    Unusable(String),
+    #[error("no TLS connection to {address}")]
+    Tls { address: Address, source: io::Error },
+    #[error("no connection to {address}")]
+    Failed { address: Address, source: io::Error },
+}
+
+/// What a caller can act upon. One value for each thing to do, whatever the wire said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    NotRunning,
+    /// Another user's process (this uid) listens there; nothing was sent to it.
+    Refused(u32),
+    Timeout,
+    Cancelled,
+    Denied,
+    Unauthenticated,
+    NotFound,
+    Invalid,
+    Exists,
+    Precondition,
+    Exhausted,
+    Aborted,
+    /// The cursor of a stream does not belong to the log, or lies beyond its end.
+    OutOfRange,
+    Unimplemented,
+    Unavailable,
+    Internal,
+}
+
+/// Shows its message; the hint is for the line below.
+#[derive(Clone, Debug)]
+pub struct Error {
+    pub kind: Kind,
+    pub message: String,
+    /// The next step for a person.
+    pub hint: Option<String>,
+    /// The stable reason of a daemon's own refusal.
+    pub reason: Option<String>,
+}
+
+impl Error {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Error {
+            kind,
+            message: message.into(),
+            hint: hint(kind).map(str::to_owned),
+            reason: None,
+        }
+    }
+
+    /// Whether the same call may succeed later without anyone changing it.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::NotRunning | Kind::Unavailable | Kind::Timeout
+        )
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Error {}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        if let Some(dial) = dial_error(&status) {
+            return Error::from(dial);
+        }
+        let kind = kind(status.code());
+        let message = if status.message().is_empty() {
+            status.code().description().to_lowercase()
+        } else {
+            status.message().to_owned()
+        };
+        Error {
+            reason: details::reason(status.details()),
+            ..Error::new(kind, message)
+        }
+    }
+}
+
+impl From<&DialError> for Error {
+    fn from(dial: &DialError) -> Self {
+        let kind = match dial {
+            DialError::NotRunning { .. } => Kind::NotRunning,
+            DialError::Foreign { uid, .. } => Kind::Refused(*uid),
+            DialError::Timeout { .. } => Kind::Timeout,
+            DialError::Denied { .. } => Kind::Denied,
+            DialError::Unusable(_) => Kind::Invalid,
+            DialError::Tls { .. } | DialError::Failed { .. } => Kind::Unavailable,
+        };
+        let mut error = Error::new(kind, chain(dial));
+        match dial {
+            DialError::Denied { .. } => {
+                error.hint = Some(
+                    "run this as the user that owns the daemons, or let its config give the socket a group".into(),
+                );
+            }
+            DialError::Tls { .. } => {
+                error.hint = Some(
+                    "check that the server speaks TLS there and that its certificate is trusted (tls_ca)".into(),
+                );
+            }
+            DialError::Failed { .. } => error.hint = Some("check the address and the network".into()),
+            _ => {}
+        }
+        error
+    }
+}
+
+/// A failed dial as a status: the same code for every gRPC client, and the cause kept for [`Error::from`].
+pub(crate) fn dial_status(dial: Arc<DialError>) -> Status {
+    let code = match &*dial {
+        DialError::Timeout { .. } => Code::DeadlineExceeded,
+        DialError::Foreign { .. } | DialError::Denied { .. } => Code::PermissionDenied,
+        DialError::Unusable(_) => Code::InvalidArgument,
+        DialError::NotRunning { .. } | DialError::Tls { .. } | DialError::Failed { .. } => {
+            Code::Unavailable
+        }
+    };
+    let mut status = Status::new(code, chain(&*dial));
+    status.set_source(dial);
+    status
+}
+
+fn dial_error(status: &Status) -> Option<&DialError> {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if let Some(dial) = error.downcast_ref::<DialError>() {
+            return Some(dial);
+        }
+        source = error.source();
+    }
+    None
+}
+
+/// The whole story in one line, for places that show no causes.
+pub(crate) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn kind(code: Code) -> Kind {
+    match code {
+        Code::Cancelled => Kind::Cancelled,
+        Code::InvalidArgument => Kind::Invalid,
+        Code::DeadlineExceeded => Kind::Timeout,
+        Code::NotFound => Kind::NotFound,
+        Code::AlreadyExists => Kind::Exists,
+        Code::PermissionDenied => Kind::Denied,
+        Code::ResourceExhausted => Kind::Exhausted,
+        Code::FailedPrecondition => Kind::Precondition,
+        Code::Aborted => Kind::Aborted,
+        Code::OutOfRange => Kind::OutOfRange,
+        Code::Unimplemented => Kind::Unimplemented,
+        Code::Unavailable => Kind::Unavailable,
+        Code::Unauthenticated => Kind::Unauthenticated,
+        Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => Kind::Internal,
+    }
+}
+
+fn hint(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::NotRunning => Some("start it with: nexus up"),
+        Kind::Refused(_) => Some(
+            "another user's process holds this socket; use your own (NEXUS_ROOT, grpc_socket_path), or ask that user to stop it",
+        ),
+        Kind::Timeout => Some("see whether it is busy or stuck: nexus status"),
+        Kind::Denied => Some("the daemon's config gives users and groups their roles; a token carries one too: nexus token new"),
+        Kind::Unauthenticated => Some("get a token with: nexus token new"),
+        Kind::Exhausted => Some("try again later, or raise the limit that the message names"),
+        Kind::OutOfRange => Some("the log is another one now, or shorter: read again without a cursor"),
+        Kind::Unimplemented => Some("the daemon is of another build, or the call belongs to another one: nexus status"),
+        Kind::Unavailable => Some("see what is missing: nexus status"),
+        Kind::Internal => Some("a fault of the daemon: its log is under state/logs"),
+        Kind::Cancelled
+        | Kind::NotFound
+        | Kind::Invalid
+        | Kind::Exists
+        | Kind::Precondition
+        | Kind::Aborted => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absent_daemon_names_the_command() {
+        let dial = DialError::NotRunning {
+            address: Address::Unix("/run/x.sock".into()),
+            source: io::Error::from(io::ErrorKind::NotFound),
+        };
+        let error = Error::from(dial_status(Arc::new(dial)));
+        assert_eq!(error.kind, Kind::NotRunning);
+        assert!(error.message.contains("/run/x.sock"), "{error}");
+        assert_eq!(error.hint.as_deref(), Some("start it with: nexus up"));
+        assert!(error.is_retryable());
+    }
+
+    #[test]
+    fn a_status_keeps_its_words_and_its_reason() {
+        let status = Status::with_details(
+            Code::ResourceExhausted,
+            "maximum sessions limit reached: 100",
+            details::encode("session_limit").into(),
+        );
+        let error = Error::from(status);
+        assert_eq!(error.kind, Kind::Exhausted);
+        assert_eq!(error.to_string(), "maximum sessions limit reached: 100");
+        assert_eq!(error.reason.as_deref(), Some("session_limit"));
+        assert!(!error.is_retryable());
+    }
+
+    #[test]
+    fn a_status_without_words_still_says_something() {
+        assert!(!Error::from(Status::new(Code::Aborted, "")).message.is_empty());
+    }
+}

@@ -1,0 +1,92 @@
+//! Being known to the orchestrator for as long as this process lives.
+
+use std::time::Duration;
+
+use nexus_proto::agent::v1::{HeartbeatRequest, RegisterRequest, UnregisterRequest};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Connection, Error, Kind};
+
+/// A third of the time after which the orchestrator counts an agent as lost.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
+/// A goodbye must not hold up a stop.
+const UNREGISTER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Registers, sends heartbeats, and registers again when the orchestrator no longer knows the id. Attempts never end
+/// by themselves, whatever the options say; `stop` ends them, with an Unregister. `on_id` hears each id once.
+pub async fn register_forever(
+    connection: Connection,
+    request: impl Fn() -> RegisterRequest,
+    stop: CancellationToken,
+    on_id: impl Fn(&str),
+) {
+    let mut id = None;
+    stop.run_until_cancelled(keep(&connection, request, on_id, &mut id))
+        .await;
+    if let Some(agent_id) = id.filter(|_| connection.is_connected()) {
+        let goodbye = UnregisterRequest {
+            agent_id,
+            reason: "stopped".into(),
+        };
+        // The orchestrator may be stopping too; the registration then ends with its lease.
+        let _ = timeout(UNREGISTER_WITHIN, connection.agent().unregister(goodbye)).await;
+    }
+}
+
+async fn keep(
+    connection: &Connection,
+    request: impl Fn() -> RegisterRequest,
+    on_id: impl Fn(&str),
+    id: &mut Option<String>,
+) {
+    let mut backoff = crate::Backoff::new(connection.options().reconnect_interval, 0);
+    let mut said = None;
+    loop {
+        let outcome = match id.as_deref() {
+            Some(known) => heartbeat(connection, known).await,
+            None => register(connection, request()).await.map(|fresh| {
+                on_id(&fresh);
+                *id = Some(fresh);
+            }),
+        };
+        match outcome {
+            Ok(()) => {
+                if said.take().is_some() {
+                    tracing::info!(address = %connection.address(), "registered again");
+                }
+                backoff.reset();
+                tokio::select! {
+                    () = sleep(HEARTBEAT_EVERY) => {}
+                    () = connection.lost() => {}
+                }
+            }
+            Err(error) if error.kind == Kind::NotFound && id.is_some() => *id = None,
+            Err(error) => {
+                // Once for each new reason: an orchestrator that is away for an hour is one line, not a thousand.
+                if said.as_ref() != Some(&error.kind) {
+                    tracing::warn!(address = %connection.address(), %error, hint = error.hint, "not registered");
+                    said = Some(error.kind);
+                }
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+async fn register(connection: &Connection, request: RegisterRequest) -> Result<String, Error> {
+    let answer = connection.agent().register(request).await?.into_inner();
+    if answer.agent_id.is_empty() {
+        return Err(Error::new(Kind::Internal, "the orchestrator gave no agent id"));
+    }
+    Ok(answer.agent_id)
+}
+
+async fn heartbeat(connection: &Connection, id: &str) -> Result<(), Error> {
+    let request = HeartbeatRequest {
+        agent_id: id.to_owned(),
+        ..HeartbeatRequest::default()
+    };
+    connection.agent().heartbeat(request).await?;
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! `grpc.health.v1`, true for each service: names follow the daemon (NOT_SERVING until ready and from stop on) or are
+//! set one by one. It never probes anything; whoever knows a state sets it.
+
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+};
+use futures_core::Stream;
+use tokio::sync::watch;
+use tonic::{Code, Request, Response, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_server::{Health as Service, HealthServer},
+};
+
+/// Cheap to clone; all clones are the same state.
+#[derive(Clone)]
+pub struct Health {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    state: Mutex<State>,
+    // Watchers wait for "newer than n" and read the state again; a change is never carried in the channel itself.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    ready: bool,
+    stopping: bool,
+    names: BTreeMap<String, bool>,
+    limping: BTreeMap<String, String>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Health {
+    /// Knows `""`, the daemon itself, and nothing else yet.
+    pub fn new() -> Self {
+        let health = Health {
+            inner: Arc::new(Inner { state: Mutex::default(), changed: watch::Sender::new(0) }),
+        };
+        health.follow("");
+        health
+    }
+
+    /// `name` is known from now on and is what the daemon is: serving when it is ready, until it stops.
+    pub fn follow(&self, name: &str) {
+        self.change(|state| {
+            state.names.entry(name.into()).or_insert(true);
+        });
+    }
+
+    /// `name` is known from now on, and serving only if it is set so and the daemon is ready.
+    pub fn set(&self, name: &str, serving: bool) {
+        self.change(|state| {
+            state.names.insert(name.into(), serving);
+        });
+    }
+
+    /// A part that works badly, or works again (`None`). The daemon stays SERVING; its own health answer says DEGRADED.
+    pub fn limp(&self, part: &str, reason: Option<String>) {
+        self.change(|state| match reason {
+            Some(reason) => {
+                state.limping.insert(part.into(), reason);
+            }
+            None => {
+                state.limping.remove(part);
+            }
+        });
+    }
+
+    pub fn limping(&self) -> Vec<(String, String)> {
+        let state = self.state();
+        state.limping.iter().map(|(part, why)| (part.clone(), why.clone())).collect()
+    }
+
+    /// `None`: the name is unknown.
+    pub fn is_serving(&self, name: &str) -> Option<bool> {
+        let state = self.state();
+        let wanted = *state.names.get(name)?;
+        Some(wanted && state.ready && !state.stopping)
+    }
+
+    /// The store is open and the sockets are bound.
+    pub fn ready(&self) {
+        self.change(|state| state.ready = true);
+    }
+
+    /// From here on nothing is SERVING any more, whatever is set later.
+    pub fn stopping(&self) {
+        self.change(|state| state.stopping = true);
+    }
+
+    pub(crate) fn service(&self) -> HealthServer<Health> {
+        HealthServer::new(self.clone())
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut State)) {
+        edit(&mut self.state());
+        self.inner.changed.send_modify(|generation| *generation += 1);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every edit leaves the maps whole, so a panic elsewhere cannot have spoilt them.
+        self.inner.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn answer(&self, name: &str) -> ServingStatus {
+        match self.is_serving(name) {
+            Some(true) => ServingStatus::Serving,
+            Some(false) => ServingStatus::NotServing,
+            None => ServingStatus::ServiceUnknown,
+        }
+    }
+}
+
+type Answers = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Service for Health {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        match self.answer(&request.get_ref().service) {
+            ServingStatus::ServiceUnknown => {
+                Err(crate::status::status(Code::NotFound, "unknown service", "UNKNOWN_SERVICE"))
+            }
+            status => Ok(Response::new(HealthCheckResponse { status: status.into() })),
+        }
+    }
+
+    type WatchStream = Answers;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Answers>, Status> {
+        let watcher = Watcher {
+            health: self.clone(),
+            name: request.into_inner().service,
+            changed: self.inner.changed.subscribe(),
+            told: None,
+        };
+        Ok(Response::new(Box::pin(futures_util::stream::unfold(watcher, Watcher::next))))
+    }
+}
+
+struct Watcher {
+    health: Health,
+    name: String,
+    changed: watch::Receiver<u64>,
+    told: Option<ServingStatus>,
+}
+
+impl Watcher {
+    async fn next(mut self) -> Option<(Result<HealthCheckResponse, Status>, Watcher)> {
+        loop {
+            // Seen before it is read: a change in between is looked at again, never missed.
+            self.changed.borrow_and_update();
+            let status = self.health.answer(&self.name);
+            if self.told != Some(status) {
+                self.told = Some(status);
+                return Some((Ok(HealthCheckResponse { status: status.into() }), self));
+            }
+            self.changed.changed().await.ok()?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_daemon_and_stop_is_final() {
+        let health = Health::new();
+        health.follow("orchestrator.v1.OrchestratorService");
+        health.set("gateway", false);
+        assert_eq!(health.is_serving(""), Some(false));
+        health.ready();
+        assert_eq!(health.is_serving(""), Some(true));
+        assert_eq!(health.is_serving("orchestrator.v1.OrchestratorService"), Some(true));
+        assert_eq!(health.is_serving("gateway"), Some(false));
+        health.set("gateway", true);
+        assert_eq!(health.is_serving("gateway"), Some(true));
+        assert_eq!(health.is_serving("nobody"), None);
+        health.stopping();
+        health.set("gateway", true);
+        assert_eq!(health.is_serving("gateway"), Some(false));
+    }
+
+    #[test]
+    fn following_does_not_undo_what_was_set() {
+        let health = Health::new();
+        health.ready();
+        health.set("llm", false);
+        health.follow("llm");
+        assert_eq!(health.is_serving("llm"), Some(false));
+    }
+
+    #[test]
+    fn a_limping_part_keeps_serving() {
+        let health = Health::new();
+        health.ready();
+        health.limp("docker", Some("does not answer".into()));
+        assert_eq!(health.limping(), [("docker".into(), "does not answer".into())]);
+        assert_eq!(health.is_serving(""), Some(true));
+        health.limp("docker", None);
+        assert!(health.limping().is_empty());
+    }
+}

@@ -1,0 +1,34 @@
+//! The wish to stop, told once and heard everywhere. It never carries a reason and cannot be taken back.
+
+use std::future::Future;
+use tokio_util::sync::CancellationToken;
+
+/// Cheap to clone; all clones are the same wish.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    token: CancellationToken,
+}
+
+impl Stop {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Resolves once a stop is wanted; at once if it already is.
+    pub fn requested(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.token.clone().cancelled_owned()
+    }
+
+    pub fn is_requested(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// For libraries that speak `CancellationToken`. Cancelling it is the same as [`Stop::trigger`].
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+
+    pub fn trigger(&self) {
+        self.token.cancel();
+    }
+}

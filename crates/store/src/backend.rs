@@ -1,0 +1,90 @@
+//! What an engine has to offer: rows in a log, documents in tables, one writer, any number of readers.
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::Error;
+
+/// A set of documents by key. The number is its name on disk: never reuse one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Table(pub u16);
+
+/// A row of the log as read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Place in the log; rises, never reused, may skip.
+    pub seq: u64,
+    /// What the row belongs to; 0 for nothing.
+    pub stream: u64,
+    /// Place in its stream, from 1, dense; `None` for a row that only happened beside it.
+    pub n: Option<u64>,
+    /// Wall clock, nanoseconds since the epoch, never falling along the log.
+    pub time: i64,
+    /// What `body` is; the daemon's own numbering.
+    pub kind: u16,
+    pub body: Bytes,
+}
+
+/// The newest numbered row of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub n: u64,
+    pub time: i64,
+}
+
+/// One change. All changes of a transaction happen, or none.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Adds a row; its sequence is given by the writer.
+    Append { stream: u64, n: Option<u64>, time: i64, kind: u16, body: Bytes },
+    Put { table: Table, key: Bytes, value: Bytes },
+    Delete { table: Table, key: Bytes },
+    /// Removes the documents with `from <= key < to`.
+    DeleteRange { table: Table, from: Bytes, to: Bytes },
+    /// Removes every row of a stream for good: the bytes are overwritten too.
+    Erase { stream: u64 },
+    /// Removes rows up to and including `through` that have no number in a stream, and remembers that it did.
+    Trim { through: u64 },
+}
+
+/// An engine, closed or open. Opening twice for writing is refused by the engine.
+pub trait Backend: Debug + Send + Sync + 'static {
+    fn open_write(&self) -> Result<Box<dyn Write>, Error>;
+    fn open_read(&self) -> Result<Box<dyn Read>, Error>;
+    /// The directory whose free space bounds the store; `None` where the engine keeps it elsewhere.
+    fn directory(&self) -> Option<&Path>;
+}
+
+/// The one writer.
+pub trait Write: Send {
+    fn log_id(&self) -> String;
+    /// Makes a group of transactions durable. Pushes to `seqs` the sequence of each transaction's first row, or the
+    /// newest sequence for one without rows. After an error nothing of the group has happened.
+    fn commit(&mut self, group: &[&[Op]], seqs: &mut Vec<u64>) -> Result<(), Error>;
+    /// Leaves the file tidy; called once, at a stop.
+    fn close(&mut self) -> Result<(), Error>;
+}
+
+/// Reads of the last committed state.
+pub trait Read: Send {
+    /// Rows after `after` in log order, at most `limit`, stopping once `max_bytes` of bodies are passed.
+    fn log(&mut self, after: u64, limit: usize, max_bytes: usize) -> Result<Vec<Row>, Error>;
+    /// Numbered rows of a stream with `after < n < before`, oldest first; with `newest` the last `limit` of them.
+    fn stream(&mut self, stream: u64, after: u64, before: u64, limit: usize, newest: bool) -> Result<Vec<Row>, Error>;
+    fn heads(&mut self, streams: &[u64]) -> Result<Vec<Option<Head>>, Error>;
+    fn get(&mut self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error>;
+    /// Documents with `from <= key < to` in key order, at most `limit`.
+    fn scan(&mut self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error>;
+    /// The newest sequence, 0 for an empty log.
+    fn newest(&mut self) -> Result<u64, Error>;
+    /// The last trimmed sequence, 0 if none ever was.
+    fn trimmed(&mut self) -> Result<u64, Error>;
+    /// The newest sequence whose time is before `time`, 0 if there is none.
+    fn before(&mut self, time: i64) -> Result<u64, Error>;
+    /// Bytes the store takes on disk.
+    fn size(&mut self) -> Result<u64, Error>;
+    /// Looks at every page; what is wrong, in words.
+    fn verify(&mut self) -> Result<(), Error>;
+}

@@ -1,0 +1,32 @@
+//! What can go wrong with a store, in words that name no engine.
+
+use std::path::PathBuf;
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error("no space is left on the disk of {path}")]
+    Full { path: PathBuf },
+    #[error("only {free} bytes are free on the disk of {path}, and {needed} are kept back")]
+    LowDisk { path: PathBuf, free: u64, needed: u64 },
+    #[error("the store at {path} is damaged: {detail}")]
+    Damaged { path: PathBuf, detail: String },
+    #[error("the store at {path} has schema {found}, and this program knows up to {known}")]
+    TooNew { path: PathBuf, found: u32, known: u32 },
+    #[error("the store at {path} is in use by another process")]
+    InUse { path: PathBuf },
+    #[error("an earlier transaction failed, and this one was built on it")]
+    Superseded,
+    #[error("the store is closed")]
+    Closed,
+    #[error("a read waited longer than its deadline")]
+    Busy,
+    #[error("failed to {doing} at {path}: {cause}")]
+    Io { path: PathBuf, doing: &'static str, cause: String },
+}
+
+impl Error {
+    /// True where freeing space on the disk is what helps.
+    pub fn is_space(&self) -> bool {
+        matches!(self, Error::Full { .. } | Error::LowDisk { .. })
+    }
+}

@@ -1,0 +1,153 @@
+//! The writing connection. A lock file keeps a second writer out, also of another program version.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::fcntl::{Flock, FlockArg};
+use rusqlite::{Connection, params};
+
+use crate::{Error, Op, Write};
+
+use super::{Durability, Sqlite, schema};
+
+pub(super) struct SqliteWrite {
+    backend: Sqlite,
+    connection: Connection,
+    newest: u64,
+    log_id: String,
+    /// Held for as long as we may write; the kernel drops it with the process.
+    _lock: Flock<File>,
+}
+
+impl SqliteWrite {
+    pub(super) fn open(backend: Sqlite) -> Result<Self, Error> {
+        let lock = lock(&backend)?;
+        let mut connection = backend.connect(true)?;
+        let fail = |e| backend.fail("prepare the store", e);
+        let synchronous = match backend.durability {
+            Durability::Full => "FULL",
+            Durability::Process => "NORMAL",
+        };
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
+        connection.pragma_update(None, "synchronous", synchronous).map_err(fail)?;
+        connection.pragma_update(None, "journal_size_limit", 64 << 20).map_err(fail)?;
+        schema::migrate(&backend, &mut connection)?;
+        let newest = newest(&connection).map_err(fail)?;
+        let log_id = connection
+            .query_row("SELECT value FROM mark WHERE name = 'log_id'", [], |r| r.get(0))
+            .map_err(fail)?;
+        Ok(SqliteWrite { backend, connection, newest, log_id, _lock: lock })
+    }
+
+    fn apply(&mut self, group: &[&[Op]], seqs: &mut Vec<u64>) -> rusqlite::Result<u64> {
+        let mut newest = self.newest;
+        let transaction = self.connection.transaction()?;
+        {
+            let mut append = transaction.prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+            for ops in group {
+                let mut first = None;
+                for op in *ops {
+                    match op {
+                        Op::Append { stream, n, time, kind, body } => {
+                            newest += 1;
+                            first.get_or_insert(newest);
+                            append.execute(params![
+                                newest as i64,
+                                *stream as i64,
+                                n.map(|n| n as i64),
+                                time,
+                                kind,
+                                &body[..]
+                            ])?;
+                        }
+                        Op::Put { table, key, value } => {
+                            let sql = "INSERT INTO document VALUES (?1, ?2, ?3)
+                                       ON CONFLICT DO UPDATE SET value = excluded.value";
+                            transaction.prepare_cached(sql)?.execute(params![table.0, &key[..], &value[..]])?;
+                        }
+                        Op::Delete { table, key } => {
+                            let sql = "DELETE FROM document WHERE collection = ?1 AND key = ?2";
+                            transaction.prepare_cached(sql)?.execute(params![table.0, &key[..]])?;
+                        }
+                        Op::DeleteRange { table, from, to } => {
+                            let sql = "DELETE FROM document WHERE collection = ?1 AND key >= ?2 AND key < ?3";
+                            transaction.prepare_cached(sql)?.execute(params![table.0, &from[..], &to[..]])?;
+                        }
+                        Op::Erase { stream } => {
+                            transaction.pragma_update(None, "secure_delete", true)?;
+                            transaction.execute("DELETE FROM log WHERE stream = ?1", [*stream as i64])?;
+                            transaction.pragma_update(None, "secure_delete", false)?;
+                            mark_newest(&transaction, newest)?;
+                        }
+                        Op::Trim { through } => {
+                            transaction.execute("DELETE FROM log WHERE n IS NULL AND seq <= ?1", [*through as i64])?;
+                            transaction.execute(
+                                "UPDATE mark SET value = max(value, ?1) WHERE name = 'trimmed'",
+                                [*through as i64],
+                            )?;
+                            mark_newest(&transaction, newest)?;
+                        }
+                    }
+                }
+                seqs.push(first.unwrap_or(newest));
+            }
+        }
+        transaction.commit()?;
+        Ok(newest)
+    }
+
+    /// Erased rows still stand in the write-ahead log; emptying it is what makes them gone. A reader in the way only
+    /// delays that to the next time, so its refusal is no failure of the commit.
+    fn forget_erased(&self) {
+        let emptied = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get::<_, i64>(0));
+        if !matches!(emptied, Ok(0)) {
+            tracing::debug!("erased rows stay in the write-ahead log until its next checkpoint");
+        }
+    }
+}
+
+impl Write for SqliteWrite {
+    fn log_id(&self) -> String {
+        self.log_id.clone()
+    }
+
+    fn commit(&mut self, group: &[&[Op]], seqs: &mut Vec<u64>) -> Result<(), Error> {
+        self.newest = self.apply(group, seqs).map_err(|e| self.backend.fail("commit", e))?;
+        if group.iter().any(|ops| ops.iter().any(|op| matches!(op, Op::Erase { .. }))) {
+            self.forget_erased();
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), Error> {
+        let fail = |e| self.backend.fail("close the store", e);
+        self.connection.execute_batch("PRAGMA optimize").map_err(fail)?;
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .map_err(|e| self.backend.fail("close the store", e))
+    }
+}
+
+/// The highest sequence ever given, which may be of a row that was erased since.
+fn newest(connection: &Connection) -> rusqlite::Result<u64> {
+    let sql = "SELECT max((SELECT coalesce(max(seq), 0) FROM log), (SELECT value FROM mark WHERE name = 'newest'))";
+    connection.query_row(sql, [], |r| r.get::<_, i64>(0)).map(|seq| seq as u64)
+}
+
+/// Keeps the sequence rising where the newest rows are about to go.
+fn mark_newest(connection: &Connection, newest: u64) -> rusqlite::Result<usize> {
+    connection.execute("UPDATE mark SET value = max(value, ?1) WHERE name = 'newest'", [newest as i64])
+}
+
+fn lock(backend: &Sqlite) -> Result<Flock<File>, Error> {
+    let path = backend.path.with_extension("lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| Error::Io { path: path.clone(), doing: "open the lock file", cause: e.to_string() })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| Error::InUse { path: backend.path.clone() })
+}

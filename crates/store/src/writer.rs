@@ -1,0 +1,153 @@
+//! The writer thread: takes what has queued up, commits it as one group, and hands the receipts back in order.
+//!
+//! A failed group poisons what was built on it. Its transactions, and all later ones of the same epoch, come back with
+//! an error; the owner rebuilds its state from the store and goes on in the next epoch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::{Backend, Error, Op, Options, Room, Write};
+
+/// What the owner wants back after a commit.
+pub trait Receipt: Send + 'static {
+    /// Called on the writer thread, before the group is handed back: the place for work that needs the sequence.
+    fn committed(&mut self, first_seq: u64);
+}
+
+/// Changes that happen together, and whom to tell.
+#[derive(Debug)]
+pub struct Transaction<T> {
+    /// Rises with each rebuild of the owner's state.
+    pub epoch: u64,
+    /// False for changes that must work on a disk that is nearly full: closing, deleting, trimming.
+    pub grows: bool,
+    pub ops: Vec<Op>,
+    pub receipt: T,
+}
+
+/// The outcome of one group: receipts in the order in which they were sent.
+#[derive(Debug)]
+pub struct Committed<T> {
+    pub receipts: Vec<(T, Result<(), Error>)>,
+}
+
+/// Cheap to clone. The writer stops when the last clone is gone.
+#[derive(Debug)]
+pub struct Writer<T> {
+    queue: mpsc::Sender<Transaction<T>>,
+}
+
+impl<T> Clone for Writer<T> {
+    fn clone(&self) -> Self {
+        Writer { queue: self.queue.clone() }
+    }
+}
+
+/// A place in the queue, held so that sending cannot wait or fail.
+#[derive(Debug)]
+pub struct Permit<'a, T>(mpsc::Permit<'a, Transaction<T>>);
+
+impl<T> Permit<'_, T> {
+    pub fn send(self, transaction: Transaction<T>) {
+        self.0.send(transaction);
+    }
+}
+
+impl<T: Receipt> Writer<T> {
+    /// Waits for a place in the queue.
+    pub async fn reserve(&self) -> Result<Permit<'_, T>, Error> {
+        self.queue.reserve().await.map(Permit).map_err(|_| Error::Closed)
+    }
+
+    /// A place in the queue if there is one now.
+    pub fn try_reserve(&self) -> Result<Permit<'_, T>, Error> {
+        self.queue.try_reserve().map(Permit).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(()) => Error::Busy,
+            mpsc::error::TrySendError::Closed(()) => Error::Closed,
+        })
+    }
+
+    /// Waits until the writer has ended, which it does once every other clone is gone. False if the budget ran out.
+    pub async fn closed(self, budget: Duration) -> bool {
+        let weak = self.queue.downgrade();
+        drop(self.queue);
+        let gone = async {
+            while weak.upgrade().is_some_and(|queue| !queue.is_closed()) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(budget, gone).await.is_ok()
+    }
+
+    pub(crate) fn spawn(
+        backend: Arc<dyn Backend>,
+        write: Box<dyn Write>,
+        options: &Options,
+        committed: impl FnMut(Committed<T>) + Send + 'static,
+    ) -> Result<Self, Error> {
+        let (queue, transactions) = mpsc::channel(options.queue);
+        let room = backend.directory().map(|dir| Room::new(dir, options.low_disk));
+        let batch = options.batch;
+        let path = backend.directory().map(Into::into).unwrap_or_default();
+        std::thread::Builder::new()
+            .name("store-writer".into())
+            .stack_size(512 << 10)
+            .spawn(move || run(transactions, write, room, batch, committed))
+            .map_err(|e| Error::Io { path, doing: "start the writer", cause: e.to_string() })?;
+        Ok(Writer { queue })
+    }
+}
+
+fn run<T: Receipt>(
+    mut queue: mpsc::Receiver<Transaction<T>>,
+    mut write: Box<dyn Write>,
+    mut room: Option<Room>,
+    batch: usize,
+    mut committed: impl FnMut(Committed<T>),
+) {
+    let mut group = Vec::with_capacity(batch);
+    let mut seqs = Vec::with_capacity(batch);
+    let mut failed_epoch = None;
+    while queue.blocking_recv_many(&mut group, batch) > 0 {
+        let mut receipts = Vec::with_capacity(group.len());
+        let low = room.as_mut().and_then(|room| room.check().err());
+        let mut kept: Vec<Transaction<T>> = Vec::with_capacity(group.len());
+        let mut refused: Vec<(T, Result<(), Error>)> = Vec::new();
+        for transaction in group.drain(..) {
+            if failed_epoch.is_some_and(|epoch| transaction.epoch <= epoch) {
+                refused.push((transaction.receipt, Err(Error::Superseded)));
+            } else if let (true, Some(low)) = (transaction.grows, &low) {
+                failed_epoch = Some(transaction.epoch);
+                refused.push((transaction.receipt, Err(low.clone())));
+            } else {
+                kept.push(transaction);
+            }
+        }
+        if !kept.is_empty() {
+            seqs.clear();
+            let ops: Vec<&[Op]> = kept.iter().map(|t| t.ops.as_slice()).collect();
+            match write.commit(&ops, &mut seqs) {
+                Ok(()) => {
+                    for (mut transaction, seq) in kept.into_iter().zip(&seqs) {
+                        transaction.receipt.committed(*seq);
+                        receipts.push((transaction.receipt, Ok(())));
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, transactions = kept.len(), "failed to commit");
+                    for transaction in kept {
+                        failed_epoch = Some(transaction.epoch);
+                        receipts.push((transaction.receipt, Err(error.clone())));
+                    }
+                }
+            }
+        }
+        receipts.append(&mut refused);
+        committed(Committed { receipts });
+    }
+    if let Err(error) = write.close() {
+        tracing::warn!(%error, "failed to close the store tidily");
+    }
+}
