@@ -45,9 +45,7 @@ impl FromStr for Address {
             text: text.to_owned(),
             reason,
         };
-        let path = text
-            .strip_prefix("unix://")
-            .or_else(|| text.strip_prefix("unix:"));
+        let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:"));
         if let Some(path) = path.or_else(|| text.starts_with(['/', '.']).then_some(text)) {
             if path.is_empty() {
                 return Err(bad("the path is missing"));
@@ -60,9 +58,7 @@ impl FromStr for Address {
             (text.strip_prefix("http://").unwrap_or(text), false)
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = authority
-            .rsplit_once(':')
-            .ok_or_else(|| bad("the port is missing"))?;
+        let (host, port) = authority.rsplit_once(':').ok_or_else(|| bad("the port is missing"))?;
         if host.is_empty() || host.contains(['/', '@', ' ']) {
             return Err(bad("the host is not a name"));
         }

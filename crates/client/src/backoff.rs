@@ -38,9 +38,7 @@ impl Backoff {
         if self.max_attempts != 0 && self.attempts > self.max_attempts {
             return None;
         }
-        let ceiling = FIRST
-            .saturating_mul(1 << (self.attempts - 1).min(20))
-            .min(self.cap);
+        let ceiling = FIRST.saturating_mul(1 << (self.attempts - 1).min(20)).min(self.cap);
         #[expect(clippy::cast_precision_loss, reason = "a random fraction needs no more")]
         let fraction = draw as f64 / u64::MAX as f64;
         Some(ceiling.mul_f64(fraction).max(FLOOR.min(self.cap)))
@@ -75,10 +73,7 @@ mod tests {
             .collect();
         assert_eq!(ceilings, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
         for _ in 0..1000 {
-            assert_eq!(
-                backoff.pause_with(u64::MAX).unwrap(),
-                Duration::from_secs(5)
-            );
+            assert_eq!(backoff.pause_with(u64::MAX).unwrap(), Duration::from_secs(5));
         }
         backoff.reset();
         assert_eq!(

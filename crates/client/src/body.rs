@@ -34,8 +34,7 @@ impl Answer {
         Answer {
             body,
             address,
-            deadline: deadline
-                .map(|one| (Box::pin(tokio::time::sleep_until(one.at)), one.after)),
+            deadline: deadline.map(|one| (Box::pin(tokio::time::sleep_until(one.at)), one.after)),
         }
     }
 }
@@ -44,15 +43,10 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
-            return Poll::Ready(
-                frame.map(|result| result.map_err(|error| lost(&this.address, &error))),
-            );
+            return Poll::Ready(frame.map(|result| result.map_err(|error| lost(&this.address, &error))));
         }
         if let Some((sleep, after)) = &mut this.deadline
             && sleep.as_mut().poll(cx).is_ready()
@@ -90,9 +84,6 @@ pub(crate) fn lost(address: &Address, error: &hyper::Error) -> Status {
             Status::resource_exhausted(format!("{address} refused the call: too many at once"))
         }
         Some(reason) => Status::internal(format!("{address} broke off the call: {reason}")),
-        None => Status::unavailable(format!(
-            "the connection to {address} was lost: {}",
-            chain(error)
-        )),
+        None => Status::unavailable(format!("the connection to {address} was lost: {}", chain(error))),
     }
 }

@@ -32,6 +32,9 @@ use crate::{
     method::is_stream,
 };
 
+/// How many connections may close under one request before it has left. A server that accepts and closes at once would
+/// otherwise keep a call without a deadline for ever.
+const ATTEMPTS: u32 = 3;
 const AGENT: &str = concat!("nexus/", env!("CARGO_PKG_VERSION"));
 
 /// A tower service for generated stubs. Unary calls without a deadline of their own get the default one; streams get
@@ -109,8 +112,7 @@ impl Shared {
         match self.open().await {
             Ok(sender) => {
                 *last = None;
-                *self.standing.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(sender.clone());
+                *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
                 Ok(sender)
             }
             Err(error) => {
@@ -150,10 +152,8 @@ impl Shared {
             Address::Tcp(_, true) => Scheme::HTTPS,
             Address::Tcp(_, false) | Address::Unix(_) => Scheme::HTTP,
         });
-        parts.authority = Some(
-            Authority::try_from(self.address.authority())
-                .map_err(|_| unusable("the host is not a name"))?,
-        );
+        parts.authority =
+            Some(Authority::try_from(self.address.authority()).map_err(|_| unusable("the host is not a name"))?);
         let streams = parts
             .path_and_query
             .as_ref()
@@ -185,24 +185,20 @@ impl Shared {
         }))
     }
 
-    async fn send(
-        &self,
-        mut request: Request<Body>,
-        deadline: Option<Deadline>,
-    ) -> Result<Response<Body>, Status> {
+    async fn send(&self, mut request: Request<Body>, deadline: Option<Deadline>) -> Result<Response<Body>, Status> {
+        let mut attempt = 1;
         loop {
             let mut sender = self.sender().await.map_err(dial_status)?;
             match sender.try_send_request(request).await {
                 Ok(response) => {
-                    return Ok(response.map(|body| {
-                        Body::new(Answer::new(body, self.address.clone(), deadline))
-                    }));
+                    return Ok(response.map(|body| Body::new(Answer::new(body, self.address.clone(), deadline))));
                 }
-                // Each turn of this loop needs a connection that closed in between, so it ends with the first
-                // failed dial at the latest.
                 Err(mut refused) => match refused.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(lost(&self.address, refused.error())),
+                    Some(unsent) if attempt < ATTEMPTS => {
+                        request = unsent;
+                        attempt += 1;
+                    }
+                    _ => return Err(lost(&self.address, refused.error())),
                 },
             }
         }

@@ -1,8 +1,7 @@
 //! A daemon as its callers see it: typed stubs, and whether it is there.
 
 use nexus_proto::{
-    agent::v1::agent_service_client::AgentServiceClient,
-    gateway::v1::gateway_service_client::GatewayServiceClient,
+    agent::v1::agent_service_client::AgentServiceClient, gateway::v1::gateway_service_client::GatewayServiceClient,
     llm::v1::llm_service_client::LlmServiceClient,
     orchestrator::v1::orchestrator_service_client::OrchestratorServiceClient,
     tool::v1::tool_service_client::ToolServiceClient,
@@ -34,10 +33,7 @@ impl Connection {
 
     /// Makes sure that a connection stands: one attempt, within the dial deadline.
     pub async fn connect(&self) -> Result<(), Error> {
-        self.channel
-            .connect()
-            .await
-            .map_err(|dial| Error::from(&*dial))
+        self.channel.connect().await.map_err(|dial| Error::from(&*dial))
     }
 
     /// Waits until a connection stands, trying again with growing pauses as often as the options allow. Ends early

@@ -30,10 +30,7 @@ pub(crate) fn encode(reason: &str) -> Vec<u8> {
     RpcStatus {
         details: vec![prost_types::Any {
             type_url: "type.googleapis.com/google.rpc.ErrorInfo".into(),
-            value: ErrorInfo {
-                reason: reason.into(),
-            }
-            .encode_to_vec(),
+            value: ErrorInfo { reason: reason.into() }.encode_to_vec(),
         }],
     }
     .encode_to_vec()

@@ -39,9 +39,7 @@ pub(crate) async fn dial(address: &Address, options: &Options) -> Result<Box<dyn
                         result => break result.map_err(|source| classify(address, source))?,
                     }
                 };
-                let peer = stream
-                    .peer_cred()
-                    .map_err(|source| classify(address, source))?;
+                let peer = stream.peer_cred().map_err(|source| classify(address, source))?;
                 if !options.server_uid.allows(peer.uid()) {
                     return Err(DialError::Foreign {
                         address: address.clone(),
@@ -54,9 +52,7 @@ pub(crate) async fn dial(address: &Address, options: &Options) -> Result<Box<dyn
                 let stream = TcpStream::connect(authority.as_str())
                     .await
                     .map_err(|source| classify(address, source))?;
-                stream
-                    .set_nodelay(true)
-                    .map_err(|source| classify(address, source))?;
+                stream.set_nodelay(true).map_err(|source| classify(address, source))?;
                 if !secure {
                     return Ok(Box::new(stream) as Box<dyn Bytes>);
                 }
@@ -70,22 +66,18 @@ pub(crate) async fn dial(address: &Address, options: &Options) -> Result<Box<dyn
             }
         }
     };
-    timeout(options.dial_timeout, attempt)
-        .await
-        .unwrap_or_else(|_| {
-            Err(DialError::Timeout {
-                address: address.clone(),
-                after: options.dial_timeout,
-            })
+    timeout(options.dial_timeout, attempt).await.unwrap_or_else(|_| {
+        Err(DialError::Timeout {
+            address: address.clone(),
+            after: options.dial_timeout,
         })
+    })
 }
 
 fn classify(address: &Address, source: io::Error) -> DialError {
     let address = address.clone();
     match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            DialError::NotRunning { address, source }
-        }
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => DialError::NotRunning { address, source },
         io::ErrorKind::PermissionDenied => DialError::Denied { address, source },
         io::ErrorKind::InvalidInput => DialError::Unusable(format!("{address}: {source}")),
         _ => DialError::Failed { address, source },
@@ -134,21 +126,13 @@ impl Drop for Line {
 }
 
 impl AsyncRead for Line {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.bytes).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Line {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.bytes).poll_write(cx, buf)
     }
 

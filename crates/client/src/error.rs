@@ -71,10 +71,7 @@ impl Error {
 
     /// Whether the same call may succeed later without anyone changing it.
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self.kind,
-            Kind::NotRunning | Kind::Unavailable | Kind::Timeout
-        )
+        matches!(self.kind, Kind::NotRunning | Kind::Unavailable | Kind::Timeout)
     }
 }
 
@@ -122,9 +119,8 @@ impl From<&DialError> for Error {
                 );
             }
             DialError::Tls { .. } => {
-                error.hint = Some(
-                    "check that the server speaks TLS there and that its certificate is trusted (tls_ca)".into(),
-                );
+                error.hint =
+                    Some("check that the server speaks TLS there and that its certificate is trusted (tls_ca)".into());
             }
             DialError::Failed { .. } => error.hint = Some("check the address and the network".into()),
             _ => {}
@@ -139,9 +135,7 @@ pub(crate) fn dial_status(dial: Arc<DialError>) -> Status {
         DialError::Timeout { .. } => Code::DeadlineExceeded,
         DialError::Foreign { .. } | DialError::Denied { .. } => Code::PermissionDenied,
         DialError::Unusable(_) => Code::InvalidArgument,
-        DialError::NotRunning { .. } | DialError::Tls { .. } | DialError::Failed { .. } => {
-            Code::Unavailable
-        }
+        DialError::NotRunning { .. } | DialError::Tls { .. } | DialError::Failed { .. } => Code::Unavailable,
     };
     let mut status = Status::new(code, chain(&*dial));
     status.set_source(dial);
@@ -200,19 +194,16 @@ fn hint(kind: Kind) -> Option<&'static str> {
             "another user's process holds this socket; use your own (NEXUS_ROOT, grpc_socket_path), or ask that user to stop it",
         ),
         Kind::Timeout => Some("see whether it is busy or stuck: nexus status"),
-        Kind::Denied => Some("the daemon's config gives users and groups their roles; a token carries one too: nexus token new"),
+        Kind::Denied => {
+            Some("the daemon's config gives users and groups their roles; a token carries one too: nexus token new")
+        }
         Kind::Unauthenticated => Some("get a token with: nexus token new"),
         Kind::Exhausted => Some("try again later, or raise the limit that the message names"),
         Kind::OutOfRange => Some("the log is another one now, or shorter: read again without a cursor"),
         Kind::Unimplemented => Some("the daemon is of another build, or the call belongs to another one: nexus status"),
         Kind::Unavailable => Some("see what is missing: nexus status"),
         Kind::Internal => Some("a fault of the daemon: its log is under state/logs"),
-        Kind::Cancelled
-        | Kind::NotFound
-        | Kind::Invalid
-        | Kind::Exists
-        | Kind::Precondition
-        | Kind::Aborted => None,
+        Kind::Cancelled | Kind::NotFound | Kind::Invalid | Kind::Exists | Kind::Precondition | Kind::Aborted => None,
     }
 }
 

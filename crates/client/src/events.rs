@@ -88,15 +88,14 @@ impl Events {
         }
         let mut request = Request::new(self.request.clone());
         if let (Some(log_id), Some(_)) = (&self.log_id, self.request.after_sequence) {
-            let value = MetadataValue::try_from(log_id.as_str()).map_err(|_| {
-                Error::new(Kind::Invalid, "the log id has characters that no log id has")
-            })?;
+            let value = MetadataValue::try_from(log_id.as_str())
+                .map_err(|_| Error::new(Kind::Invalid, "the log id has characters that no log id has"))?;
             request.metadata_mut().insert(LOG_ID, value);
         }
         let answer = self.connection.orchestrator().subscribe_events(request).await?;
         if let Some(found) = answer.metadata().get(LOG_ID).and_then(|id| id.to_str().ok()) {
-            let cursor_from_elsewhere = self.request.after_sequence.is_some()
-                && self.log_id.as_deref().is_some_and(|known| known != found);
+            let cursor_from_elsewhere =
+                self.request.after_sequence.is_some() && self.log_id.as_deref().is_some_and(|known| known != found);
             if cursor_from_elsewhere {
                 return Err(Error::new(
                     Kind::OutOfRange,

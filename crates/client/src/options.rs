@@ -2,39 +2,28 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use nexus_config::{Kind, Setting};
-use serde::Deserialize;
-
 /// The default limit of one message, both ways.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 100 * 1024 * 1024;
 
-/// The names in CamelCase are those of the documents' `ClientConfig`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default)]
+/// The time limits are settings of `[common]` with the same names, where the documents' `DialTimeout`, `RPCTimeout`,
+/// `ReconnectInterval` and so on are understood too.
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How long one attempt to connect may take.
-    #[serde(alias = "DialTimeout")]
     pub dial_timeout: Duration,
     /// The deadline of a unary call that brings none of its own. Streams get none.
-    #[serde(alias = "RPCTimeout")]
     pub rpc_timeout: Duration,
     /// The longest pause between two attempts; the first pauses are much shorter.
-    #[serde(alias = "ReconnectInterval")]
     pub reconnect_interval: Duration,
     /// Attempts before giving up; 0 is never.
-    #[serde(alias = "ReconnectMaxAttempts")]
     pub reconnect_max_attempts: u32,
-    #[serde(alias = "MaxRecvMsgSize")]
     pub max_message_bytes: usize,
-    #[serde(alias = "MaxSendMsgSize")]
     pub max_send_bytes: usize,
     /// With an open call, a server that answers no ping for this long is given up.
     pub keepalive: Duration,
     /// Sent as `authorization: Bearer`.
-    #[serde(skip)]
     pub token: Option<String>,
     /// Who may own the process behind a Unix socket.
-    #[serde(skip)]
     pub server_uid: ServerUid,
     /// PEM file of the authorities trusted for TLS; the system's when absent.
     pub tls_ca: Option<PathBuf>,
@@ -77,29 +66,5 @@ impl Default for Options {
             server_uid: ServerUid::default(),
             tls_ca: None,
         }
-    }
-}
-
-impl Options {
-    /// The settings of a daemon that dials others, for its schema; the field names are the keys.
-    pub fn settings() -> Vec<Setting> {
-        let seconds = |key, default, help| Setting::new(key, Kind::Duration, default, help);
-        vec![
-            seconds("dial_timeout", "10s", "how long one attempt to connect to another daemon may take")
-                .flag("dial-timeout"),
-            seconds("rpc_timeout", "10s", "deadline of a call to another daemon").flag("rpc-timeout"),
-            seconds("reconnect_interval", "5s", "longest pause between two attempts to reconnect")
-                .flag("reconnect-interval"),
-            Setting::new(
-                "reconnect_max_attempts",
-                Kind::Int {
-                    min: 0,
-                    max: i64::from(u32::MAX),
-                },
-                "0",
-                "attempts to reconnect before giving up; 0 is never",
-            )
-            .flag("reconnect-max-attempts"),
-        ]
     }
 }

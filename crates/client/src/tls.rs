@@ -14,20 +14,15 @@ use tokio_rustls::{
 };
 
 /// `authority` is `host:port`; the certificate must be the host's.
-pub(crate) async fn wrap(
-    stream: TcpStream,
-    authority: &str,
-    ca: Option<&Path>,
-) -> io::Result<TlsStream<TcpStream>> {
+pub(crate) async fn wrap(stream: TcpStream, authority: &str, ca: Option<&Path>) -> io::Result<TlsStream<TcpStream>> {
     let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    let mut config =
-        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_root_certificates(roots(ca)?)
-            .with_no_client_auth();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots(ca)?)
+        .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }

@@ -36,7 +36,10 @@ impl<'de, I: Iterator<Item = (&'static str, Value)>> MapAccess<'de> for Fields<I
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Failure> {
-        let (_, value) = self.current.take().ok_or_else(|| de::Error::custom("a value without a key"))?;
+        let (_, value) = self
+            .current
+            .take()
+            .ok_or_else(|| de::Error::custom("a value without a key"))?;
         seed.deserialize(ValueReader(value))
     }
 }
@@ -45,7 +48,11 @@ pub(crate) fn from_fields<T: de::DeserializeOwned>(
     entries: impl Iterator<Item = (&'static str, Value)>,
 ) -> Result<T, (&'static str, String)> {
     let at = std::rc::Rc::new(std::cell::Cell::new(""));
-    let fields = Fields { entries, current: None, at: at.clone() };
+    let fields = Fields {
+        entries,
+        current: None,
+        at: at.clone(),
+    };
     T::deserialize(MapAccessDeserializer::new(fields)).map_err(|e| (at.get(), e.to_string()))
 }
 
@@ -78,11 +85,7 @@ impl<'de> Deserializer<'de> for ValueReader {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Failure> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Failure> {
         visitor.visit_newtype_struct(self)
     }
 

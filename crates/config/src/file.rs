@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use crate::SECTIONS;
 use crate::error::{Mistake, Origin};
 use crate::nearest::nearest;
 use crate::setting::Schema;
-use crate::SECTIONS;
 
 /// One key of one section as it stands in the file.
 pub(crate) struct Entry {
@@ -25,15 +25,24 @@ pub(crate) struct File {
 
 impl File {
     pub(crate) fn origin(&self, line: usize) -> Origin {
-        Origin::File { path: self.path.clone(), line: Some(line) }
+        Origin::File {
+            path: self.path.clone(),
+            line: Some(line),
+        }
     }
 }
 
 /// Everything readable in the file; what is not is added to `mistakes`.
 pub(crate) fn read(path: &Path, schemas: &[&Schema], mistakes: &mut Vec<Mistake>) -> File {
-    let mut file = File { path: path.to_path_buf(), entries: Vec::new() };
+    let mut file = File {
+        path: path.to_path_buf(),
+        entries: Vec::new(),
+    };
     let whole = |reason: String, line| Mistake {
-        origin: Origin::File { path: path.to_path_buf(), line },
+        origin: Origin::File {
+            path: path.to_path_buf(),
+            line,
+        },
         key: String::new(),
         value: None,
         reason,
@@ -46,10 +55,19 @@ pub(crate) fn read(path: &Path, schemas: &[&Schema], mistakes: &mut Vec<Mistake>
             return file;
         }
     };
-    let line_of = |at: usize| text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1;
+    let line_of = |at: usize| {
+        text.as_bytes()[..at.min(text.len())]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count()
+            + 1
+    };
     let (document, errors) = DeTable::parse_recoverable(&text);
     for error in &errors {
-        mistakes.push(whole(format!("not valid TOML: {}", error.message()), error.span().map(|s| line_of(s.start))));
+        mistakes.push(whole(
+            format!("not valid TOML: {}", error.message()),
+            error.span().map(|s| line_of(s.start)),
+        ));
     }
     if !errors.is_empty() {
         // What a recovering parser makes of the rest is guesswork; complaints about it would mislead.
@@ -59,7 +77,10 @@ pub(crate) fn read(path: &Path, schemas: &[&Schema], mistakes: &mut Vec<Mistake>
         let name = section.get_ref().as_ref();
         let line = line_of(section.span().start);
         let mistake = |reason: &str, nearest: Option<&str>| Mistake {
-            origin: Origin::File { path: path.to_path_buf(), line: Some(line) },
+            origin: Origin::File {
+                path: path.to_path_buf(),
+                line: Some(line),
+            },
             key: name.to_owned(),
             value: None,
             reason: reason.to_owned(),
@@ -70,7 +91,10 @@ pub(crate) fn read(path: &Path, schemas: &[&Schema], mistakes: &mut Vec<Mistake>
             let known = SECTIONS.iter().copied().chain(schemas.iter().map(|s| s.section));
             mistakes.push(match value.get_ref().as_table() {
                 Some(_) => mistake("there is no such section", nearest(name, known)),
-                None => mistake("stands outside a section; settings belong into [common] or a daemon's own", None),
+                None => mistake(
+                    "stands outside a section; settings belong into [common] or a daemon's own",
+                    None,
+                ),
             });
             continue;
         }
@@ -103,13 +127,21 @@ fn convert(value: &DeValue<'_>) -> config::ValueKind {
         DeValue::Float(number) => number.as_str().parse().map_or(V::Nil, V::Float),
         DeValue::Boolean(value) => V::Boolean(*value),
         DeValue::Datetime(value) => V::String(value.to_string()),
-        DeValue::Array(values) => {
-            V::Array(values.iter().map(|v| config::Value::new(None, convert(v.get_ref()))).collect())
-        }
+        DeValue::Array(values) => V::Array(
+            values
+                .iter()
+                .map(|v| config::Value::new(None, convert(v.get_ref())))
+                .collect(),
+        ),
         DeValue::Table(values) => V::Table(
             values
                 .iter()
-                .map(|(k, v)| (k.get_ref().as_ref().to_owned(), config::Value::new(None, convert(v.get_ref()))))
+                .map(|(k, v)| {
+                    (
+                        k.get_ref().as_ref().to_owned(),
+                        config::Value::new(None, convert(v.get_ref())),
+                    )
+                })
                 .collect(),
         ),
     }

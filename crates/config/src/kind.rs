@@ -93,15 +93,16 @@ impl Kind {
             (Kind::Bool, V::Boolean(value)) => Ok(Value::Bool(*value)),
             (Kind::Int { min, max }, V::I64(value)) => in_range(*value, min, max),
             (Kind::Float, V::Float(value)) if value.is_finite() => Ok(Value::Float(*value)),
-            #[expect(clippy::cast_precision_loss, reason = "a whole number written for a fraction is small")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a whole number written for a fraction is small"
+            )]
             (Kind::Float, V::I64(value)) => Ok(Value::Float(*value as f64)),
-            (Kind::Size, V::I64(value)) => {
-                u64::try_from(*value).map(Value::Size).map_err(|_| "a size is not negative".to_owned())
-            }
+            (Kind::Size, V::I64(value)) => u64::try_from(*value)
+                .map(Value::Size)
+                .map_err(|_| "a size is not negative".to_owned()),
             (Kind::Duration, V::I64(value)) => duration(&value.to_string()).map(Value::Duration),
-            (Kind::List, V::Array(values)) => {
-                values.iter().map(scalar).collect::<Result<_, _>>().map(Value::List)
-            }
+            (Kind::List, V::Array(values)) => values.iter().map(scalar).collect::<Result<_, _>>().map(Value::List),
             (Kind::Map, V::Table(values)) => values
                 .iter()
                 .map(|(name, value)| Ok((name.clone(), scalar(value)?)))
@@ -173,7 +174,9 @@ fn in_range(value: i64, min: i64, max: i64) -> Result<Value, String> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     if text.chars().all(|c| c.is_ascii_digit()) {
-        return Err(format!("a duration needs a unit: \"{text}s\", \"{text}ms\" or \"{text}m\""));
+        return Err(format!(
+            "a duration needs a unit: \"{text}s\", \"{text}ms\" or \"{text}m\""
+        ));
     }
     humantime::parse_duration(text).map_err(|_| "expected a duration such as \"30s\", \"5m\" or \"1h 30m\"".to_owned())
 }

@@ -15,6 +15,7 @@ mod error;
 mod extract;
 mod file;
 mod kind;
+mod layers;
 mod load;
 mod nearest;
 mod root;

@@ -16,7 +16,9 @@ impl Root {
     }
 
     fn from_parts(flag: Option<&Path>, env: Option<OsString>) -> Result<Root, Error> {
-        let named = flag.map(Path::to_path_buf).or_else(|| env.filter(|v| !v.is_empty()).map(PathBuf::from));
+        let named = flag
+            .map(Path::to_path_buf)
+            .or_else(|| env.filter(|v| !v.is_empty()).map(PathBuf::from));
         let path = match named {
             Some(path) => match path.strip_prefix("~") {
                 Ok(rest) => user_home().ok_or(Error::NoRoot)?.join(rest),
@@ -81,7 +83,14 @@ impl Root {
     /// Makes the directories that are missing, 0700; one that exists keeps its mode and owner.
     pub fn create(&self) -> Result<(), Error> {
         let nexus = self.state().join("nexus");
-        for path in [self.home(), self.skills(), self.run_dir(), self.log_dir(), self.db_dir(), nexus] {
+        for path in [
+            self.home(),
+            self.skills(),
+            self.run_dir(),
+            self.log_dir(),
+            self.db_dir(),
+            nexus,
+        ] {
             if path.is_dir() {
                 continue;
             }
@@ -103,7 +112,10 @@ pub(crate) fn user_home() -> Option<PathBuf> {
     if let Some(home) = std::env::var_os("HOME").filter(|h| !h.is_empty()) {
         return Some(PathBuf::from(home));
     }
-    nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.dir)
+    nix::unistd::User::from_uid(nix::unistd::getuid())
+        .ok()
+        .flatten()
+        .map(|user| user.dir)
 }
 
 #[cfg(test)]
@@ -115,12 +127,26 @@ mod tests {
     #[test]
     fn the_flag_wins_over_the_environment_and_all_are_absolute() {
         let env = || Some(OsString::from("/env/nexus"));
-        assert_eq!(Root::from_parts(Some(Path::new("/flag")), env()).unwrap().path(), Path::new("/flag"));
+        assert_eq!(
+            Root::from_parts(Some(Path::new("/flag")), env()).unwrap().path(),
+            Path::new("/flag")
+        );
         assert_eq!(Root::from_parts(None, env()).unwrap().path(), Path::new("/env/nexus"));
-        assert!(Root::from_parts(Some(Path::new("here")), None).unwrap().path().is_absolute());
+        assert!(
+            Root::from_parts(Some(Path::new("here")), None)
+                .unwrap()
+                .path()
+                .is_absolute()
+        );
         let home = user_home().unwrap();
-        assert_eq!(Root::from_parts(None, Some(OsString::new())).unwrap().path(), home.join("nexus"));
-        assert_eq!(Root::from_parts(None, Some(OsString::from("~/x"))).unwrap().path(), home.join("x"));
+        assert_eq!(
+            Root::from_parts(None, Some(OsString::new())).unwrap().path(),
+            home.join("nexus")
+        );
+        assert_eq!(
+            Root::from_parts(None, Some(OsString::from("~/x"))).unwrap().path(),
+            home.join("x")
+        );
     }
 
     #[test]
@@ -142,6 +168,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("skills"), "").unwrap();
         let said = Root::at(dir.path()).create().unwrap_err().to_string();
-        assert!(said.contains("skills is not a directory") && said.contains("NEXUS_ROOT"), "{said}");
+        assert!(
+            said.contains("skills is not a directory") && said.contains("NEXUS_ROOT"),
+            "{said}"
+        );
     }
 }

@@ -14,6 +14,8 @@ pub struct Setting {
     pub env: &'static [&'static str],
     /// The command line option that sets it, without the dashes.
     pub flag: Option<&'static str>,
+    /// Further options that set it; the seeds' own names.
+    pub flag_aliases: &'static [&'static str],
     /// Further names it has in the file; the seeds' own spelling.
     pub aliases: &'static [&'static str],
     /// Another section's key that gives the value where this one is not written.
@@ -31,6 +33,7 @@ impl Setting {
             live: false,
             env: &[],
             flag: None,
+            flag_aliases: &[],
             aliases: &[],
             borrowed: None,
             secret: false,
@@ -49,6 +52,11 @@ impl Setting {
 
     pub const fn flag(mut self, name: &'static str) -> Setting {
         self.flag = Some(name);
+        self
+    }
+
+    pub const fn flag_aliases(mut self, names: &'static [&'static str]) -> Setting {
+        self.flag_aliases = names;
         self
     }
 

@@ -39,7 +39,11 @@ impl Settings {
             };
             Errors(vec![Mistake {
                 origin,
-                key: if key.is_empty() { self.section().to_owned() } else { self.full(key) },
+                key: if key.is_empty() {
+                    self.section().to_owned()
+                } else {
+                    self.full(key)
+                },
                 value: value.filter(|_| known.is_some_and(|s| !s.secret)),
                 reason,
                 nearest: None,
@@ -57,7 +61,12 @@ impl Settings {
 
     /// What differs in `newer`, in the order of the table.
     pub fn diff(&self, newer: &Settings) -> Vec<Change> {
-        self.changed(newer).map(|s| Change { key: s.key, live: s.live }).collect()
+        self.changed(newer)
+            .map(|s| Change {
+                key: s.key,
+                live: s.live,
+            })
+            .collect()
     }
 
     /// These settings with every live one taken from `newer`: what holds after a reload.
@@ -72,14 +81,19 @@ impl Settings {
     }
 
     fn changed<'a>(&'a self, newer: &'a Settings) -> impl Iterator<Item = &'a Setting> {
-        self.schema.settings.iter().filter(|s| self.get(s.key) != newer.get(s.key))
+        self.schema
+            .settings
+            .iter()
+            .filter(|s| self.get(s.key) != newer.get(s.key))
     }
 
     /// The section as TOML that reads back to the same values, with a comment on where each came from.
     pub fn dump(&self) -> String {
         let mut out = format!("[{}]\n", self.section());
         for setting in &self.schema.settings {
-            let Some((value, origin)) = self.values.get(setting.key) else { continue };
+            let Some((value, origin)) = self.values.get(setting.key) else {
+                continue;
+            };
             let line = match value {
                 Value::Unset => format!("# {} is not set", setting.key),
                 _ if setting.secret => format!("# {} is set and not shown", setting.key),

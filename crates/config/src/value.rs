@@ -38,8 +38,10 @@ impl Value {
             }
             Value::Map(values) if values.is_empty() => "{}".to_owned(),
             Value::Map(values) => {
-                let items: Vec<String> =
-                    values.iter().map(|(k, v)| format!("{} = {}", quoted(k), quoted(v))).collect();
+                let items: Vec<String> = values
+                    .iter()
+                    .map(|(k, v)| format!("{} = {}", quoted(k), quoted(v)))
+                    .collect();
                 format!("{{ {} }}", items.join(", "))
             }
         }
@@ -74,7 +76,9 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
         "tb" => 1_000_000_000_000,
         _ => return Err(hint()),
     };
-    number.checked_mul(factor).ok_or_else(|| "larger than any machine".to_owned())
+    number
+        .checked_mul(factor)
+        .ok_or_else(|| "larger than any machine".to_owned())
 }
 
 #[cfg(test)]

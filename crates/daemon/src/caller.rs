@@ -59,13 +59,25 @@ pub struct Access {
 }
 
 impl Access {
-    pub const ADMIN: Access = Access { agents: false, users: false };
+    pub const ADMIN: Access = Access {
+        agents: false,
+        users: false,
+    };
     /// Admins and agents.
-    pub const AGENTS: Access = Access { agents: true, users: false };
+    pub const AGENTS: Access = Access {
+        agents: true,
+        users: false,
+    };
     /// Admins and users.
-    pub const USERS: Access = Access { agents: false, users: true };
+    pub const USERS: Access = Access {
+        agents: false,
+        users: true,
+    };
     /// Anyone who has a role.
-    pub const ALL: Access = Access { agents: true, users: true };
+    pub const ALL: Access = Access {
+        agents: true,
+        users: true,
+    };
 
     pub const fn allows(self, role: Role) -> bool {
         match role {
@@ -127,11 +139,23 @@ impl Caller {
     }
 
     pub(crate) fn of_uid(uid: u32, gid: Option<u32>, pid: Option<i32>, role: Role) -> Caller {
-        Caller { role, uid: Some(uid), gid, pid, principal: format!("uid:{uid}").into() }
+        Caller {
+            role,
+            uid: Some(uid),
+            gid,
+            pid,
+            principal: format!("uid:{uid}").into(),
+        }
     }
 
     fn nobody() -> Caller {
-        Caller { role: Role::User, uid: None, gid: None, pid: None, principal: "nobody".into() }
+        Caller {
+            role: Role::User,
+            uid: None,
+            gid: None,
+            pid: None,
+            principal: "nobody".into(),
+        }
     }
 }
 

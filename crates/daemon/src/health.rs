@@ -1,16 +1,17 @@
 //! `grpc.health.v1`, true for each service: names follow the daemon (NOT_SERVING until ready and from stop on) or are
 //! set one by one. It never probes anything; whoever knows a state sets it.
 
+use futures_core::Stream;
 use std::{
     collections::BTreeMap,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
 };
-use futures_core::Stream;
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status};
 use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    HealthCheckRequest, HealthCheckResponse,
+    health_check_response::ServingStatus,
     health_server::{Health as Service, HealthServer},
 };
 
@@ -44,7 +45,10 @@ impl Health {
     /// Knows `""`, the daemon itself, and nothing else yet.
     pub fn new() -> Self {
         let health = Health {
-            inner: Arc::new(Inner { state: Mutex::default(), changed: watch::Sender::new(0) }),
+            inner: Arc::new(Inner {
+                state: Mutex::default(),
+                changed: watch::Sender::new(0),
+            }),
         };
         health.follow("");
         health
@@ -78,7 +82,11 @@ impl Health {
 
     pub fn limping(&self) -> Vec<(String, String)> {
         let state = self.state();
-        state.limping.iter().map(|(part, why)| (part.clone(), why.clone())).collect()
+        state
+            .limping
+            .iter()
+            .map(|(part, why)| (part.clone(), why.clone()))
+            .collect()
     }
 
     /// `None`: the name is unknown.
@@ -127,9 +135,11 @@ type Answers = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + 
 impl Service for Health {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         match self.answer(&request.get_ref().service) {
-            ServingStatus::ServiceUnknown => {
-                Err(crate::status::status(Code::NotFound, "unknown service", "UNKNOWN_SERVICE"))
-            }
+            ServingStatus::ServiceUnknown => Err(crate::status::status(
+                Code::NotFound,
+                "unknown service",
+                "UNKNOWN_SERVICE",
+            )),
             status => Ok(Response::new(HealthCheckResponse { status: status.into() })),
         }
     }
@@ -143,7 +153,10 @@ impl Service for Health {
             changed: self.inner.changed.subscribe(),
             told: None,
         };
-        Ok(Response::new(Box::pin(futures_util::stream::unfold(watcher, Watcher::next))))
+        Ok(Response::new(Box::pin(futures_util::stream::unfold(
+            watcher,
+            Watcher::next,
+        ))))
     }
 }
 

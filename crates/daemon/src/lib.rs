@@ -1,1 +1,54 @@
-//! placeholder
+//! What every daemon shares: command line, settings, logs, listener, callers, health, limits, stop.
+//!
+//! A daemon implements [`Daemon`]; its `main` calls [`main`], a test calls [`start`].
+//!
+//! ```text
+//! args ─▶ settings ─▶ log ─▶ bind ─▶ Daemon::build ─▶ READY ─▶ serve ─▶ stop: drain ─▶ flush ─▶ exit
+//!   64       78                75       65 70 78                                              0
+//! ```
+//!
+//! It knows no daemon's rules, opens no store, and dials nobody.
+
+mod args;
+pub mod authority;
+mod boot;
+pub mod caller;
+mod daemon;
+mod ends;
+pub mod exit;
+mod guard;
+mod guard_body;
+pub mod health;
+pub mod listener;
+mod logfile;
+mod methods;
+pub mod metrics;
+mod panics;
+mod peer;
+mod ready;
+mod reflection;
+mod reload;
+mod room;
+mod run;
+mod running;
+pub mod serve;
+pub mod services;
+mod settings;
+mod signals;
+mod socket_file;
+pub mod status;
+pub mod stop;
+pub mod tls;
+pub mod token;
+mod token_check;
+mod trace;
+
+pub use caller::{Access, Caller, Role};
+pub use daemon::{Boot, BootError, Built, Daemon, Reload};
+pub use health::Health;
+pub use run::main;
+pub use running::{Running, start};
+pub use services::{MAX_MESSAGE_BYTES, Services};
+pub use settings::{Common, schema};
+pub use status::status;
+pub use stop::Stop;

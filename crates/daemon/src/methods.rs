@@ -79,6 +79,9 @@ mod tests {
             .collect();
         found.sort();
         let health = "grpc.health.v1.Health".to_string();
-        assert_eq!(found, [(health.clone(), "Check".into(), false), (health, "Watch".into(), true)]);
+        assert_eq!(
+            found,
+            [(health.clone(), "Check".into(), false), (health, "Watch".into(), true)]
+        );
     }
 }

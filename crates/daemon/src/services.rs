@@ -3,7 +3,15 @@
 //! A path finds its method in one look: the tables are made from the descriptor sets, so the guard knows beforehand
 //! whether a call streams. No message is looked at here.
 
-use std::{any::Any, collections::HashMap, convert::Infallible, future::Future, pin::Pin, sync::Arc, task::{Context, Poll, Waker}};
+use std::{
+    any::Any,
+    collections::HashMap,
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 use tonic::{body::Body, server::NamedService};
 use tower::{Service, ServiceExt};
 
@@ -27,7 +35,11 @@ struct Erased<S>(S);
 
 impl<S> Target for Erased<S>
 where
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     S::Future: Send + 'static,
 {
     fn call(&self, request: http::Request<Body>) -> Answer {
@@ -37,6 +49,19 @@ where
             Poll::Pending => Box::pin(service.oneshot(request)),
         }
     }
+}
+
+/// Keeps of a service only that it can be called.
+pub(crate) fn erase<S>(service: S) -> Arc<dyn Target>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
+    Arc::new(Erased(service))
 }
 
 /// Generated services return a box already; a second one around it would be paid on every call.
@@ -71,18 +96,33 @@ pub struct Services {
 
 impl Services {
     pub fn new() -> Self {
-        Services { descriptors: vec![nexus_proto::FILE_DESCRIPTOR_SET], ..Services::default() }
+        Services {
+            descriptors: vec![nexus_proto::FILE_DESCRIPTOR_SET],
+            ..Services::default()
+        }
     }
 
     /// Serves a generated service under its own name.
-    #[expect(clippy::should_implement_trait, reason = "adding a service is what it does; it is no arithmetic")]
     pub fn add<S>(mut self, access: Access, svc: S) -> Self
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
-            + NamedService + Clone + Send + Sync + 'static,
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Future: Send + 'static,
     {
-        self.served.push(Served { name: S::NAME, access, target: Arc::new(Erased(svc)) });
+        self.served.push(Served {
+            name: S::NAME,
+            access,
+            target: erase(svc),
+        });
+        self
+    }
+
+    pub(crate) fn add_target(mut self, name: &'static str, access: Access, target: Arc<dyn Target>) -> Self {
+        self.served.push(Served { name, access, target });
         self
     }
 
@@ -90,21 +130,33 @@ impl Services {
     /// Who may call it is decided by the service it belongs to, which must be added too.
     pub fn route<S>(mut self, path: &'static str, svc: S) -> Self
     where
-        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Future: Send + 'static,
     {
-        self.routes.push((path, Arc::new(Erased(svc))));
+        self.routes.push((path, erase(svc)));
         self
     }
 
     /// Passes every path under one of `prefixes` (`/gateway.v1.`) that is not served here to `svc`, unread.
     pub fn front_door<S>(mut self, prefixes: &'static [(&'static str, Access)], svc: S) -> Self
     where
-        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Future: Send + 'static,
     {
-        let target: Arc<dyn Target> = Arc::new(Erased(svc));
-        self.doors.extend(prefixes.iter().map(|(prefix, access)| (*prefix, *access, target.clone())));
+        let target: Arc<dyn Target> = erase(svc);
+        self.doors.extend(
+            prefixes
+                .iter()
+                .map(|(prefix, access)| (*prefix, *access, target.clone())),
+        );
         self
     }
 
@@ -135,7 +187,12 @@ impl Services {
 
     /// Turns the list into what each request is looked up in.
     pub(crate) fn table(self) -> Table {
-        let mut table = Table { methods: HashMap::new(), services: HashMap::new(), doors: self.doors, alias: self.alias };
+        let mut table = Table {
+            methods: HashMap::new(),
+            services: HashMap::new(),
+            doors: self.doors,
+            alias: self.alias,
+        };
         for described in self.descriptors.iter().flat_map(|set| methods::of(set)) {
             let path = format!("/{}/{}", described.service, described.method);
             let owner = match self.served.iter().find(|served| served.name == described.service) {
@@ -144,21 +201,35 @@ impl Services {
             };
             if let Some((access, target)) = owner {
                 let kind = if described.streams { Kind::Stream } else { Kind::Unary };
-                table.methods.entry(path.as_str().into()).or_insert_with(|| Arc::new(Method::new(&path, access, kind, target)));
+                table
+                    .methods
+                    .entry(path.as_str().into())
+                    .or_insert_with(|| Arc::new(Method::new(&path, access, kind, target)));
             }
         }
         for served in self.served {
             let prefix = format!("/{}/", served.name);
             let described = table.methods.keys().any(|path| path.starts_with(&prefix));
-            table.services.insert(served.name, Owner { access: served.access, target: (!described).then_some(served.target) });
+            table.services.insert(
+                served.name,
+                Owner {
+                    access: served.access,
+                    target: (!described).then_some(served.target),
+                },
+            );
         }
         for (path, target) in self.routes {
             let known = table.methods.get(path).map(|method| (method.access, method.kind));
             let (access, kind) = known.unwrap_or_else(|| {
-                let access = table.services.get(service_of(path)).map_or(Access::ADMIN, |owner| owner.access);
+                let access = table
+                    .services
+                    .get(service_of(path))
+                    .map_or(Access::ADMIN, |owner| owner.access);
                 (access, Kind::Unknown)
             });
-            table.methods.insert(path.into(), Arc::new(Method::new(path, access, kind, target)));
+            table
+                .methods
+                .insert(path.into(), Arc::new(Method::new(path, access, kind, target)));
         }
         table
     }
@@ -182,7 +253,13 @@ pub(crate) struct Method {
 
 impl Method {
     fn new(path: &str, access: Access, kind: Kind, target: Arc<dyn Target>) -> Self {
-        Method { path: path.into(), access, kind, target, metrics: CallMetrics::default() }
+        Method {
+            path: path.into(),
+            access,
+            kind,
+            target,
+            metrics: CallMetrics::default(),
+        }
     }
 }
 
@@ -225,5 +302,7 @@ impl Table {
 
 /// `a.v1.B` of `/a.v1.B/C`; empty if the path has no such form.
 pub(crate) fn service_of(path: &str) -> &str {
-    path.strip_prefix('/').and_then(|rest| rest.split_once('/')).map_or("", |(service, _)| service)
+    path.strip_prefix('/')
+        .and_then(|rest| rest.split_once('/'))
+        .map_or("", |(service, _)| service)
 }

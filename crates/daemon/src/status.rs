@@ -56,10 +56,7 @@ pub fn status(code: Code, message: impl Into<String>, reason: &'static str) -> S
 /// The stable reason of a status made by [`status`], here or by another daemon; `None` if it carries none.
 pub fn reason(status: &Status) -> Option<String> {
     let details = Details::decode(status.details()).ok()?;
-    let any = details
-        .details
-        .into_iter()
-        .find(|any| any.type_url == ERROR_INFO_URL)?;
+    let any = details.details.into_iter().find(|any| any.type_url == ERROR_INFO_URL)?;
     Some(ErrorInfo::decode(any.value.as_slice()).ok()?.reason)
 }
 

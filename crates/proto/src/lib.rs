@@ -18,6 +18,7 @@ pub mod common {
 
 /// Sessions, messages, events and containers.
 pub mod orchestrator {
+    #[expect(clippy::allow_attributes, reason = "written by the code generator")]
     pub mod v1 {
         tonic::include_proto!("orchestrator.v1");
     }
@@ -25,6 +26,11 @@ pub mod orchestrator {
 
 /// Agents and the tasks they are given.
 pub mod agent {
+    #[expect(
+        clippy::allow_attributes,
+        clippy::large_enum_variant,
+        reason = "written by the code generator"
+    )]
     pub mod v1 {
         tonic::include_proto!("agent.v1");
     }
@@ -32,6 +38,7 @@ pub mod agent {
 
 /// What user interfaces talk to.
 pub mod gateway {
+    #[expect(clippy::allow_attributes, reason = "written by the code generator")]
     pub mod v1 {
         tonic::include_proto!("gateway.v1");
     }
@@ -39,6 +46,11 @@ pub mod gateway {
 
 /// Language models behind one interface.
 pub mod llm {
+    #[expect(
+        clippy::allow_attributes,
+        clippy::large_enum_variant,
+        reason = "written by the code generator"
+    )]
     pub mod v1 {
         tonic::include_proto!("llm.v1");
     }
@@ -46,6 +58,11 @@ pub mod llm {
 
 /// Tools and their executions.
 pub mod tool {
+    #[expect(
+        clippy::allow_attributes,
+        clippy::large_enum_variant,
+        reason = "written by the code generator"
+    )]
     pub mod v1 {
         tonic::include_proto!("tool.v1");
     }

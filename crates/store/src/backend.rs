@@ -38,15 +38,36 @@ pub struct Head {
 #[derive(Clone, Debug)]
 pub enum Op {
     /// Adds a row; its sequence is given by the writer.
-    Append { stream: u64, n: Option<u64>, time: i64, kind: u16, body: Bytes },
-    Put { table: Table, key: Bytes, value: Bytes },
-    Delete { table: Table, key: Bytes },
+    Append {
+        stream: u64,
+        n: Option<u64>,
+        time: i64,
+        kind: u16,
+        body: Bytes,
+    },
+    Put {
+        table: Table,
+        key: Bytes,
+        value: Bytes,
+    },
+    Delete {
+        table: Table,
+        key: Bytes,
+    },
     /// Removes the documents with `from <= key < to`.
-    DeleteRange { table: Table, from: Bytes, to: Bytes },
+    DeleteRange {
+        table: Table,
+        from: Bytes,
+        to: Bytes,
+    },
     /// Removes every row of a stream for good: the bytes are overwritten too.
-    Erase { stream: u64 },
+    Erase {
+        stream: u64,
+    },
     /// Removes rows up to and including `through` that have no number in a stream, and remembers that it did.
-    Trim { through: u64 },
+    Trim {
+        through: u64,
+    },
 }
 
 /// An engine, closed or open. Opening twice for writing is refused by the engine.

@@ -18,7 +18,11 @@ pub struct Room {
 
 impl Room {
     pub fn new(directory: &Path, needed: u64) -> Self {
-        Room { directory: directory.to_owned(), needed, seen: None }
+        Room {
+            directory: directory.to_owned(),
+            needed,
+            seen: None,
+        }
     }
 
     /// Fails once less than the kept-back space is free.
@@ -41,7 +45,11 @@ impl Room {
             }
         };
         if free < self.needed {
-            return Err(Error::LowDisk { path: self.directory.clone(), free, needed: self.needed });
+            return Err(Error::LowDisk {
+                path: self.directory.clone(),
+                free,
+                needed: self.needed,
+            });
         }
         Ok(())
     }

@@ -21,7 +21,11 @@ pub enum Error {
     #[error("a read waited longer than its deadline")]
     Busy,
     #[error("failed to {doing} at {path}: {cause}")]
-    Io { path: PathBuf, doing: &'static str, cause: String },
+    Io {
+        path: PathBuf,
+        doing: &'static str,
+        cause: String,
+    },
 }
 
 impl Error {

@@ -23,7 +23,9 @@ struct Inner {
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inner").field("backend", &self.backend).finish_non_exhaustive()
+        f.debug_struct("Inner")
+            .field("backend", &self.backend)
+            .finish_non_exhaustive()
     }
 }
 
@@ -114,11 +116,18 @@ impl Reader {
 
 impl Inner {
     fn take(&self) -> Result<Box<dyn Read>, Error> {
-        let idle = self.idle.lock().expect("no reader panics while it holds the list").pop();
+        let idle = self
+            .idle
+            .lock()
+            .expect("no reader panics while it holds the list")
+            .pop();
         idle.map_or_else(|| self.backend.open_read(), Ok)
     }
 
     fn give_back(&self, read: Box<dyn Read>) {
-        self.idle.lock().expect("no reader panics while it holds the list").push(read);
+        self.idle
+            .lock()
+            .expect("no reader panics while it holds the list")
+            .push(read);
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{Backend, Error, Op, Options, Room, Write};
 
@@ -37,11 +37,16 @@ pub struct Committed<T> {
 #[derive(Debug)]
 pub struct Writer<T> {
     queue: mpsc::Sender<Transaction<T>>,
+    /// Its sender lives on the writer thread and is dropped last.
+    alive: watch::Receiver<()>,
 }
 
 impl<T> Clone for Writer<T> {
     fn clone(&self) -> Self {
-        Writer { queue: self.queue.clone() }
+        Writer {
+            queue: self.queue.clone(),
+            alive: self.alive.clone(),
+        }
     }
 }
 
@@ -71,13 +76,9 @@ impl<T: Receipt> Writer<T> {
 
     /// Waits until the writer has ended, which it does once every other clone is gone. False if the budget ran out.
     pub async fn closed(self, budget: Duration) -> bool {
-        let weak = self.queue.downgrade();
-        drop(self.queue);
-        let gone = async {
-            while weak.upgrade().is_some_and(|queue| !queue.is_closed()) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
+        let Writer { queue, mut alive } = self;
+        drop(queue);
+        let gone = async { while alive.changed().await.is_ok() {} };
         tokio::time::timeout(budget, gone).await.is_ok()
     }
 
@@ -88,15 +89,23 @@ impl<T: Receipt> Writer<T> {
         committed: impl FnMut(Committed<T>) + Send + 'static,
     ) -> Result<Self, Error> {
         let (queue, transactions) = mpsc::channel(options.queue);
+        let (life, alive) = watch::channel(());
         let room = backend.directory().map(|dir| Room::new(dir, options.low_disk));
         let batch = options.batch;
         let path = backend.directory().map(Into::into).unwrap_or_default();
         std::thread::Builder::new()
             .name("store-writer".into())
             .stack_size(512 << 10)
-            .spawn(move || run(transactions, write, room, batch, committed))
-            .map_err(|e| Error::Io { path, doing: "start the writer", cause: e.to_string() })?;
-        Ok(Writer { queue })
+            .spawn(move || {
+                run(transactions, write, room, batch, committed);
+                drop(life);
+            })
+            .map_err(|e| Error::Io {
+                path,
+                doing: "start the writer",
+                cause: e.to_string(),
+            })?;
+        Ok(Writer { queue, alive })
     }
 }
 

@@ -1,1 +1,54 @@
-fn main() {}
+//! What people run from a checkout. Each command is a file and says what it does before it does it.
+
+mod cargo;
+mod dist;
+mod graph;
+mod test;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, run and check Nexus from this checkout.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build everything, start the daemons, and have a first conversation
+    Up,
+    /// Stop the daemons
+    Down,
+    /// Check formatting, lints and the crate graph, then run every test
+    Test(test::Args),
+    /// Compare the crates' dependencies with the snapshot
+    Graph {
+        /// Write the snapshot anew
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Build what ships, and show how large it is
+    Dist,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Up => up::up(),
+        Command::Down => up::down(),
+        Command::Test(args) => test::run(&args),
+        Command::Graph { bless } => graph::run(bless),
+        Command::Dist => dist::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

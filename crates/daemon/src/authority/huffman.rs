@@ -94,7 +94,9 @@ pub(super) fn encode(text: &[u8]) -> Vec<u8> {
     let (mut out, mut bits, mut held) = (Vec::new(), 0_u64, 0);
     for &byte in text {
         let len = usize::from(LENGTHS[usize::from(byte)]);
-        let nth = (0..byte).filter(|b| usize::from(LENGTHS[usize::from(*b)]) == len).count();
+        let nth = (0..byte)
+            .filter(|b| usize::from(LENGTHS[usize::from(*b)]) == len)
+            .count();
         bits = bits << len | (u64::from(CODE.first[len]) + nth as u64);
         held += len;
         while held >= 8 {
@@ -106,4 +108,76 @@ pub(super) fn encode(text: &[u8]) -> Vec<u8> {
         out.push((bits << (8 - held)) as u8 | (0xff >> held));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use fluke_hpack::huffman::HuffmanDecoder;
+    use proptest::prelude::*;
+
+    use super::{decode, encode};
+
+    fn hex(text: &str) -> Vec<u8> {
+        let digits: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
+        let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16).expect("hex digits");
+        digits.chunks(2).map(byte).collect()
+    }
+
+    /// Every Huffman-coded value of RFC 7541 appendix C.4 and C.6.
+    #[test]
+    fn reads_the_vectors_of_the_rfc() {
+        for (coded, text) in [
+            ("f1e3 c2e5 f23a 6ba0 ab90 f4ff", "www.example.com"),
+            ("a8eb 1064 9cbf", "no-cache"),
+            ("25a8 49e9 5ba9 7d7f", "custom-key"),
+            ("25a8 49e9 5bb8 e8b4 bf", "custom-value"),
+            ("6402", "302"),
+            ("aec3 771a 4b", "private"),
+            (
+                "d07a be94 1054 d444 a820 0595 040b 8166 e082 a62d 1bff",
+                "Mon, 21 Oct 2013 20:13:21 GMT",
+            ),
+            ("9d29 ad17 1863 c78f 0b97 c8e9 ae82 ae43 d3", "https://www.example.com"),
+            ("640e ff", "307"),
+            (
+                "d07a be94 1054 d444 a820 0595 040b 8166 e084 a62d 1bff",
+                "Mon, 21 Oct 2013 20:13:22 GMT",
+            ),
+            ("9bd9 ab", "gzip"),
+            (
+                "94e7 821d d7f2 e6c7 b335 dfdf cd5b 3960 d5af 2708 7f36 72c1 ab27 0fb5 291f 9587 3160 65c0 03ed 4ee5 b106 3d50 07",
+                "foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1",
+            ),
+        ] {
+            assert_eq!(decode(&hex(coded)).as_deref(), Some(text.as_bytes()), "{text}");
+            assert_eq!(encode(text.as_bytes()), hex(coded), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_coding() {
+        assert_eq!(decode(&[]), Some(vec![]));
+        assert_eq!(decode(&hex("ff")), None, "a whole byte of padding");
+        assert_eq!(decode(&hex("ffff ffff")), None, "the end symbol");
+        assert_eq!(decode(&hex("00")), None, "padding of zeros");
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_another_decoder(coded: Vec<u8>, text: Vec<u8>) {
+            prop_assert_eq!(decode(&coded), HuffmanDecoder::new().decode(&coded).ok());
+            let coded = encode(&text);
+            prop_assert_eq!(decode(&coded), Some(text.clone()));
+            prop_assert_eq!(HuffmanDecoder::new().decode(&coded).ok(), Some(text));
+        }
+    }
+
+    #[test]
+    fn has_a_code_for_every_octet() {
+        for octet in 0..=u8::MAX {
+            let coded = encode(&[octet]);
+            assert_eq!(HuffmanDecoder::new().decode(&coded).ok(), Some(vec![octet]));
+            assert_eq!(decode(&coded), Some(vec![octet]));
+        }
+    }
 }

@@ -30,7 +30,10 @@ pub struct Sqlite {
 
 impl Sqlite {
     pub fn new(path: impl Into<PathBuf>, durability: Durability) -> Self {
-        Sqlite { path: path.into(), durability }
+        Sqlite {
+            path: path.into(),
+            durability,
+        }
     }
 
     fn connect(&self, write: bool) -> Result<Connection, Error> {
@@ -39,7 +42,9 @@ impl Sqlite {
             flags |= OpenFlags::SQLITE_OPEN_CREATE;
         }
         let connection = Connection::open_with_flags(&self.path, flags).map_err(|e| self.fail("open the store", e))?;
-        connection.busy_timeout(Duration::from_secs(5)).map_err(|e| self.fail("open the store", e))?;
+        connection
+            .busy_timeout(Duration::from_secs(5))
+            .map_err(|e| self.fail("open the store", e))?;
         Ok(connection)
     }
 
@@ -51,7 +56,11 @@ impl Sqlite {
             Some(ErrorCode::DiskFull) => Error::Full { path },
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Error::Damaged { path, detail },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::InUse { path },
-            _ => Error::Io { path, doing, cause: detail },
+            _ => Error::Io {
+                path,
+                doing,
+                cause: detail,
+            },
         }
     }
 }

@@ -15,7 +15,9 @@ pub(super) struct SqliteRead {
 impl SqliteRead {
     pub(super) fn open(backend: Sqlite) -> Result<Self, Error> {
         let connection = backend.connect(false)?;
-        connection.pragma_update(None, "query_only", true).map_err(|e| backend.fail("open the store", e))?;
+        connection
+            .pragma_update(None, "query_only", true)
+            .map_err(|e| backend.fail("open the store", e))?;
         Ok(SqliteRead { backend, connection })
     }
 
@@ -42,8 +44,9 @@ fn signed(n: u64) -> i64 {
 impl Read for SqliteRead {
     fn log(&mut self, after: u64, limit: usize, max_bytes: usize) -> Result<Vec<Row>, Error> {
         let read = || {
-            let mut statement =
-                self.connection.prepare_cached("SELECT * FROM log WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
+            let mut statement = self
+                .connection
+                .prepare_cached("SELECT * FROM log WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
             let mut found = Vec::new();
             let mut bytes = 0;
             for next in statement.query_map(params![signed(after), limit as i64], row)? {
@@ -67,8 +70,15 @@ impl Read for SqliteRead {
                 "SELECT * FROM log WHERE stream = ?1 AND n > ?2 AND n < ?3 ORDER BY n LIMIT ?4"
             };
             let mut statement = self.connection.prepare_cached(sql)?;
-            let bounds = params![stream as i64, signed(after), signed(before), limit.min(i64::MAX as usize) as i64];
-            let mut found = statement.query_map(bounds, row)?.collect::<rusqlite::Result<Vec<_>>>()?;
+            let bounds = params![
+                stream as i64,
+                signed(after),
+                signed(before),
+                limit.min(i64::MAX as usize) as i64
+            ];
+            let mut found = statement
+                .query_map(bounds, row)?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
             if newest {
                 found.reverse();
             }
@@ -83,7 +93,10 @@ impl Read for SqliteRead {
             let mut statement = self.connection.prepare_cached(sql)?;
             let mut head = |stream: &u64| {
                 let found = statement.query_row([*stream as i64], |r| {
-                    Ok(Head { n: r.get::<_, i64>(0)? as u64, time: r.get(1)? })
+                    Ok(Head {
+                        n: r.get::<_, i64>(0)? as u64,
+                        time: r.get(1)?,
+                    })
                 });
                 found.optional()
             };
@@ -96,7 +109,9 @@ impl Read for SqliteRead {
         let read = || {
             let sql = "SELECT value FROM document WHERE collection = ?1 AND key = ?2";
             let mut statement = self.connection.prepare_cached(sql)?;
-            statement.query_row(params![table.0, key], |r| r.get::<_, Vec<u8>>(0)).optional()
+            statement
+                .query_row(params![table.0, key], |r| r.get::<_, Vec<u8>>(0))
+                .optional()
         };
         read().map(|value| value.map(Bytes::from)).map_err(|e| self.fail(e))
     }
@@ -107,7 +122,10 @@ impl Read for SqliteRead {
                        ORDER BY key LIMIT ?4";
             let mut statement = self.connection.prepare_cached(sql)?;
             let pairs = statement.query_map(params![table.0, from, to, limit.min(i64::MAX as usize) as i64], |r| {
-                Ok((Bytes::from(r.get::<_, Vec<u8>>(0)?), Bytes::from(r.get::<_, Vec<u8>>(1)?)))
+                Ok((
+                    Bytes::from(r.get::<_, Vec<u8>>(0)?),
+                    Bytes::from(r.get::<_, Vec<u8>>(1)?),
+                ))
             })?;
             pairs.collect::<rusqlite::Result<Vec<_>>>()
         };
@@ -135,8 +153,9 @@ impl Read for SqliteRead {
             let (mut low, mut high) = (0, newest);
             while low < high {
                 let middle = low + (high - low).div_ceil(2);
-                let found: Option<(i64, i64)> =
-                    statement.query_row([signed(middle)], |r| Ok((r.get(0)?, r.get(1)?))).optional()?;
+                let found: Option<(i64, i64)> = statement
+                    .query_row([signed(middle)], |r| Ok((r.get(0)?, r.get(1)?)))
+                    .optional()?;
                 match found {
                     Some((_, at)) if at < time => low = middle,
                     _ => high = middle - 1,
@@ -157,7 +176,10 @@ impl Read for SqliteRead {
         let found: rusqlite::Result<String> = self.connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0));
         match found.map_err(|e| self.fail(e))?.as_str() {
             "ok" => Ok(()),
-            detail => Err(Error::Damaged { path: self.backend.path.clone(), detail: detail.into() }),
+            detail => Err(Error::Damaged {
+                path: self.backend.path.clone(),
+                detail: detail.into(),
+            }),
         }
     }
 }

@@ -34,15 +34,26 @@ const STEPS: &[&str] = &["
 /// Brings a file to the newest schema, or says why it cannot.
 pub(super) fn migrate(backend: &Sqlite, connection: &mut Connection) -> Result<(), Error> {
     let fail = |e| backend.fail("prepare the store", e);
-    let found: u32 = connection.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(fail)?;
-    let application: i32 = connection.pragma_query_value(None, "application_id", |r| r.get(0)).map_err(fail)?;
+    let found: u32 = connection
+        .pragma_query_value(None, "user_version", |r| r.get(0))
+        .map_err(fail)?;
+    let application: i32 = connection
+        .pragma_query_value(None, "application_id", |r| r.get(0))
+        .map_err(fail)?;
     let known = STEPS.len() as u32;
     if found > known {
-        return Err(Error::TooNew { path: backend.path.clone(), found, known });
+        return Err(Error::TooNew {
+            path: backend.path.clone(),
+            found,
+            known,
+        });
     }
     if found > 0 && application != APPLICATION {
         let detail = format!("it belongs to another program (application id {application:#x})");
-        return Err(Error::Damaged { path: backend.path.clone(), detail });
+        return Err(Error::Damaged {
+            path: backend.path.clone(),
+            detail,
+        });
     }
     if found == known {
         return Ok(());
@@ -51,7 +62,9 @@ pub(super) fn migrate(backend: &Sqlite, connection: &mut Connection) -> Result<(
     for step in &STEPS[found as usize..] {
         transaction.execute_batch(step).map_err(fail)?;
     }
-    transaction.pragma_update(None, "application_id", APPLICATION).map_err(fail)?;
+    transaction
+        .pragma_update(None, "application_id", APPLICATION)
+        .map_err(fail)?;
     transaction.pragma_update(None, "user_version", known).map_err(fail)?;
     transaction.commit().map_err(fail)
 }

@@ -29,14 +29,24 @@ impl SqliteWrite {
             Durability::Process => "NORMAL",
         };
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
-        connection.pragma_update(None, "synchronous", synchronous).map_err(fail)?;
-        connection.pragma_update(None, "journal_size_limit", 64 << 20).map_err(fail)?;
+        connection
+            .pragma_update(None, "synchronous", synchronous)
+            .map_err(fail)?;
+        connection
+            .pragma_update(None, "journal_size_limit", 64 << 20)
+            .map_err(fail)?;
         schema::migrate(&backend, &mut connection)?;
         let newest = newest(&connection).map_err(fail)?;
         let log_id = connection
             .query_row("SELECT value FROM mark WHERE name = 'log_id'", [], |r| r.get(0))
             .map_err(fail)?;
-        Ok(SqliteWrite { backend, connection, newest, log_id, _lock: lock })
+        Ok(SqliteWrite {
+            backend,
+            connection,
+            newest,
+            log_id,
+            _lock: lock,
+        })
     }
 
     fn apply(&mut self, group: &[&[Op]], seqs: &mut Vec<u64>) -> rusqlite::Result<u64> {
@@ -48,7 +58,13 @@ impl SqliteWrite {
                 let mut first = None;
                 for op in *ops {
                     match op {
-                        Op::Append { stream, n, time, kind, body } => {
+                        Op::Append {
+                            stream,
+                            n,
+                            time,
+                            kind,
+                            body,
+                        } => {
                             newest += 1;
                             first.get_or_insert(newest);
                             append.execute(params![
@@ -63,7 +79,9 @@ impl SqliteWrite {
                         Op::Put { table, key, value } => {
                             let sql = "INSERT INTO document VALUES (?1, ?2, ?3)
                                        ON CONFLICT DO UPDATE SET value = excluded.value";
-                            transaction.prepare_cached(sql)?.execute(params![table.0, &key[..], &value[..]])?;
+                            transaction
+                                .prepare_cached(sql)?
+                                .execute(params![table.0, &key[..], &value[..]])?;
                         }
                         Op::Delete { table, key } => {
                             let sql = "DELETE FROM document WHERE collection = ?1 AND key = ?2";
@@ -71,7 +89,9 @@ impl SqliteWrite {
                         }
                         Op::DeleteRange { table, from, to } => {
                             let sql = "DELETE FROM document WHERE collection = ?1 AND key >= ?2 AND key < ?3";
-                            transaction.prepare_cached(sql)?.execute(params![table.0, &from[..], &to[..]])?;
+                            transaction
+                                .prepare_cached(sql)?
+                                .execute(params![table.0, &from[..], &to[..]])?;
                         }
                         Op::Erase { stream } => {
                             transaction.pragma_update(None, "secure_delete", true)?;
@@ -99,7 +119,9 @@ impl SqliteWrite {
     /// Erased rows still stand in the write-ahead log; emptying it is what makes them gone. A reader in the way only
     /// delays that to the next time, so its refusal is no failure of the commit.
     fn forget_erased(&self) {
-        let emptied = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get::<_, i64>(0));
+        let emptied = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get::<_, i64>(0));
         if !matches!(emptied, Ok(0)) {
             tracing::debug!("erased rows stay in the write-ahead log until its next checkpoint");
         }
@@ -113,7 +135,10 @@ impl Write for SqliteWrite {
 
     fn commit(&mut self, group: &[&[Op]], seqs: &mut Vec<u64>) -> Result<(), Error> {
         self.newest = self.apply(group, seqs).map_err(|e| self.backend.fail("commit", e))?;
-        if group.iter().any(|ops| ops.iter().any(|op| matches!(op, Op::Erase { .. }))) {
+        if group
+            .iter()
+            .any(|ops| ops.iter().any(|op| matches!(op, Op::Erase { .. })))
+        {
             self.forget_erased();
         }
         Ok(())
@@ -131,12 +156,17 @@ impl Write for SqliteWrite {
 /// The highest sequence ever given, which may be of a row that was erased since.
 fn newest(connection: &Connection) -> rusqlite::Result<u64> {
     let sql = "SELECT max((SELECT coalesce(max(seq), 0) FROM log), (SELECT value FROM mark WHERE name = 'newest'))";
-    connection.query_row(sql, [], |r| r.get::<_, i64>(0)).map(|seq| seq as u64)
+    connection
+        .query_row(sql, [], |r| r.get::<_, i64>(0))
+        .map(|seq| seq as u64)
 }
 
 /// Keeps the sequence rising where the newest rows are about to go.
 fn mark_newest(connection: &Connection, newest: u64) -> rusqlite::Result<usize> {
-    connection.execute("UPDATE mark SET value = max(value, ?1) WHERE name = 'newest'", [newest as i64])
+    connection.execute(
+        "UPDATE mark SET value = max(value, ?1) WHERE name = 'newest'",
+        [newest as i64],
+    )
 }
 
 fn lock(backend: &Sqlite) -> Result<Flock<File>, Error> {
@@ -147,7 +177,12 @@ fn lock(backend: &Sqlite) -> Result<Flock<File>, Error> {
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .map_err(|e| Error::Io { path: path.clone(), doing: "open the lock file", cause: e.to_string() })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| Error::InUse { path: backend.path.clone() })
+        .map_err(|e| Error::Io {
+            path: path.clone(),
+            doing: "open the lock file",
+            cause: e.to_string(),
+        })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Error::InUse {
+        path: backend.path.clone(),
+    })
 }

@@ -1,0 +1,272 @@
+//! Builds the assistant: its settings, its neighbours, its engine, its own service.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use nexus_client::{Address, Connection, Options};
+use nexus_config::{Kind, Setting};
+use nexus_daemon::{Access, Boot, BootError, Built, Daemon, Services};
+use nexus_proto::agent::v1::agent_service_server::AgentServiceServer;
+use parking_lot::RwLock;
+use serde::Deserialize;
+
+use crate::{
+    domain::desk::Limits,
+    engine::{self, Board, Style},
+    remote::{Models, Orchestrator, Profile},
+    service::Service,
+};
+
+const ROLES: &[&str] = &["assistant"];
+
+/// The daemon; `nexus-agent` runs it.
+pub struct Agent;
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Config {
+    pub role: String,
+    pub name: String,
+    /// Every daemon has this setting; here it tells the orchestrator where we are.
+    pub socket_path: Option<PathBuf>,
+    pub orchestrator_url: String,
+    pub llm_url: String,
+    pub model: String,
+    pub provider: String,
+    pub system_prompt: String,
+    pub context_tokens: u64,
+    pub answer_tokens: u32,
+    pub answer_bytes: u64,
+    pub temperature: Option<f64>,
+    pub history_messages: u32,
+    pub concurrency: usize,
+    pub queue: usize,
+    pub turn_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub llm_grace: Duration,
+    pub heartbeat_interval: Duration,
+}
+
+impl Config {
+    fn agent_name(&self) -> &str {
+        if self.name.is_empty() { &self.role } else { &self.name }
+    }
+
+    fn style(&self) -> Style {
+        Style {
+            model: self.model.clone(),
+            provider: self.provider.clone(),
+            system_prompt: self.system_prompt.clone(),
+            context_tokens: self.context_tokens,
+            answer_tokens: self.answer_tokens,
+            answer_bytes: usize::try_from(self.answer_bytes).unwrap_or(usize::MAX),
+            temperature: self.temperature,
+            history_messages: self.history_messages,
+            turn_timeout: self.turn_timeout,
+            idle_timeout: self.idle_timeout,
+            llm_grace: self.llm_grace,
+        }
+    }
+}
+
+impl Daemon for Agent {
+    const NAME: &'static str = "agent";
+    const ABOUT: &'static str = "Runs what the orchestrator gives it; as assistant it answers conversations";
+    type Config = Config;
+
+    fn settings() -> Vec<Setting> {
+        let count = |max| Kind::Int { min: 1, max };
+        vec![
+            Setting::new("role", Kind::Text, "assistant", "what this agent does: assistant").flag("role"),
+            Setting::new("name", Kind::Text, "", "the name it registers with; unset: its role").flag("name"),
+            Setting::new(
+                "orchestrator_url",
+                Kind::Text,
+                "",
+                "the orchestrator's address; unset: [common] orchestrator",
+            )
+            .env(&["ORCHESTRATOR_URL"])
+            .flag("orchestrator-addr"),
+            Setting::new(
+                "llm_url",
+                Kind::Text,
+                "",
+                "the model daemon's address; unset: its socket in this tree",
+            ),
+            Setting::new(
+                "model",
+                Kind::Text,
+                "",
+                "the model asked for; unset: the model daemon chooses",
+            )
+            .env(&["ASSISTANT_DEFAULT_MODEL"])
+            .flag("model")
+            .live(),
+            Setting::new(
+                "provider",
+                Kind::Text,
+                "",
+                "the provider asked for; unset: the model's own",
+            )
+            .env(&["ASSISTANT_DEFAULT_PROVIDER"])
+            .live(),
+            Setting::new("system_prompt", Kind::Text, "", "stands in front of every conversation").live(),
+            Setting::new(
+                "context_tokens",
+                Kind::Int {
+                    min: 0,
+                    max: 100_000_000,
+                },
+                "0",
+                "the most tokens of a model's window to use; 0: all of it",
+            )
+            .live(),
+            Setting::new(
+                "answer_tokens",
+                count(1_000_000),
+                "4096",
+                "the longest answer, in tokens",
+            )
+            .live(),
+            Setting::new("answer_bytes", Kind::Size, "4MiB", "the longest answer, in bytes").live(),
+            Setting::new(
+                "temperature",
+                Kind::Float,
+                "",
+                "how freely the model chooses its words; unset: its own default",
+            )
+            .live(),
+            Setting::new(
+                "history_messages",
+                count(100_000),
+                "2000",
+                "the most messages of a session that are looked at for one answer",
+            )
+            .live(),
+            Setting::new("concurrency", count(10_000), "32", "answers in the making at once"),
+            Setting::new(
+                "queue",
+                Kind::Int { min: 0, max: 100_000 },
+                "1000",
+                "turns that may wait for their answer to begin",
+            ),
+            Setting::new("turn_timeout", Kind::Duration, "10m", "the longest time for one answer").live(),
+            Setting::new(
+                "idle_timeout",
+                Kind::Duration,
+                "60s",
+                "the longest silence of a model in an answer",
+            )
+            .live(),
+            Setting::new(
+                "llm_grace",
+                Kind::Duration,
+                "3s",
+                "how long a turn waits for a model daemon that is not there",
+            )
+            .live(),
+            Setting::new(
+                "heartbeat_interval",
+                Kind::Duration,
+                "30s",
+                "between two signs of life to the orchestrator",
+            )
+            .flag("heartbeat-interval"),
+        ]
+    }
+
+    fn service(config: &Config) -> String {
+        format!("agent-{}", config.agent_name())
+    }
+
+    fn check(config: &Config) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        if !ROLES.contains(&config.role.as_str()) {
+            mistakes.push(format!(
+                "role: there is no role {:?}; this build has: {}",
+                config.role,
+                ROLES.join(", ")
+            ));
+        }
+        let name = config.agent_name();
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) || name.starts_with('.') {
+            mistakes.push(format!(
+                "name: {name:?} cannot be part of a file name; use letters, digits, - and _"
+            ));
+        }
+        for (key, url) in [
+            ("orchestrator_url", &config.orchestrator_url),
+            ("llm_url", &config.llm_url),
+        ] {
+            if let Err(error) = address(url, PathBuf::new()) {
+                mistakes.push(format!("{key}: {error}"));
+            }
+        }
+        for (key, value) in [
+            ("turn_timeout", config.turn_timeout),
+            ("idle_timeout", config.idle_timeout),
+            ("heartbeat_interval", config.heartbeat_interval),
+        ] {
+            if value.is_zero() {
+                mistakes.push(format!("{key}: must be longer than nothing"));
+            }
+        }
+        mistakes
+    }
+
+    async fn build(boot: Boot<Config>) -> Result<Built<Config>, BootError> {
+        let config = &boot.config;
+        let options = Options {
+            dial_timeout: boot.common.dial_timeout,
+            rpc_timeout: boot.common.rpc_timeout,
+            reconnect_interval: boot.common.reconnect_interval,
+            reconnect_max_attempts: boot.common.reconnect_max_attempts,
+            max_message_bytes: boot.common.max_message_bytes,
+            max_send_bytes: boot.common.max_message_bytes,
+            ..Options::default()
+        };
+        let bad = |error: nexus_client::BadAddress| BootError::Config(vec![error.to_string()]);
+        let orchestrator = address(&config.orchestrator_url, boot.common.orchestrator.clone()).map_err(bad)?;
+        let llm = address(&config.llm_url, boot.root.socket("llm")).map_err(bad)?;
+
+        let profile = Profile {
+            name: config.agent_name().to_owned(),
+            role: config.role.clone(),
+            socket: config
+                .socket_path
+                .clone()
+                .unwrap_or_else(|| Self::socket(config, &boot.root)),
+            concurrency: config.concurrency,
+        };
+        let style = Arc::new(RwLock::new(Arc::new(config.style())));
+        let board = Board::new(boot.health.clone());
+        let (handle, engine) = engine::build(engine::Parts {
+            orchestrator: Orchestrator::new(Connection::lazy(&orchestrator, &options), profile.clone()),
+            models: Models::new(Connection::lazy(&llm, &options)),
+            style: style.clone(),
+            board: board.clone(),
+            limits: Limits {
+                active: config.concurrency,
+                waiting: config.queue,
+            },
+            heartbeat_every: config.heartbeat_interval,
+        });
+        let running = tokio::spawn(engine.run(boot.stop.token()));
+
+        let service = AgentServiceServer::new(Service::new(handle, board, profile))
+            .max_decoding_message_size(boot.common.max_message_bytes);
+        let services = Services::new().add(Access::AGENTS, service).alias();
+        Ok(Built::new(services)
+            .reload(move |fresh: &Config| *style.write() = Arc::new(fresh.style()))
+            .flush(async move {
+                if let Err(error) = running.await {
+                    tracing::error!(%error, "the engine ended badly");
+                }
+            }))
+    }
+}
+
+fn address(url: &str, default: PathBuf) -> Result<Address, nexus_client::BadAddress> {
+    if url.is_empty() {
+        return Ok(Address::Unix(default));
+    }
+    url.parse()
+}

@@ -1,0 +1,72 @@
+//! What this agent says about itself, kept where everyone may look.
+
+use std::{sync::Arc, time::SystemTime};
+
+use nexus_daemon::Health;
+use parking_lot::Mutex;
+
+const PART: &str = "orchestrator";
+
+#[derive(Clone, Debug)]
+pub struct Figures {
+    pub agent_id: Option<String>,
+    pub connected: bool,
+    pub active: usize,
+    pub waiting: usize,
+    pub started_at: SystemTime,
+}
+
+#[derive(Clone)]
+pub struct Board {
+    figures: Arc<Mutex<Figures>>,
+    health: Health,
+}
+
+impl Board {
+    pub fn new(health: Health) -> Self {
+        Board {
+            figures: Arc::new(Mutex::new(Figures {
+                agent_id: None,
+                connected: false,
+                active: 0,
+                waiting: 0,
+                started_at: SystemTime::now(),
+            })),
+            health,
+        }
+    }
+
+    pub fn figures(&self) -> Figures {
+        self.figures.lock().clone()
+    }
+
+    /// The parts that limp, each with its reason.
+    pub fn limping(&self) -> Vec<(String, String)> {
+        self.health.limping()
+    }
+
+    pub(super) fn registered(&self, agent_id: &str) {
+        self.figures.lock().agent_id = Some(agent_id.to_owned());
+    }
+
+    pub(super) fn connected(&self) {
+        self.figures.lock().connected = true;
+        self.health.limp(PART, None);
+    }
+
+    pub(super) fn disconnected(&self, reason: &str) {
+        {
+            let mut figures = self.figures.lock();
+            figures.connected = false;
+            figures.active = 0;
+            figures.waiting = 0;
+        }
+        self.health.limp(PART, Some(reason.to_owned()));
+    }
+
+    pub(super) fn turns(&self, active: usize, waiting: usize) {
+        let mut figures = self.figures.lock();
+        figures.active = active;
+        figures.waiting = waiting;
+    }
+}

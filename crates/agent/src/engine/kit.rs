@@ -1,0 +1,158 @@
+//! What every turn works with: the neighbours, how answers are made, and the models' windows for a while.
+
+use std::{sync::Arc, time::Duration};
+
+use nexus_client::{Backoff, Error, Kind};
+use parking_lot::{Mutex, RwLock};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::Style;
+use crate::remote::{Ask, Models, Orchestrator, Refusal, Spoken, Windows, refusal};
+
+/// A new model, or another default, is noticed after this long.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
+/// The model daemon asks its providers what they have; an answer does not wait for that any longer.
+const LIST_WITHIN: Duration = Duration::from_secs(2);
+/// For a model that nobody knows the window of: small enough for nearly all.
+const UNKNOWN_WINDOW: u64 = 8192;
+
+pub(super) struct Kit {
+    pub(super) orchestrator: Orchestrator,
+    pub(super) models: Models,
+    style: Arc<RwLock<Arc<Style>>>,
+    shelf: Mutex<Shelf>,
+}
+
+/// What is known about windows. It may be old while it is looked up again.
+#[derive(Default)]
+struct Shelf {
+    windows: Arc<Windows>,
+    looked_up: Option<Instant>,
+    /// The model that answered when none was named.
+    default_model: Option<String>,
+}
+
+impl Kit {
+    pub(super) fn new(orchestrator: Orchestrator, models: Models, style: Arc<RwLock<Arc<Style>>>) -> Self {
+        Kit {
+            orchestrator,
+            models,
+            style,
+            shelf: Mutex::default(),
+        }
+    }
+
+    pub(super) fn style(&self) -> Arc<Style> {
+        self.style.read().clone()
+    }
+
+    /// The tokens that a model takes, question and answer together.
+    pub(super) async fn window(self: &Arc<Self>, model: &str, style: &Style) -> Result<u64, Refusal> {
+        let windows = self.windows().await?;
+        let default = self.shelf.lock().default_model.clone();
+        let known = windows.of(model).or_else(|| match (model, default) {
+            ("", Some(default)) => windows.of(&default),
+            _ => None,
+        });
+        let wanted = style.context_tokens;
+        Ok(match known {
+            Some(window) if wanted == 0 => window,
+            Some(window) => window.min(wanted),
+            None if wanted == 0 => {
+                tracing::info!(
+                    model,
+                    window = UNKNOWN_WINDOW,
+                    "the model's window is unknown; context_tokens sets it"
+                );
+                UNKNOWN_WINDOW
+            }
+            None => wanted,
+        })
+    }
+
+    /// Which model it was that answered a request that named none.
+    pub(super) fn learn_default(&self, model: &str) {
+        if !model.is_empty() {
+            self.shelf.lock().default_model = Some(model.to_owned());
+        }
+    }
+
+    /// The first look is waited for; later ones happen beside the turns.
+    async fn windows(self: &Arc<Self>) -> Result<Arc<Windows>, Refusal> {
+        let (known, looked_up) = {
+            let mut shelf = self.shelf.lock();
+            let before = shelf.looked_up;
+            if before.is_some_and(|when| when.elapsed() > KNOWN_FOR) {
+                shelf.looked_up = Some(Instant::now());
+                let kit = self.clone();
+                tokio::spawn(async move { kit.look_up().await });
+            }
+            (shelf.windows.clone(), before)
+        };
+        if looked_up.is_some() {
+            return Ok(known);
+        }
+        let mut patience = self.patience();
+        let reason = loop {
+            let kit = self.clone();
+            // It goes on when it is no longer waited for.
+            let looking = tokio::spawn(async move { kit.look_up().await });
+            match timeout(LIST_WITHIN, looking).await {
+                Ok(Ok(Ok(windows))) => return Ok(windows),
+                Ok(Ok(Err(error))) if patience.again(&error).await => {}
+                Ok(Ok(Err(error))) if error.kind == Kind::NotRunning => {
+                    return Err(refusal("the model daemon", &error));
+                }
+                Ok(Ok(Err(error))) => break error.to_string(),
+                Ok(Err(error)) => break error.to_string(),
+                Err(_) => break format!("the list of models takes longer than {LIST_WITHIN:?}"),
+            }
+        };
+        tracing::warn!(reason, "the models' windows are unknown");
+        self.shelf.lock().looked_up = Some(Instant::now());
+        Ok(known)
+    }
+
+    async fn look_up(&self) -> Result<Arc<Windows>, Error> {
+        let windows = Arc::new(self.models.windows().await?);
+        let mut shelf = self.shelf.lock();
+        shelf.looked_up = Some(Instant::now());
+        shelf.windows = windows.clone();
+        Ok(windows)
+    }
+
+    pub(super) async fn ask(&self, ask: &Ask) -> Result<Spoken, Error> {
+        let mut patience = self.patience();
+        loop {
+            match self.models.ask(ask.clone()).await {
+                Err(error) if patience.again(&error).await => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn patience(&self) -> Patience {
+        Patience {
+            until: Instant::now() + self.style().llm_grace,
+            backoff: self.models.backoff(),
+        }
+    }
+}
+
+/// A model daemon that is not there may be just restarting. Nothing has reached it then, so nothing is asked twice.
+struct Patience {
+    until: Instant,
+    backoff: Backoff,
+}
+
+impl Patience {
+    /// Waits a little, if it is worth it.
+    async fn again(&mut self, error: &Error) -> bool {
+        if error.kind != Kind::NotRunning || Instant::now() >= self.until {
+            return false;
+        }
+        let pause = self.backoff.next_pause().unwrap_or_default();
+        sleep_until((Instant::now() + pause).min(self.until)).await;
+        true
+    }
+}

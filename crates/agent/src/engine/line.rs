@@ -1,0 +1,239 @@
+//! One StreamAgent from its first frame to its loss, and the turns that came on it.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use nexus_client::{Error, Kind};
+use nexus_proto::agent::v1::{StreamAgentResponse, stream_agent_response::Payload};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, Id, JoinError, JoinSet},
+    time::sleep,
+};
+use tonic::Streaming;
+
+use super::{Command, board::Board, kit::Kit, outbox::Outbox, turn};
+use crate::{
+    domain::desk::{self, Desk, Limits, Outcome, TurnId},
+    remote::{Inbound, Offer, Refusal},
+};
+
+pub(super) struct Terms {
+    pub(super) kit: Arc<Kit>,
+    pub(super) board: Board,
+    pub(super) limits: Limits,
+    pub(super) heartbeat_every: Duration,
+    pub(super) agent_id: String,
+}
+
+/// Until the stream is lost; the answer is how. No turn runs any more by then.
+pub(super) async fn serve(terms: Terms, commands: &mut mpsc::Receiver<Command>) -> Error {
+    let outbox = Outbox::new(&terms.agent_id);
+    let kit = terms.kit.clone();
+    let agent_id = terms.agent_id.clone();
+    let every = terms.heartbeat_every;
+    let mut line = Line {
+        desk: Desk::new(terms.limits),
+        terms,
+        outbox: outbox.clone(),
+        sessions: HashMap::new(),
+        tasks: JoinSet::new(),
+        running: HashMap::new(),
+    };
+    let forgotten = heartbeats(&kit, &agent_id, every);
+    let opening = kit.orchestrator.open(outbox.messages());
+    tokio::pin!(forgotten, opening);
+    let mut stream: Option<Streaming<StreamAgentResponse>> = None;
+
+    let error = loop {
+        tokio::select! {
+            opened = &mut opening, if stream.is_none() => match opened {
+                Ok(opened) => {
+                    tracing::info!(agent_id, "connected to the orchestrator");
+                    line.terms.board.connected();
+                    stream = Some(opened);
+                }
+                Err(error) => break error,
+            },
+            message = next(&mut stream), if stream.is_some() => match message {
+                Ok(message) => if let Err(error) = line.hear(message) {
+                    break error;
+                },
+                Err(error) => break error,
+            },
+            Some(ended) = line.tasks.join_next_with_id(), if !line.tasks.is_empty() => line.ended(ended),
+            Some(command) = commands.recv() => line.command(command),
+            error = &mut forgotten => break error,
+        }
+    };
+    line.tasks.shutdown().await;
+    error
+}
+
+async fn next(stream: &mut Option<Streaming<StreamAgentResponse>>) -> Result<StreamAgentResponse, Error> {
+    let Some(stream) = stream else {
+        return std::future::pending().await;
+    };
+    match stream.message().await? {
+        Some(message) => Ok(message),
+        None => Err(Error::new(Kind::Unavailable, "the orchestrator closed the stream")),
+    }
+}
+
+/// Ends only when the orchestrator does not know this agent. Any other failure shows on the stream too.
+async fn heartbeats(kit: &Kit, agent_id: &str, every: Duration) -> Error {
+    loop {
+        sleep(every).await;
+        match kit.orchestrator.heartbeat(agent_id).await {
+            Err(error) if error.kind == Kind::NotFound => return error,
+            Err(error) => tracing::debug!(%error, "a heartbeat failed"),
+            Ok(()) => {}
+        }
+    }
+}
+
+struct Line {
+    terms: Terms,
+    desk: Desk<Offer>,
+    outbox: Outbox,
+    /// By turn, waiting or running: its session, since a cancel may name only that.
+    sessions: HashMap<TurnId, String>,
+    tasks: JoinSet<()>,
+    running: HashMap<Id, (TurnId, AbortHandle)>,
+}
+
+impl Line {
+    fn hear(&mut self, message: StreamAgentResponse) -> Result<(), Error> {
+        let Some(Payload::Message(message)) = message.payload else {
+            return Ok(());
+        };
+        match Inbound::decode(message, &self.terms.agent_id) {
+            Inbound::Offer(offer) => self.offer(offer),
+            Inbound::Cancel { turn, session_id } => {
+                let turns = match turn {
+                    Some(turn) => vec![turn],
+                    None => self.of_session(&session_id),
+                };
+                for turn in turns {
+                    self.cancel(turn);
+                }
+                Ok(())
+            }
+            Inbound::Malformed {
+                turn,
+                session_id,
+                reason,
+            } => self.refuse(turn, session_id, "INVALID_ARGUMENT", reason.to_owned(), false),
+            Inbound::Ignored(reason) => {
+                tracing::debug!(reason, "a message was ignored");
+                Ok(())
+            }
+        }
+    }
+
+    fn offer(&mut self, offer: Offer) -> Result<(), Error> {
+        let (turn, session_id) = (offer.turn.clone(), offer.session_id.clone());
+        match self.desk.step(desk::Command::Offer(turn.clone(), offer)) {
+            Ok(outcome) => {
+                self.sessions.insert(turn, session_id);
+                self.follow(outcome);
+                Ok(())
+            }
+            Err(desk::Error::Known) => Ok(()),
+            Err(error @ (desk::Error::Full { .. } | desk::Error::Unknown)) => {
+                self.refuse(turn, session_id, "RESOURCE_EXHAUSTED", error.to_string(), true)
+            }
+        }
+    }
+
+    fn of_session(&self, session_id: &str) -> Vec<TurnId> {
+        let of = |(turn, session): (&TurnId, &String)| (session == session_id).then(|| turn.clone());
+        self.sessions.iter().filter_map(of).collect()
+    }
+
+    /// The sender knows; nothing more is said. False if there is no such turn.
+    fn cancel(&mut self, turn: TurnId) -> bool {
+        match self.desk.step(desk::Command::Cancel(turn)) {
+            Ok(outcome) => {
+                self.follow(outcome);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// A cancel from beside the stream; so the orchestrator must hear of it.
+    fn command(&mut self, command: Command) {
+        let turn = command.cancel;
+        let session_id = self.sessions.get(&turn).cloned().unwrap_or_default();
+        let found = self.cancel(turn.clone());
+        if found {
+            let message = "the answer was cancelled at the agent".to_owned();
+            // Too many unread refusals end the line at the next message.
+            let _ = self.refuse(turn, session_id, "CANCELLED", message, false);
+        }
+        let _ = command.found.send(found);
+    }
+
+    fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = match &ended {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        let Some((turn, _)) = self.running.remove(&id) else {
+            return;
+        };
+        self.outbox.release(&turn);
+        let session_id = self.sessions.remove(&turn).unwrap_or_default();
+        if ended.is_err_and(|error| error.is_panic()) {
+            let message = "the assistant failed: a fault of its own, see its log".to_owned();
+            let _ = self.refuse(turn.clone(), session_id, "INTERNAL", message, false);
+        }
+        match self.desk.step(desk::Command::Ended(turn)) {
+            Ok(outcome) => self.follow(outcome),
+            Err(error) => tracing::error!(%error, "a turn ended that had no place"),
+        }
+    }
+
+    fn follow(&mut self, outcome: Outcome<Offer>) {
+        match outcome {
+            Outcome::Start(turn, offer) => {
+                let voice = self.outbox.voice(turn.clone(), offer.session_id.clone());
+                let handle = self.tasks.spawn(turn::run(self.terms.kit.clone(), offer, voice));
+                self.running.insert(handle.id(), (turn, handle));
+            }
+            Outcome::Stop(turn) => {
+                self.outbox.silence(&turn);
+                for (_, handle) in self.running.values().filter(|(of, _)| *of == turn) {
+                    handle.abort();
+                }
+            }
+            Outcome::Dropped(turn) => {
+                self.sessions.remove(&turn);
+            }
+            Outcome::Nothing => {}
+        }
+        self.terms.board.turns(self.desk.active().count(), self.desk.waiting());
+    }
+
+    fn refuse(
+        &self,
+        turn: TurnId,
+        session_id: String,
+        code: &str,
+        message: String,
+        retryable: bool,
+    ) -> Result<(), Error> {
+        let refusal = Refusal {
+            code: code.to_owned(),
+            message,
+            retryable,
+        };
+        if self.outbox.refuse(turn, session_id, refusal) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Exhausted,
+            "the orchestrator asks and does not read what it is told",
+        ))
+    }
+}

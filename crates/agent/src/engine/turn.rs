@@ -1,0 +1,103 @@
+//! One turn: read the conversation, ask a model, pass on what it says.
+
+use std::sync::Arc;
+
+use tokio::time::timeout;
+
+use super::{Style, history, kit::Kit, outbox::Voice};
+use crate::{
+    domain::{
+        answer::{self, Answer, Heard, Said, Whole},
+        window::Budget,
+    },
+    remote::{Ask, Offer, Outbound, Refusal, refusal},
+};
+
+/// Ends with exactly one last word, unless it is stopped.
+pub(super) async fn run(kit: Arc<Kit>, offer: Offer, voice: Voice) {
+    let style = kit.style();
+    let answer = timeout(style.turn_timeout, answer(&kit, &style, &offer, &voice)).await;
+    let last = answer.unwrap_or_else(|_| {
+        Err(Refusal {
+            code: "DEADLINE_EXCEEDED".into(),
+            message: format!("no answer within {:?} (turn_timeout)", style.turn_timeout),
+            retryable: true,
+        })
+    });
+    voice.say(match last {
+        Ok(whole) => Outbound::Answer(whole),
+        Err(refusal) => {
+            tracing::warn!(
+                session_id = offer.session_id,
+                code = refusal.code,
+                error = refusal.message,
+                "a turn has no answer"
+            );
+            Outbound::Refusal(refusal)
+        }
+    });
+}
+
+async fn answer(kit: &Arc<Kit>, style: &Style, offer: &Offer, voice: &Voice) -> Result<Whole, Refusal> {
+    let model = offer.model.clone().unwrap_or_else(|| style.model.clone());
+    let window = kit.window(&model, style).await?;
+    let budget = Budget::split(window, style.answer_tokens.into());
+    let chosen_there = model.is_empty();
+    let ask = Ask {
+        session_id: offer.session_id.clone(),
+        correlation_id: offer.turn.0.clone(),
+        model,
+        provider: style.provider.clone(),
+        max_tokens: budget.answer,
+        temperature: style.temperature,
+        messages: history::read(kit, style, offer, budget).await?,
+    };
+    let lost = |error: nexus_client::Error| refusal("the model daemon", &error);
+    let silent = || Refusal {
+        code: "DEADLINE_EXCEEDED".into(),
+        message: format!("the model said nothing for {:?} (idle_timeout)", style.idle_timeout),
+        retryable: true,
+    };
+
+    let mut spoken = timeout(style.idle_timeout, kit.ask(&ask))
+        .await
+        .map_err(|_| silent())?
+        .map_err(lost)?;
+    let mut answer = Answer::new(style.answer_bytes);
+    loop {
+        let heard = timeout(style.idle_timeout, spoken.next())
+            .await
+            .map_err(|_| silent())?
+            .map_err(lost)?;
+        let Some(heard) = heard else { continue };
+        match answer.step(heard).map_err(unanswered)? {
+            Said::Delta { index, text } => voice.say(Outbound::Delta { index, text }),
+            Said::Done(_) | Said::Nothing => {}
+        }
+        // What follows the completion is not waited for: not every server ends the call itself.
+        if answer.is_complete()
+            && let Said::Done(whole) = answer.step(Heard::End).map_err(unanswered)?
+        {
+            if chosen_there {
+                kit.learn_default(&whole.model);
+            }
+            return Ok(whole);
+        }
+    }
+}
+
+fn unanswered(error: answer::Error) -> Refusal {
+    let message = error.to_string();
+    let (code, retryable) = match error {
+        answer::Error::Model { code, retryable, .. } => (code, retryable),
+        answer::Error::BrokeOff => ("UNAVAILABLE".to_owned(), true),
+        answer::Error::Empty => ("EMPTY_ANSWER".to_owned(), true),
+        answer::Error::Faulty => ("MODEL_ERROR".to_owned(), true),
+        answer::Error::TooLong { .. } => ("RESOURCE_EXHAUSTED".to_owned(), false),
+    };
+    Refusal {
+        code,
+        message,
+        retryable,
+    }
+}

@@ -1,0 +1,172 @@
+//! The model daemon: what models there are, and one streamed answer.
+
+use std::{collections::HashMap, time::SystemTime};
+
+use nexus_client::{Connection, Error};
+use nexus_proto::llm::v1::{
+    FinishReason, ListModelsRequest, LlmMessage, LlmMetadata, LlmParameters, LlmRequest, StreamLlmRequest,
+    StreamLlmResponse, stream_llm_request, stream_llm_response::Payload,
+};
+use tonic::{Request, Streaming};
+
+use super::message::new_id;
+use crate::domain::{
+    answer::{Finish, Heard},
+    window::{Entry, Role},
+};
+
+/// What one answer is made from.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    pub session_id: String,
+    pub correlation_id: String,
+    pub model: String,
+    pub provider: String,
+    pub max_tokens: u64,
+    pub temperature: Option<f64>,
+    pub messages: Vec<Entry>,
+}
+
+/// Each model's window in tokens, by every name it can be asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Windows {
+    by_name: HashMap<String, u64>,
+    default: Option<u64>,
+}
+
+impl Windows {
+    /// An empty name is the model daemon's own choice.
+    pub fn of(&self, model: &str) -> Option<u64> {
+        match model {
+            "" => self.default,
+            name => self.by_name.get(name).copied(),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub struct Models {
+    connection: Connection,
+}
+
+impl Models {
+    pub fn new(connection: Connection) -> Self {
+        Models { connection }
+    }
+
+    pub fn backoff(&self) -> nexus_client::Backoff {
+        nexus_client::Backoff::new(self.connection.options().reconnect_interval, 0)
+    }
+
+    pub async fn windows(&self) -> Result<Windows, Error> {
+        let answer = self.connection.llm().list_models(ListModelsRequest::default()).await?;
+        let mut windows = Windows::default();
+        for model in answer.into_inner().models {
+            let Some(window) = model.metadata.get("context_window").and_then(|text| text.parse().ok()) else {
+                continue;
+            };
+            if model.metadata.get("default").is_some_and(|text| text == "true") {
+                windows.default = Some(window);
+            }
+            windows
+                .by_name
+                .insert(format!("{}/{}", model.provider, model.id), window);
+            windows.by_name.insert(model.id, window);
+        }
+        Ok(windows)
+    }
+
+    /// Dropping what this gives ends the model's work.
+    pub async fn ask(&self, ask: Ask) -> Result<Spoken, Error> {
+        let messages = ask.messages.into_iter().map(|entry| LlmMessage {
+            role: match entry.role {
+                Role::User => "user",
+                Role::Assistant => "assistant",
+                Role::System => "system",
+            }
+            .to_owned(),
+            content: entry.text,
+            ..LlmMessage::default()
+        });
+        let request = LlmRequest {
+            request_id: new_id(),
+            session_id: ask.session_id,
+            model: ask.model,
+            provider: ask.provider,
+            messages: messages.collect(),
+            parameters: Some(LlmParameters {
+                max_tokens: i32::try_from(ask.max_tokens).unwrap_or(i32::MAX),
+                temperature: ask.temperature.unwrap_or_default(),
+                stream: true,
+                ..LlmParameters::default()
+            }),
+            metadata: Some(LlmMetadata {
+                created_at: Some(SystemTime::now().into()),
+                correlation_id: ask.correlation_id.clone(),
+                ..LlmMetadata::default()
+            }),
+            ..LlmRequest::default()
+        };
+        let mut request = Request::new(tokio_stream::once(StreamLlmRequest {
+            payload: Some(stream_llm_request::Payload::Request(request)),
+        }));
+        // The id comes from outside; one that no header can carry is not worth an answer.
+        if let Ok(value) = ask.correlation_id.parse() {
+            request.metadata_mut().insert("x-correlation-id", value);
+        }
+        let stream = self.connection.llm().stream_llm(request).await?.into_inner();
+        Ok(Spoken { stream })
+    }
+}
+
+/// An answer on its way.
+pub struct Spoken {
+    stream: Streaming<StreamLlmResponse>,
+}
+
+impl Spoken {
+    /// `None` is a sign of life without content.
+    pub async fn next(&mut self) -> Result<Option<Heard>, Error> {
+        let Some(message) = self.stream.message().await? else {
+            return Ok(Some(Heard::End));
+        };
+        Ok(match message.payload {
+            Some(Payload::Chunk(chunk)) => Some(Heard::Text(chunk.content)),
+            Some(Payload::Usage(usage)) => usage.usage.map(|usage| Heard::Usage {
+                input: usage.input_tokens.try_into().unwrap_or(0),
+                output: usage.output_tokens.try_into().unwrap_or(0),
+            }),
+            Some(Payload::Complete(complete)) => {
+                let response = complete.response.unwrap_or_default();
+                Some(Heard::Complete {
+                    finish: finish(response.finish_reason()),
+                    usage: response.usage.map(|usage| {
+                        (
+                            usage.input_tokens.try_into().unwrap_or(0),
+                            usage.output_tokens.try_into().unwrap_or(0),
+                        )
+                    }),
+                    text: response.content,
+                    model: response.model,
+                })
+            }
+            Some(Payload::Error(error)) => Some(Heard::Failed {
+                code: error.code,
+                message: error.message,
+                retryable: error.retryable,
+            }),
+            // No tools are offered, so a call of one has no meaning.
+            Some(Payload::ToolCall(_) | Payload::Heartbeat(())) | None => None,
+        })
+    }
+}
+
+fn finish(reason: FinishReason) -> Finish {
+    match reason {
+        FinishReason::Stop | FinishReason::Unspecified => Finish::Stop,
+        FinishReason::Length => Finish::Length,
+        FinishReason::ToolUses => Finish::ToolUses,
+        FinishReason::Error => Finish::Error,
+        FinishReason::Filter => Finish::Filter,
+    }
+}

@@ -1,0 +1,118 @@
+//! `nexus chat`: one message and its answer, or a conversation.
+//!
+//! ```text
+//!   prompt or argument ──▶ talk (one stream for each turn, again after a loss) ──▶ answer (what is new) ──▶ screen
+//! ```
+//!
+//! The conversation itself lives in the orchestrator: nothing is kept here but the ids of this run, so any client may
+//! go on with it.
+
+mod answer;
+mod prompt;
+mod screen;
+mod session;
+mod talk;
+
+use std::io::{self, IsTerminal, Read};
+
+use crate::{
+    cli::ChatArgs,
+    failure::{Exit, Failure},
+    output::Output,
+    place::Place,
+};
+
+use screen::Screen;
+use talk::{End, Talk};
+
+/// More than this from standard input is not a message.
+const LARGEST_INPUT: u64 = 16 << 20;
+
+pub async fn run(place: &Place, args: ChatArgs, output: &Output) -> Result<Exit, Failure> {
+    let message = match args.message.is_empty() {
+        false => Some(args.message.join(" ")),
+        true if io::stdin().is_terminal() => None,
+        true => Some(input()?),
+    };
+    if message.is_none() && (output.json || !output.terminal) {
+        return Err(Failure::usage("a conversation needs a terminal").hint("give a message: nexus chat \"hello\""));
+    }
+    if message.as_ref().is_some_and(|message| message.trim().is_empty()) {
+        return Err(Failure::usage("the message is empty"));
+    }
+    let connection = place.connection();
+    let found = session::choose(&connection, &args).await?;
+    let mut talk = Talk::new(connection, found, args.model.clone(), args.timeout)?;
+    let mut screen = Screen::new(output);
+    match message {
+        Some(message) => once(&mut talk, &mut screen, message).await,
+        None => converse(place, &mut talk, &mut screen, output).await,
+    }
+}
+
+fn input() -> Result<String, Failure> {
+    let failed = |error: io::Error| Failure::new(Exit::Failed, format!("failed to read the message: {error}"));
+    let mut text = String::new();
+    io::stdin()
+        .lock()
+        .take(LARGEST_INPUT + 1)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    if text.len() as u64 > LARGEST_INPUT {
+        return Err(Failure::usage(format!(
+            "standard input is larger than {LARGEST_INPUT} bytes"
+        )));
+    }
+    Ok(text.trim_end().to_owned())
+}
+
+async fn once(talk: &mut Talk, screen: &mut Screen<'_>, message: String) -> Result<Exit, Failure> {
+    let end = match talk.turn(message, screen).await {
+        Ok(end) => end,
+        Err(failure) => {
+            screen.broken(&failure)?;
+            return Err(failure);
+        }
+    };
+    match end {
+        End::Answered => Ok(Exit::Ok),
+        End::Cancelled => Ok(Exit::Interrupted),
+        End::Failed(error) => Err(explain(&error)),
+    }
+}
+
+async fn converse(place: &Place, talk: &mut Talk, screen: &mut Screen<'_>, output: &Output) -> Result<Exit, Failure> {
+    let mut prompt = prompt::Prompt::open(place)?;
+    screen.greet(talk.recent());
+    loop {
+        let (back, line) = prompt.ask().await?;
+        prompt = back;
+        let text = match line {
+            prompt::Line::Text(text) if text.trim().is_empty() => continue,
+            prompt::Line::Text(text) => text,
+            prompt::Line::Interrupted => continue,
+            prompt::Line::End => break,
+        };
+        match talk.turn(text, screen).await {
+            Ok(End::Answered | End::Cancelled) => {}
+            Ok(End::Failed(error)) => drop(output.fail(&explain(&error))),
+            Err(failure) if failure.quiet => return Err(failure),
+            // The conversation stays; the next message tries again.
+            Err(failure) => drop(output.fail(&failure)),
+        }
+    }
+    if let Some(id) = talk.session_id() {
+        output.note(&output.dim(&format!("go on with: nexus chat --session {id}")));
+    }
+    Ok(Exit::Ok)
+}
+
+/// A turn that failed, in the words of the daemon, with what helps against it.
+fn explain(error: &str) -> Failure {
+    let failure = Failure::new(Exit::Failed, format!("no answer: {error}"));
+    if error.contains("assistant agent not found") {
+        failure.hint("no assistant is connected; start it with: nexus up")
+    } else {
+        failure.hint("the message is kept; see how the daemons are: nexus status")
+    }
+}

@@ -1,0 +1,140 @@
+//! What a conversation looks like: text as it comes for people, one JSON object a line for programs.
+
+use std::io;
+
+use nexus_proto::orchestrator::v1::{Message, MessageRole};
+use serde_json::json;
+
+use crate::{
+    failure::Failure,
+    output::{Output, clean, view},
+};
+
+/// What is new in an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Show {
+    Append(String),
+    /// All of it so far; what was shown before is void.
+    Again(String),
+}
+
+pub struct Screen<'a> {
+    output: &'a Output,
+    /// The last thing written did not end its line.
+    open: bool,
+}
+
+impl<'a> Screen<'a> {
+    pub fn new(output: &'a Output) -> Self {
+        Screen { output, open: false }
+    }
+
+    pub fn wants_text(&self) -> bool {
+        !self.output.json
+    }
+
+    pub fn text(&mut self, show: &Show) -> io::Result<()> {
+        let text = match show {
+            Show::Append(text) => text,
+            Show::Again(text) => {
+                self.end_line()?;
+                self.output
+                    .note(&self.output.dim("(the answer starts over; what stands above is void)"));
+                text
+            }
+        };
+        self.output.piece(text)?;
+        if !text.is_empty() {
+            self.open = !text.ends_with('\n');
+        }
+        Ok(())
+    }
+
+    pub fn delta(&self, session_id: &str, message_id: &str, index: usize, delta: &str) -> io::Result<()> {
+        self.output.record(&json!({
+            "type": "delta", "session_id": session_id, "message_id": message_id, "index": index, "delta": delta,
+        }))
+    }
+
+    /// The end of a turn, or a message that somebody else wrote.
+    pub fn message(&mut self, session_id: &str, message: &Message, ours: bool) -> io::Result<()> {
+        if self.output.json {
+            let mut value = serde_json::to_value(view::message(message))?;
+            if let Some(fields) = value.as_object_mut() {
+                fields.insert("type".into(), "message".into());
+                fields.insert("session_id".into(), session_id.into());
+            }
+            return self.output.record(&value);
+        }
+        if ours {
+            return self.end_line();
+        }
+        self.other(message.role(), &message.content)
+    }
+
+    /// From another participant of the conversation.
+    pub fn other(&mut self, role: MessageRole, content: &str) -> io::Result<()> {
+        if self.output.json {
+            return Ok(());
+        }
+        self.end_line()?;
+        let role = view::word(role.as_str_name(), "MESSAGE_ROLE_");
+        self.output
+            .note(&self.output.dim(&format!("[{role}, elsewhere] {}", clean(content))));
+        Ok(())
+    }
+
+    pub fn failed(&mut self, session_id: &str, error: &str) -> io::Result<()> {
+        if self.output.json {
+            return self
+                .output
+                .record(&json!({ "type": "error", "session_id": session_id, "error": error }));
+        }
+        self.end_line()
+    }
+
+    /// The turn could not even be followed to its end.
+    pub fn broken(&mut self, failure: &Failure) -> io::Result<()> {
+        if failure.quiet {
+            return Ok(());
+        }
+        if self.output.json {
+            return self
+                .output
+                .record(&json!({ "type": "error", "error": failure.message, "hint": failure.hint }));
+        }
+        self.end_line()
+    }
+
+    pub fn stopped(&mut self) -> io::Result<()> {
+        self.end_line()?;
+        self.output.note(&self.output.dim("(stopped)"));
+        Ok(())
+    }
+
+    pub fn reconnecting(&mut self) -> io::Result<()> {
+        self.end_line()?;
+        self.output.note(&self.output.dim("(connection lost, trying again)"));
+        Ok(())
+    }
+
+    pub fn greet(&self, recent: &[Message]) {
+        for message in recent {
+            let role = view::word(message.role().as_str_name(), "MESSAGE_ROLE_");
+            self.output.note(&format!(
+                "{} {}",
+                self.output.dim(&format!("{role}>")),
+                clean(&message.content)
+            ));
+        }
+        self.output
+            .note(&self.output.dim("Ctrl-C stops an answer, Ctrl-D leaves."));
+    }
+
+    fn end_line(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.open) {
+            self.output.piece("\n")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,106 @@
+//! Which conversation: a new one, the latest, or one by its id.
+
+use std::collections::HashMap;
+
+use nexus_client::Connection;
+use nexus_proto::orchestrator::v1::{
+    CreateSessionRequest, GetSessionRequest, Message, SessionFilter, SessionMetadata, SessionState,
+};
+
+use crate::{
+    cli::ChatArgs,
+    commands::sessions::{all, find},
+    failure::{Exit, Failure},
+    output::table::cut,
+};
+
+/// The label of conversations that were begun here.
+const CLIENT: (&str, &str) = ("client", "nexus-chat");
+/// Messages shown again when a conversation goes on.
+const RECENT: i32 = 6;
+
+/// A conversation to go on with.
+#[derive(Debug)]
+pub struct Session {
+    pub id: String,
+    /// The newest message's place: what comes after it is news.
+    pub cursor: u64,
+    pub recent: Vec<Message>,
+}
+
+/// `None`: a new one, begun with its first message, so that leaving without one leaves nothing behind.
+pub async fn choose(connection: &Connection, args: &ChatArgs) -> Result<Option<Session>, Failure> {
+    let id = match &args.session {
+        Some(given) => find(connection, given).await?,
+        None if args.latest => latest(connection).await?,
+        None => {
+            connection.connect().await?;
+            return Ok(None);
+        }
+    };
+    let request = GetSessionRequest {
+        session_id: id,
+        message_limit: RECENT,
+        messages_before: 0,
+    };
+    let session = connection
+        .orchestrator()
+        .get_session(request)
+        .await?
+        .into_inner()
+        .session
+        .unwrap_or_default();
+    if matches!(session.state(), SessionState::Closed | SessionState::Closing) {
+        return Err(
+            Failure::new(Exit::Failed, format!("conversation {} is closed", session.id))
+                .hint(format!("read it with: nexus sessions show {}", session.id)),
+        );
+    }
+    let recent = session.context.unwrap_or_default().messages;
+    let cursor = recent.last().map_or(0, |message| message.sequence);
+    Ok(Some(Session {
+        id: session.id,
+        cursor,
+        recent,
+    }))
+}
+
+async fn latest(connection: &Connection) -> Result<String, Failure> {
+    let labels = HashMap::from([(CLIENT.0.to_owned(), CLIENT.1.to_owned())]);
+    let sessions = all(
+        connection,
+        SessionFilter {
+            labels,
+            ..SessionFilter::default()
+        },
+    )
+    .await?;
+    let open = sessions
+        .into_iter()
+        .filter(|s| matches!(s.state(), SessionState::Active | SessionState::Idle));
+    let latest = open.max_by_key(|session| session.updated_at.map(|at| (at.seconds, at.nanos)));
+    latest.map(|session| session.id).ok_or_else(|| {
+        Failure::new(Exit::NotFound, "there is no conversation to go on with").hint("begin one with: nexus chat")
+    })
+}
+
+/// Named after its first message. `key` makes it the same session however often it is asked for.
+pub async fn create(connection: &Connection, first: &str, key: &str) -> Result<String, nexus_client::Error> {
+    let metadata = SessionMetadata {
+        name: cut(first, 60),
+        labels: HashMap::from([(CLIENT.0.to_owned(), CLIENT.1.to_owned())]),
+        ..SessionMetadata::default()
+    };
+    let mut request = tonic::Request::new(CreateSessionRequest {
+        metadata: Some(metadata),
+        config: None,
+    });
+    let key = key.parse().expect("a key of hex digits is ASCII");
+    request.metadata_mut().insert("idempotency-key", key);
+    Ok(connection
+        .orchestrator()
+        .create_session(request)
+        .await?
+        .into_inner()
+        .session_id)
+}

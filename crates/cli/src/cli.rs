@@ -1,0 +1,341 @@
+//! The tree of commands, as `--help` and the completions show it.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXITS: &str = "\
+Exit codes:
+    0  done
+    1  it did not work; of `status`: a service is degraded or has failed
+    2  wrong usage
+    3  not running (the orchestrator, or a service asked for by name)
+    4  not found
+    5  refused: no permission, or the socket belongs to another user
+    6  timed out
+   78  the config is wrong
+  130  interrupted
+
+Environment:
+  NEXUS_ROOT        the tree everything lives in (default ~/nexus)
+  GRPC_SOCKET_PATH  the orchestrator's socket (default /tmp/baaaht-grpc.sock)
+  NEXUS_TOKEN       a bearer token, for an address that wants one
+  NEXUS_BIN_DIR     where the daemons' programs are, if not beside this one
+  NO_COLOR          no colours";
+
+/// Runs AI agents on your own machine: starts the daemons, talks to the assistant, shows what is there.
+#[derive(Debug, Parser)]
+#[command(name = "nexus", version, after_help = EXITS, propagate_version = false)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The tree everything lives in [env: NEXUS_ROOT] [default: ~/nexus]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// The orchestrator: a socket's path, host:port or https://host:port [env: GRPC_SOCKET_PATH]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub socket: Option<String>,
+    /// For programs: JSON instead of tables and prose
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the daemons and wait until they are ready
+    Up(UpArgs),
+    /// Stop the daemons
+    Down(DownArgs),
+    /// Show which daemons run, and how well
+    Status(StatusArgs),
+    /// Talk to the assistant
+    Chat(ChatArgs),
+    /// List, show, close, delete and export conversations
+    #[command(subcommand, visible_alias = "session")]
+    Sessions(SessionCommand),
+    /// Read the event log
+    Events(EventsArgs),
+    /// List registered agents
+    Agents,
+    /// List models, and keep the keys of their providers
+    Models(ModelsArgs),
+    /// Make and revoke bearer tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Print a completion script for a shell
+    Completion { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// How long to wait until everything is ready
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_value = "30s", default_missing_value = "30s",
+        value_parser = humantime::parse_duration)]
+    pub wait: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// How long each daemon may take before it is killed
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Only these; exits with 3 if one does not run and 4 if it is unknown
+    pub services: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// One message to be answered; without it a conversation, or all of standard input as one message
+    pub message: Vec<String>,
+    /// Go on with the latest conversation
+    #[arg(long = "continue", short = 'c', conflicts_with = "session")]
+    pub latest: bool,
+    /// Go on with this conversation
+    #[arg(long, short = 's', value_name = "ID")]
+    pub session: Option<String>,
+    /// Ask for this model
+    #[arg(long, short = 'm')]
+    pub model: Option<String>,
+    /// Give up after so long without a sign of an answer
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SessionCommand {
+    /// List conversations, oldest first
+    List(ListArgs),
+    /// Show one conversation
+    Show(ShowArgs),
+    /// Close conversations; they stay readable
+    Close(CloseArgs),
+    /// Delete conversations for good, messages and events too
+    Delete(DeleteArgs),
+    /// Delete old conversations; only shows them unless --yes is given
+    Prune(PruneArgs),
+    /// Write a conversation out
+    Export(ExportArgs),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum State {
+    Active,
+    Idle,
+    Closed,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[arg(long)]
+    pub state: Option<State>,
+    /// Only those of this owner
+    #[arg(long)]
+    pub owner: Option<String>,
+    /// Only those with this label; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub label: Vec<(String, String)>,
+    /// At most so many; all by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    pub limit: Option<i32>,
+    /// Go on where a list with --limit ended
+    #[arg(long, value_name = "TOKEN")]
+    pub page: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The session's id, or its unambiguous beginning
+    pub id: String,
+    /// Only the newest so many messages; 0 is all
+    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(i32).range(0..))]
+    pub limit: i32,
+}
+
+#[derive(Debug, Args)]
+pub struct CloseArgs {
+    #[arg(required = true)]
+    pub ids: Vec<String>,
+    #[arg(long, default_value = "")]
+    pub reason: String,
+}
+
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    #[arg(required = true)]
+    pub ids: Vec<String>,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Only those unchanged for so long, such as 30d
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub older_than: Duration,
+    /// Only those in this state
+    #[arg(long, default_value = "closed")]
+    pub state: State,
+    /// Delete them
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// One JSON object a line: the session, then its messages
+    Jsonl,
+    Markdown,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    pub id: String,
+    #[arg(long, default_value = "jsonl")]
+    pub format: Format,
+    /// A new file, instead of standard output
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Stay and show events as they happen; only new ones unless --after is given
+    #[arg(long, short = 'f')]
+    pub follow: bool,
+    /// Everything after this sequence number; 0 is everything there is
+    #[arg(long, value_name = "N")]
+    pub after: Option<u64>,
+    /// Only events of this full name, such as session.created; may be repeated
+    #[arg(long = "type", value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Only events of this session
+    #[arg(long, value_name = "ID")]
+    pub session: Option<String>,
+    /// End after so many
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    /// Only those of this provider
+    #[arg(long)]
+    pub provider: Option<String>,
+    #[command(subcommand)]
+    pub command: Option<ModelsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// List models
+    List,
+    /// Keep the keys of model providers
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Store a key: typed without echo, or the first line of standard input; never an argument
+    Set { provider: String },
+    /// Forget a key
+    Remove { provider: String },
+    /// Show which providers have a key, never the key
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and show it, this once
+    New(TokenArgs),
+    /// List tokens, never their text
+    List,
+    /// End a token's life now
+    Revoke { name: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TokenRole {
+    Admin,
+    Agent,
+    User,
+}
+
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// What it is for, such as laptop
+    pub name: String,
+    /// What its bearer may do
+    #[arg(long, default_value = "user")]
+    pub role: TokenRole,
+    /// Only these services or packages, such as llm.v1; may be repeated; all that the role may by default
+    #[arg(long = "scope", value_name = "NAME")]
+    pub scopes: Vec<String>,
+    /// When it ends; never by default
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub expires_in: Option<Duration>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as key=value".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wait_may_stand_alone_or_bring_a_time() {
+        let wait = |line: &[&str]| match Cli::try_parse_from(line).unwrap().command {
+            Command::Up(args) => args.wait,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(wait(&["nexus", "up"]), Duration::from_secs(30));
+        assert_eq!(wait(&["nexus", "up", "--wait"]), Duration::from_secs(30));
+        assert_eq!(wait(&["nexus", "up", "--wait", "2s"]), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn every_exit_code_is_documented() {
+        use crate::failure::Exit;
+        let all = [
+            Exit::Ok,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::NotRunning,
+            Exit::NotFound,
+            Exit::Refused,
+            Exit::TimedOut,
+            Exit::Config,
+            Exit::Interrupted,
+        ];
+        for exit in all {
+            let number = format!("{:>5}  ", exit as u8);
+            assert!(
+                EXITS.lines().any(|line| line.starts_with(&number)),
+                "{exit:?} is not in --help"
+            );
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! How a command ends: its exit code, what it says, and the next step it names.
+
+use std::{fmt, io, process::ExitCode};
+
+use nexus_client::Kind;
+use tonic::Status;
+
+/// What scripts read. `--help` lists the same numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Ok = 0,
+    /// It was tried and did not work; of `status`: something is degraded or has failed.
+    Failed = 1,
+    /// Asked for wrongly: nothing was tried.
+    Usage = 2,
+    NotRunning = 3,
+    NotFound = 4,
+    /// Not allowed, or the socket belongs to somebody else.
+    Refused = 5,
+    TimedOut = 6,
+    /// As `sysexits` has it, and as the daemons say it too.
+    Config = 78,
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+#[derive(Debug)]
+pub struct Failure {
+    pub exit: Exit,
+    pub message: String,
+    pub hint: Option<String>,
+    /// The reader of our output has gone: there is nobody to tell.
+    pub quiet: bool,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Failure {
+            exit,
+            message: message.into(),
+            hint: None,
+            quiet: false,
+        }
+    }
+
+    pub fn usage(message: impl Into<String>) -> Self {
+        Failure::new(Exit::Usage, message)
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// A file operation that failed, with the file's name.
+    pub fn file(action: &str, path: &std::path::Path, error: &io::Error) -> Self {
+        Failure::new(Exit::Failed, format!("failed to {action} {}: {error}", path.display()))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<nexus_client::Error> for Failure {
+    fn from(error: nexus_client::Error) -> Self {
+        let exit = match error.kind {
+            Kind::NotRunning => Exit::NotRunning,
+            Kind::NotFound => Exit::NotFound,
+            Kind::Refused(_) | Kind::Denied | Kind::Unauthenticated => Exit::Refused,
+            Kind::Timeout => Exit::TimedOut,
+            Kind::Cancelled
+            | Kind::Invalid
+            | Kind::Exists
+            | Kind::Precondition
+            | Kind::Exhausted
+            | Kind::Aborted
+            | Kind::OutOfRange
+            | Kind::Unimplemented
+            | Kind::Unavailable
+            | Kind::Internal => Exit::Failed,
+        };
+        let message = match error.kind {
+            Kind::NotRunning => format!("the orchestrator is not running ({})", error.message),
+            _ => error.message,
+        };
+        Failure {
+            exit,
+            message,
+            hint: error.hint,
+            quiet: false,
+        }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        nexus_client::Error::from(status).into()
+    }
+}
+
+/// Only for writing to standard output; files go through [`Failure::file`].
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        let gone = error.kind() == io::ErrorKind::BrokenPipe;
+        let exit = if gone { Exit::Ok } else { Exit::Failed };
+        Failure {
+            quiet: gone,
+            ..Failure::new(exit, format!("failed to write the output: {error}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_left_is_no_failure() {
+        let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(failure.quiet);
+        assert_eq!(failure.exit, Exit::Ok);
+        assert!(!Failure::from(io::Error::from(io::ErrorKind::StorageFull)).quiet);
+    }
+
+    #[test]
+    fn a_missing_session_and_a_missing_daemon_have_their_own_codes() {
+        assert_eq!(
+            Failure::from(Status::not_found("session not found: x")).exit,
+            Exit::NotFound
+        );
+        assert_eq!(Failure::from(Status::permission_denied("no")).exit, Exit::Refused);
+        let absent = nexus_client::Error::new(Kind::NotRunning, "nothing is listening on /x");
+        let failure = Failure::from(absent);
+        assert_eq!(failure.exit, Exit::NotRunning);
+        assert_eq!(failure.hint.as_deref(), Some("start it with: nexus up"));
+    }
+}

@@ -1,0 +1,7 @@
+//! The command as its user sees it: real processes, real sockets, daemons that do as the test says.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
+
+mod fake;
+mod talk;
+mod updown;

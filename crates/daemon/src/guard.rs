@@ -1,0 +1,373 @@
+//! The one layer around every handler: who calls, may they, is there room, how long, and what if it panics.
+//!
+//! ```text
+//!   request ─▶ gRPC? ─▶ caller ─▶ method ─▶ access ─▶ room ─▶ handler ─▶ head ─▶ GuardBody
+//!              415      DENIED    UNIMPL.   DENIED    EXHAUSTED  │ deadline, stop, panic
+//! ```
+//!
+//! It reads headers only, never a message, and adds no queue: a call is taken at once or refused at once.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::{Code, Status, body::Body};
+
+use crate::{
+    ends::{GRPC_STATUS, late, restate, shutting_down},
+    guard_body::GuardBody,
+    metrics,
+    panics::guarded,
+    peer::Peer,
+    room::{Room, Shared},
+    services::{Answer, Kind, Method, service_of},
+    status::status,
+};
+
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
+
+/// One connection's way into the daemon.
+pub(crate) struct Guard {
+    pub shared: Arc<Shared>,
+    pub peer: Peer,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Guard {
+    type Response = Response<GuardBody>;
+    type Error = Infallible;
+    type Future = Call;
+
+    fn call(&self, request: Request<Incoming>) -> Call {
+        match self.admit(request.map(Body::new)) {
+            Ok(running) => Call::Running(running),
+            Err(refusal) => Call::Refused(Some(refusal.answer())),
+        }
+    }
+}
+
+impl Guard {
+    fn admit(&self, mut request: Request<Body>) -> Result<Running, Refusal> {
+        let shared = &self.shared;
+        speaks_grpc(&request)?;
+        let caller = self.peer.identify(request.headers_mut())?;
+
+        if let Some(path) = shared.table.canonical(request.uri().path()) {
+            // The new path is a part of one that was a path already, behind a slash.
+            let uri = path.parse().map_err(|_| unknown(&path))?;
+            *request.uri_mut() = uri;
+        }
+        let path = request.uri().path();
+        let method = shared.table.find(path).ok_or_else(|| unknown(path))?;
+        if !method.access.allows(caller.caller.role) {
+            let caller = caller.caller;
+            let message = format!(
+                "role {} ({}) may not call {path}: it needs {}",
+                caller.role,
+                caller.principal,
+                method.access.needs()
+            );
+            return Err(status(Code::PermissionDenied, message, "ROLE").into());
+        }
+        if !caller.reaches(service_of(path)) {
+            let message = format!("{} has no scope that reaches {path}", caller.caller.principal);
+            return Err(status(Code::PermissionDenied, message, "SCOPE").into());
+        }
+
+        let room = match method.kind {
+            Kind::Stream => None,
+            Kind::Unary | Kind::Unknown => Some(Room::take(shared).ok_or_else(|| self.full())?),
+        };
+        let asked = timeout(request.headers())?;
+        let after = asked.or(if method.kind == Kind::Unary {
+            shared.default_deadline
+        } else {
+            None
+        });
+        let span = span(&mut request, &method, &caller.caller.principal);
+        request.extensions_mut().insert(caller.caller);
+
+        let entered = span.as_ref().map(tracing::Span::enter);
+        let handler = guarded(&method, || method.target.call(request))?;
+        drop(entered);
+        Ok(Running {
+            handler,
+            deadline: after.map(|after| Box::pin(tokio::time::sleep(after))),
+            end: (method.kind == Kind::Stream).then(|| Box::pin(shared.end.clone().cancelled_owned())),
+            room,
+            started: metrics::enabled().then(Instant::now),
+            method,
+            shared: shared.clone(),
+            span,
+        })
+    }
+
+    fn full(&self) -> Status {
+        let message = format!(
+            "{} calls are in flight already (max_in_flight)",
+            self.shared.max_in_flight
+        );
+        status(Code::ResourceExhausted, message, "MAX_IN_FLIGHT")
+    }
+}
+
+fn unknown(path: &str) -> Status {
+    status(Code::Unimplemented, format!("unknown method {path}"), "UNKNOWN_METHOD")
+}
+
+/// Why a request goes no further: it is no gRPC at all, or gets a status.
+enum Refusal {
+    Http(StatusCode),
+    Grpc(Status),
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Refusal::Grpc(status)
+    }
+}
+
+impl Refusal {
+    fn answer(self) -> Response<GuardBody> {
+        let answer = match self {
+            Refusal::Grpc(status) => status.into_http(),
+            Refusal::Http(code) => {
+                let mut answer = Response::new(Body::empty());
+                *answer.status_mut() = code;
+                if code == StatusCode::METHOD_NOT_ALLOWED {
+                    answer
+                        .headers_mut()
+                        .insert(header::ALLOW, HeaderValue::from_static("POST"));
+                }
+                answer
+            }
+        };
+        answer.map(GuardBody::plain)
+    }
+}
+
+fn speaks_grpc<B>(request: &Request<B>) -> Result<(), Refusal> {
+    if request.method() != HttpMethod::POST {
+        return Err(Refusal::Http(StatusCode::METHOD_NOT_ALLOWED));
+    }
+    let content = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if !content.is_some_and(|content| content.starts_with(b"application/grpc")) {
+        return Err(Refusal::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
+    Ok(())
+}
+
+/// `grpc-timeout`: at most eight digits and a unit.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get(TIMEOUT) else {
+        return Ok(None);
+    };
+    let malformed = || {
+        status(
+            Code::InvalidArgument,
+            format!("malformed grpc-timeout {value:?}"),
+            "GRPC_TIMEOUT",
+        )
+    };
+    let (digits, unit) = value
+        .as_bytes()
+        .split_at_checked(value.len().saturating_sub(1))
+        .ok_or_else(malformed)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(malformed());
+    }
+    let number = digits
+        .iter()
+        .fold(0u64, |number, digit| number * 10 + u64::from(digit - b'0'));
+    Ok(Some(match unit {
+        b"H" => Duration::from_secs(number * 3600),
+        b"M" => Duration::from_secs(number * 60),
+        b"S" => Duration::from_secs(number),
+        b"m" => Duration::from_millis(number),
+        b"u" => Duration::from_micros(number),
+        b"n" => Duration::from_nanos(number),
+        _ => return Err(malformed()),
+    }))
+}
+
+/// Only where somebody listens at debug level; a call that nobody traces pays one comparison.
+fn span(request: &mut Request<Body>, method: &Method, principal: &str) -> Option<tracing::Span> {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return None;
+    }
+    if !request.headers().contains_key(CORRELATION) {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        let made = format!("{:x}-{:x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let made = HeaderValue::from_str(&made).expect("hex digits and a dash");
+        request.headers_mut().insert(CORRELATION, made);
+    }
+    let id = request
+        .headers()
+        .get(CORRELATION)
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or("");
+    Some(tracing::debug_span!(
+        "rpc",
+        method = &*method.path,
+        principal,
+        correlation_id = id
+    ))
+}
+
+/// A request on its way: what hyper polls.
+pub(crate) enum Call {
+    Refused(Option<Response<GuardBody>>),
+    Running(Running),
+}
+
+pub(crate) struct Running {
+    handler: Answer,
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// Streams only: a unary handler is waited for instead.
+    end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    room: Option<Room>,
+    started: Option<Instant>,
+    method: Arc<Method>,
+    shared: Arc<Shared>,
+    span: Option<tracing::Span>,
+}
+
+impl Future for Call {
+    type Output = Result<Response<GuardBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Call::Refused(answer) => Poll::Ready(Ok(answer.take().expect("polled after it was done"))),
+            Call::Running(running) => running.poll(cx).map(Ok),
+        }
+    }
+}
+
+impl Running {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Response<GuardBody>> {
+        let answered = {
+            let _entered = self.span.as_ref().map(tracing::Span::enter);
+            guarded(&self.method, || self.handler.as_mut().poll(cx))
+        };
+        let answer = match answered {
+            Ok(Poll::Ready(Ok(answer))) => answer,
+            Ok(Poll::Ready(Err(never))) => match never {},
+            Ok(Poll::Pending) => ready!(self.poll_end(cx)).into_http(),
+            Err(panic) => panic.into_http(),
+        };
+        self.room = None;
+        Poll::Ready(self.wrap(answer))
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(late());
+        }
+        match &mut self.end {
+            Some(end) => end.as_mut().poll(cx).map(|()| shutting_down()),
+            None => Poll::Pending,
+        }
+    }
+
+    fn wrap(&mut self, answer: Response<Body>) -> Response<GuardBody> {
+        let (mut head, body) = answer.into_parts();
+        let failed = head.headers.get(GRPC_STATUS).is_some();
+        if failed {
+            restate(&mut head.headers);
+        }
+        let ended = self.started.map(|started| Ended::new(self.method.clone(), started));
+        let body = match self.method.kind {
+            Kind::Unary => GuardBody::unary(body, self.method.clone(), ended),
+            Kind::Stream | Kind::Unknown if failed => GuardBody::unary(body, self.method.clone(), ended),
+            Kind::Stream | Kind::Unknown => {
+                let end = self
+                    .end
+                    .take()
+                    .unwrap_or_else(|| Box::pin(self.shared.end.clone().cancelled_owned()));
+                GuardBody::stream(
+                    body,
+                    Watch {
+                        method: self.method.clone(),
+                        shared: self.shared.clone(),
+                        deadline: self.deadline.take(),
+                        end,
+                        span: self.span.take(),
+                        ended,
+                    },
+                )
+            }
+        };
+        let body = if failed { body.failed(&head.headers) } else { body };
+        Response::from_parts(head, body)
+    }
+}
+
+/// What a response stream is watched for while it is open.
+pub(crate) struct Watch {
+    pub method: Arc<Method>,
+    pub shared: Arc<Shared>,
+    pub deadline: Option<Pin<Box<Sleep>>>,
+    pub end: Pin<Box<WaitForCancellationFutureOwned>>,
+    pub span: Option<tracing::Span>,
+    pub ended: Option<Ended>,
+}
+
+/// Counts a call when it is over; one the client gave up on counts as cancelled.
+pub(crate) struct Ended {
+    method: Arc<Method>,
+    started: Instant,
+    pub code: Code,
+}
+
+impl Ended {
+    fn new(method: Arc<Method>, started: Instant) -> Self {
+        Ended {
+            method,
+            started,
+            code: Code::Cancelled,
+        }
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.method
+            .metrics
+            .ended(&self.method.path, self.code, self.started.elapsed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Option<Duration>, Code> {
+        let mut headers = HeaderMap::new();
+        headers.insert(TIMEOUT, text.parse().unwrap());
+        timeout(&headers).map_err(|status| status.code())
+    }
+
+    #[test]
+    fn timeouts_are_read_by_the_book() {
+        assert_eq!(timeout(&HeaderMap::new()).unwrap(), None);
+        assert_eq!(parse("250m"), Ok(Some(Duration::from_millis(250))));
+        assert_eq!(parse("99999999H"), Ok(Some(Duration::from_secs(99_999_999 * 3600))));
+        for wrong in ["", "5", "S", "123456789S", "-1S", "1s", "1 S"] {
+            assert_eq!(parse(wrong), Err(Code::InvalidArgument), "{wrong:?}");
+        }
+    }
+}

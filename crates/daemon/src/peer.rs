@@ -1,0 +1,358 @@
+//! Turns what a connection is known by (kernel credentials, a bearer token, or nothing) into the caller of each request.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use http::{HeaderMap, HeaderValue, header};
+use tonic::{Code, Status};
+
+use crate::{
+    caller::{self, Caller, PEER_PRINCIPAL, PEER_ROLE, PEER_UID, Role},
+    status::status,
+    token_check::{Checker, Holder, Refusal},
+};
+
+/// Whose calls are whose; the same for all connections.
+pub(crate) struct Rules {
+    pub own_uid: u32,
+    pub uids: BTreeMap<u32, Role>,
+    pub gids: BTreeMap<u32, Role>,
+    pub anonymous: Role,
+    pub require_token: bool,
+    pub tokens: Checker,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("roles: {0:?} is none of \"uid:<number>\", \"gid:<number>\", \"anonymous\"")]
+pub struct RoleKey(pub String);
+
+impl Rules {
+    pub fn new(
+        own_uid: u32,
+        roles: &BTreeMap<String, Role>,
+        require_token: bool,
+        tokens: Checker,
+    ) -> Result<Self, RoleKey> {
+        let (mut uids, mut gids, mut anonymous) = (BTreeMap::new(), BTreeMap::new(), Role::User);
+        for (key, role) in roles {
+            let wrong = || RoleKey(key.clone());
+            match key.split_once(':') {
+                Some(("uid", number)) => drop(uids.insert(number.parse().map_err(|_| wrong())?, *role)),
+                Some(("gid", number)) => drop(gids.insert(number.parse().map_err(|_| wrong())?, *role)),
+                None if key == "anonymous" => anonymous = *role,
+                _ => return Err(wrong()),
+            }
+        }
+        Ok(Rules {
+            own_uid,
+            uids,
+            gids,
+            anonymous,
+            require_token,
+            tokens,
+        })
+    }
+
+    fn role_of(&self, uid: u32, gids: &[u32]) -> Option<Role> {
+        if uid == self.own_uid {
+            return Some(Role::Admin);
+        }
+        self.uids
+            .get(&uid)
+            .or_else(|| gids.iter().find_map(|gid| self.gids.get(gid)))
+            .copied()
+    }
+}
+
+pub(crate) struct Peer {
+    rules: Arc<Rules>,
+    kind: Kind,
+}
+
+enum Kind {
+    Own(Caller),
+    Known(Caller),
+    Stranger {
+        uid: u32,
+        gid: u32,
+    },
+    /// TCP: whoever holds a token, and nobody else unless `anonymous`.
+    Remote {
+        anonymous: bool,
+    },
+}
+
+/// A caller and, if a token vouches for it, how far that reaches.
+pub(crate) struct Identity {
+    pub caller: Caller,
+    holder: Option<Holder>,
+}
+
+impl Identity {
+    pub fn reaches(&self, service: &str) -> bool {
+        self.holder.as_ref().is_none_or(|holder| holder.reaches(service))
+    }
+}
+
+impl From<Caller> for Identity {
+    fn from(caller: Caller) -> Self {
+        Identity { caller, holder: None }
+    }
+}
+
+impl Peer {
+    /// The other end of a Unix socket. `more_gids` are its supplementary groups, as far as they matter.
+    pub fn local(rules: Arc<Rules>, uid: u32, gid: u32, pid: Option<i32>, more_gids: &[u32]) -> Peer {
+        let gids: Vec<u32> = std::iter::once(gid).chain(more_gids.iter().copied()).collect();
+        let kind = match rules.role_of(uid, &gids) {
+            Some(role) if uid == rules.own_uid => Kind::Own(Caller::of_uid(uid, Some(gid), pid, role)),
+            Some(role) => Kind::Known(Caller::of_uid(uid, Some(gid), pid, role)),
+            None => Kind::Stranger { uid, gid },
+        };
+        Peer { rules, kind }
+    }
+
+    pub fn remote(rules: Arc<Rules>, anonymous: bool) -> Peer {
+        Peer {
+            rules,
+            kind: Kind::Remote { anonymous },
+        }
+    }
+
+    /// Who makes this request. The headers by which daemons tell each other of callers are gone afterwards.
+    pub fn identify(&self, headers: &mut HeaderMap) -> Result<Identity, Status> {
+        let told = match &self.kind {
+            Kind::Own(_) => self.told(headers)?,
+            Kind::Known(_) | Kind::Stranger { .. } | Kind::Remote { .. } => None,
+        };
+        caller::unstamp(headers);
+        match &self.kind {
+            Kind::Stranger { uid, gid } => Err(self.stranger(*uid, *gid)),
+            Kind::Own(caller) | Kind::Known(caller) if !self.rules.require_token => {
+                Ok(told.unwrap_or_else(|| caller.clone()).into())
+            }
+            Kind::Own(own) | Kind::Known(own) => {
+                let mut identity = self.bearer(headers)?;
+                match told {
+                    Some(told) => identity.caller = told,
+                    None => {
+                        let caller = &mut identity.caller;
+                        (caller.uid, caller.gid, caller.pid) = (own.uid, own.gid, own.pid);
+                    }
+                }
+                Ok(identity)
+            }
+            Kind::Remote { anonymous: true } if !headers.contains_key(header::AUTHORIZATION) => {
+                let role = self.rules.anonymous;
+                Ok(Caller {
+                    role,
+                    uid: None,
+                    gid: None,
+                    pid: None,
+                    principal: "anonymous".into(),
+                }
+                .into())
+            }
+            Kind::Remote { .. } => self.bearer(headers),
+        }
+    }
+
+    /// What our own uid says about whom it calls for.
+    fn told(&self, headers: &HeaderMap) -> Result<Option<Caller>, Status> {
+        let [uid, principal, role] = [PEER_UID, PEER_PRINCIPAL, PEER_ROLE].map(|name| headers.get(name));
+        if uid.is_none() && principal.is_none() && role.is_none() {
+            return Ok(None);
+        }
+        let wrong = |what| {
+            status(
+                Code::InvalidArgument,
+                format!("malformed {what} metadata"),
+                "PEER_METADATA",
+            )
+        };
+        let text = |value: Option<&HeaderValue>, what| match value {
+            Some(value) => value
+                .to_str()
+                .map(|text| Some(text.to_owned()))
+                .map_err(|_| wrong(what)),
+            None => Ok(None),
+        };
+        let uid = match text(uid, "nexus-peer-uid")? {
+            Some(number) => Some(number.parse::<u32>().map_err(|_| wrong("nexus-peer-uid"))?),
+            None => None,
+        };
+        let role = match (text(role, "nexus-peer-role")?, uid) {
+            (Some(name), _) => name.parse().map_err(|_| wrong("nexus-peer-role"))?,
+            (None, Some(uid)) => self.rules.role_of(uid, &[]).ok_or_else(|| self.stranger(uid, uid))?,
+            (None, None) => return Err(wrong("nexus-peer-principal")),
+        };
+        let principal = match (text(principal, "nexus-peer-principal")?, uid) {
+            (Some(name), _) => name,
+            (None, Some(uid)) => format!("uid:{uid}"),
+            (None, None) => return Err(wrong("nexus-peer-role")),
+        };
+        Ok(Some(Caller {
+            role,
+            uid,
+            gid: None,
+            pid: None,
+            principal: principal.into(),
+        }))
+    }
+
+    fn bearer(&self, headers: &HeaderMap) -> Result<Identity, Status> {
+        let refuse = |message: &str, reason| status(Code::Unauthenticated, message, reason);
+        let value = headers.get(header::AUTHORIZATION).ok_or_else(|| {
+            refuse(
+                "a bearer token is needed here; make one with: nexus token new",
+                "NO_TOKEN",
+            )
+        })?;
+        let token = value
+            .to_str()
+            .ok()
+            .and_then(|text| text.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim())
+            .ok_or_else(|| refuse("authorization metadata is not \"Bearer <token>\"", "NO_TOKEN"))?;
+        match self.rules.tokens.check(token) {
+            Ok(holder) => Ok(Identity {
+                caller: holder.caller.clone(),
+                holder: Some(holder),
+            }),
+            Err(Refusal::Unknown) => Err(refuse("this token is not known or was revoked", "BAD_TOKEN")),
+            Err(Refusal::Expired) => Err(refuse(
+                "this token has expired; make one with: nexus token new",
+                "EXPIRED_TOKEN",
+            )),
+            Err(Refusal::Broken) => Err(status(
+                Code::Unavailable,
+                "tokens cannot be checked now; see the log",
+                "TOKEN_FILE",
+            )),
+        }
+    }
+
+    fn stranger(&self, uid: u32, gid: u32) -> Status {
+        let message = format!(
+            "uid {uid} (gid {gid}) has no role here, this daemon runs as uid {}; give it one in config.toml: \
+             [common] roles = {{ \"uid:{uid}\" = \"user\" }}",
+            self.rules.own_uid
+        );
+        status(Code::PermissionDenied, message, "UNKNOWN_UID")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(require_token: bool) -> Arc<Rules> {
+        let roles = [("uid:1001", Role::Agent), ("gid:50", Role::User)].map(|(key, role)| (key.to_string(), role));
+        let tokens = Checker::new("/nonexistent/tokens.toml".into());
+        Arc::new(Rules::new(1000, &roles.into(), require_token, tokens).unwrap())
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
+    }
+
+    fn role(peer: &Peer) -> Result<Role, Code> {
+        peer.identify(&mut HeaderMap::new())
+            .map(|found| found.caller.role)
+            .map_err(|status| status.code())
+    }
+
+    #[test]
+    fn roles_go_by_uid_then_gid() {
+        let local = |uid, gid, more: &[u32]| Peer::local(rules(false), uid, gid, None, more);
+        assert_eq!(role(&local(1000, 1000, &[])), Ok(Role::Admin));
+        assert_eq!(role(&local(1001, 50, &[])), Ok(Role::Agent));
+        assert_eq!(role(&local(1002, 50, &[])), Ok(Role::User));
+        assert_eq!(role(&local(1002, 7, &[8, 50])), Ok(Role::User));
+        assert_eq!(role(&local(1002, 7, &[])), Err(Code::PermissionDenied));
+    }
+
+    #[test]
+    fn a_stranger_is_told_both_uids_and_the_setting() {
+        let peer = Peer::local(rules(false), 1002, 7, None, &[]);
+        let text = peer
+            .identify(&mut HeaderMap::new())
+            .err()
+            .unwrap()
+            .message()
+            .to_string();
+        assert!(
+            text.contains("1002") && text.contains("1000") && text.contains("roles"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn only_our_own_uid_speaks_for_others() {
+        let said = [("nexus-peer-uid", "1001")];
+        let own = Peer::local(rules(false), 1000, 1000, None, &[]);
+        let mut own_headers = headers(&said);
+        let caller = own.identify(&mut own_headers).ok().unwrap().caller;
+        assert_eq!(
+            (caller.role, caller.uid, &*caller.principal),
+            (Role::Agent, Some(1001), "uid:1001")
+        );
+        assert!(own_headers.is_empty());
+
+        let other = Peer::local(rules(false), 1001, 1001, None, &[]);
+        let mut other_headers = headers(&[("nexus-peer-uid", "1000"), ("nexus-peer-role", "admin")]);
+        let caller = other.identify(&mut other_headers).ok().unwrap().caller;
+        assert_eq!((caller.role, caller.uid), (Role::Agent, Some(1001)));
+        assert!(other_headers.is_empty());
+    }
+
+    #[test]
+    fn what_is_stamped_arrives() {
+        let own = Peer::local(rules(false), 1000, 1000, None, &[]);
+        let sent = Caller {
+            role: Role::User,
+            uid: None,
+            gid: None,
+            pid: None,
+            principal: "token:phone".into(),
+        };
+        let mut headers = HeaderMap::new();
+        sent.stamp(&mut headers);
+        assert_eq!(own.identify(&mut headers).ok().unwrap().caller, sent);
+        for wrong in [
+            [("nexus-peer-uid", "x")],
+            [("nexus-peer-principal", "token:a")],
+            [("nexus-peer-role", "user")],
+        ] {
+            assert_eq!(
+                own.identify(&mut self::headers(&wrong)).err().unwrap().code(),
+                Code::InvalidArgument,
+                "{wrong:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_token_where_one_is_needed() {
+        assert_eq!(
+            role(&Peer::local(rules(true), 1000, 1000, None, &[])),
+            Err(Code::Unauthenticated)
+        );
+        assert_eq!(role(&Peer::remote(rules(false), false)), Err(Code::Unauthenticated));
+        assert_eq!(role(&Peer::remote(rules(false), true)), Ok(Role::User));
+    }
+
+    #[test]
+    fn a_misspelt_role_key_is_refused() {
+        for key in ["uid:bob", "1001", "group:5"] {
+            let roles = BTreeMap::from([(key.to_string(), Role::User)]);
+            assert!(
+                Rules::new(0, &roles, false, Checker::new("/nonexistent".into())).is_err(),
+                "{key}"
+            );
+        }
+    }
+}

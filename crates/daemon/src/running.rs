@@ -1,0 +1,97 @@
+use std::path::{Path, PathBuf};
+
+use nexus_config::{Origin, Root, Sources};
+use tokio::task::JoinHandle;
+
+use crate::boot;
+use crate::daemon::{BootError, Daemon};
+use crate::settings;
+use crate::{Health, Stop};
+
+/// A daemon inside this process, on a real socket: no signals, no log, no environment. Stops when dropped.
+pub struct Running {
+    socket: PathBuf,
+    tcp: Option<std::net::SocketAddr>,
+    health: Health,
+    stop: Stop,
+    task: Option<JoinHandle<Result<(), BootError>>>,
+}
+
+/// Starts `D` under `root`. Overrides are `("key", "value")` of its own section or `("common.key", "value")`.
+/// Sockets not named lie in the root, never at a well-known place: two roots never meet.
+///
+/// # Errors
+/// As in a process of its own.
+pub async fn start<D: Daemon>(root: Root, overrides: &[(&str, &str)]) -> Result<Running, BootError> {
+    let mut sources = Sources::new(&root);
+    sources.flags = overrides
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect();
+    let mut plan = settings::load::<D>(&sources).map_err(BootError::Config)?;
+    if plan.shown.own.origin("socket_path") == Some(&Origin::Default) {
+        plan.listen.socket = root.socket(&plan.service);
+    }
+    if plan.shown.common.origin("orchestrator") == Some(&Origin::Default) {
+        plan.common.orchestrator = root.socket("orchestrator");
+    }
+    let (health, stop) = (Health::new(), Stop::new());
+    let Some(mut started) = boot::start(&plan, &health, &stop).await? else {
+        return Err(BootError::Failed("stopped itself while it was built".to_owned()));
+    };
+    let (socket, tcp) = (started.socket.clone(), started.tcp);
+    let task = tokio::spawn(async move {
+        started.served().await?;
+        started.flushed().await
+    });
+    Ok(Running {
+        socket,
+        tcp,
+        health,
+        stop,
+        task: Some(task),
+    })
+}
+
+impl Running {
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The TCP address as bound, if `tcp_listen` is set.
+    pub fn tcp(&self) -> Option<std::net::SocketAddr> {
+        self.tcp
+    }
+
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// What the daemon sees when it is asked to stop.
+    pub fn stop_signal(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Returns when everything is drained and flushed.
+    pub async fn stop(self) {
+        self.stopped().await.expect("a daemon that was up stops cleanly");
+    }
+
+    /// As [`Running::stop`], with what went wrong.
+    ///
+    /// # Errors
+    /// The flush took too long, or serving had failed.
+    pub async fn stopped(mut self) -> Result<(), BootError> {
+        self.stop.trigger();
+        match self.task.take() {
+            Some(task) => task.await.map_err(|error| BootError::Failed(error.to_string()))?,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.trigger();
+    }
+}

@@ -1,0 +1,367 @@
+//! Accepts connections and serves gRPC on them until a stop, which has a budget and keeps to it.
+//!
+//! ```text
+//!  stop ─▶ NOT_SERVING, socket gone, GOAWAY ─▶ unary calls answered ─▶ streams end UNAVAILABLE ─▶ closed hard
+//!          at once                             at most 3/4 of budget    the rest of the budget
+//! ```
+//!
+//! Built on hyper itself, since tonic's server waits at a stop for streams that clients keep open.
+
+use std::{
+    collections::BTreeMap,
+    future::{Future, pending},
+    io,
+    path::PathBuf,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::{sleep, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    authority::FilteredStream,
+    caller::{Access, Role},
+    guard::Guard,
+    health::Health,
+    listener::{Listeners, Tcp},
+    methods, metrics,
+    peer::{Peer, RoleKey, Rules},
+    reflection,
+    room::Shared,
+    services::{Services, erase},
+    stop::Stop,
+    token_check::Checker,
+};
+
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What one stream may hold ready for a reader that does not read.
+const SEND_BUFFER: usize = 256 << 10;
+const HEADER_LIST: u32 = 64 << 10;
+/// A peer that is gone or hangs is noticed after both together.
+const PING_EVERY: Duration = Duration::from_secs(45);
+const PING_ANSWER: Duration = Duration::from_secs(20);
+/// From connecting to the first byte, and for a TLS handshake.
+const HELLO: Duration = Duration::from_secs(20);
+const HEALTH: &str = "grpc.health.v1.Health";
+
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// What services were told to take and send (see `MAX_MESSAGE_BYTES`): tonic keeps to it, not this layer.
+    pub max_message_bytes: usize,
+    pub max_connections: usize,
+    pub max_streams_per_connection: u32,
+    /// Unary handlers at work at once; more are refused at once.
+    pub max_in_flight: usize,
+    /// For unary calls that bring no deadline of their own.
+    pub default_deadline: Option<Duration>,
+    pub stop_budget: Duration,
+    /// `uid:1001`, `gid:100`, or `anonymous` (loopback TCP without a token; user if unset).
+    pub roles: BTreeMap<String, Role>,
+    /// On the Unix socket too. TCP always needs one, but for an allowed anonymous loopback.
+    pub require_token: bool,
+    pub token_file: PathBuf,
+    pub own_uid: u32,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Roles(#[from] RoleKey),
+}
+
+/// Serves until `stop`, then drains within the budget. Health and reflection are added to `services` here.
+///
+/// # Errors
+/// The options contradict themselves; nothing was served then.
+pub async fn serve(
+    listeners: Listeners,
+    services: Services,
+    options: ServeOptions,
+    health: Health,
+    stop: Stop,
+) -> Result<(), ServeError> {
+    let tokens = Checker::new(options.token_file.clone());
+    let rules = Rules::new(options.own_uid, &options.roles, options.require_token, tokens)?;
+    let table = complete(services, &health).table();
+    let server = Arc::new(Server {
+        shared: Arc::new(Shared::new(table, options.max_in_flight, options.default_deadline)),
+        rules: Arc::new(rules),
+        http: http(&options),
+        stop: stop.clone(),
+        kill: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+        open: AtomicUsize::new(0),
+        max_connections: options.max_connections,
+        refused: Refused::default(),
+    });
+    accept_until(&server, &listeners, stop.requested()).await;
+
+    let limit = tokio::time::Instant::now() + options.stop_budget;
+    health.stopping();
+    drop(listeners);
+    server.drain(limit, options.stop_budget).await;
+    Ok(())
+}
+
+/// Adds what every socket answers, and makes health know every name.
+fn complete(services: Services, health: &Health) -> Services {
+    let services = services.describe(tonic_health::pb::FILE_DESCRIPTOR_SET).add_target(
+        HEALTH,
+        Access::ALL,
+        erase(health.service()),
+    );
+    let mut names: Vec<String> = services.names().into_iter().map(String::from).collect();
+    for name in &names {
+        health.follow(name);
+    }
+    if services.has_alias() {
+        let described: std::collections::BTreeSet<_> = services
+            .descriptors()
+            .iter()
+            .flat_map(|set| methods::of(set))
+            .map(|found| found.service)
+            .collect();
+        let aliases: Vec<_> = names
+            .iter()
+            .map(|name| format!("proto.{name}"))
+            .filter(|name| described.contains(name))
+            .collect();
+        names.extend(aliases);
+    }
+    names.extend([reflection::V1, reflection::V1ALPHA].map(String::from));
+    reflection::add(services, names)
+}
+
+fn http(options: &ServeOptions) -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(options.max_streams_per_connection)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(HEADER_LIST)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_ANSWER)
+        .auto_date_header(false);
+    http
+}
+
+struct Server {
+    shared: Arc<Shared>,
+    rules: Arc<Rules>,
+    http: http2::Builder<TokioExecutor>,
+    stop: Stop,
+    /// Ends connections that did not end by themselves.
+    kill: CancellationToken,
+    tasks: TaskTracker,
+    open: AtomicUsize,
+    max_connections: usize,
+    refused: Refused,
+}
+
+async fn accept_until(server: &Arc<Server>, listeners: &Listeners, stopped: impl Future<Output = ()>) {
+    let mut stopped = pin!(stopped);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stopped => return,
+            unix = listeners.unix.accept() => unix.map(|(stream, _)| server.unix(stream)),
+            tcp = accept_tcp(listeners.tcp.as_ref()) => tcp.map(|(stream, tcp)| server.tcp(stream, tcp)),
+        };
+        if let Err(error) = accepted {
+            // Out of descriptors, most likely: give connections time to close instead of spinning.
+            tracing::warn!(%error, "failed to accept a connection");
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+async fn accept_tcp(tcp: Option<&Tcp>) -> io::Result<(TcpStream, &Tcp)> {
+    match tcp {
+        Some(tcp) => tcp.listener.accept().await.map(|(stream, _)| (stream, tcp)),
+        None => pending().await,
+    }
+}
+
+impl Server {
+    fn unix(self: &Arc<Self>, stream: UnixStream) {
+        let Some(slot) = self.slot() else { return };
+        let server = self.clone();
+        self.tasks.spawn(async move {
+            let credentials = match stream.peer_cred() {
+                Ok(credentials) => credentials,
+                Err(error) => return tracing::warn!(%error, "a caller without credentials was turned away"),
+            };
+            if server.hello(stream.readable()).await.is_none() {
+                return;
+            }
+            let (uid, gid) = (credentials.uid(), credentials.gid());
+            let more = supplementary(&server.rules, uid, gid).await;
+            let peer = Peer::local(server.rules.clone(), uid, gid, credentials.pid(), &more);
+            server.connection(FilteredStream::new(stream), peer).await;
+            drop(slot);
+        });
+    }
+
+    fn tcp(self: &Arc<Self>, stream: TcpStream, tcp: &Tcp) {
+        let Some(slot) = self.slot() else { return };
+        let server = self.clone();
+        let (tls, anonymous) = (tcp.tls.clone(), tcp.anonymous);
+        self.tasks.spawn(async move {
+            if let Err(error) = stream.set_nodelay(true) {
+                return tracing::debug!(%error, "a connection was gone at once");
+            }
+            let peer = Peer::remote(server.rules.clone(), anonymous);
+            match tls {
+                Some(tls) => match server.hello(tls.accept(stream)).await {
+                    Some(Ok(stream)) => server.connection(stream, peer).await,
+                    Some(Err(error)) => tracing::info!(%error, "a TLS handshake failed"),
+                    None => {}
+                },
+                None => {
+                    if server.hello(stream.readable()).await.is_some() {
+                        server.connection(FilteredStream::new(stream), peer).await;
+                    }
+                }
+            }
+            drop(slot);
+        });
+    }
+
+    /// A connection's first words, which neither the time nor a stop waits for.
+    async fn hello<T>(&self, words: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            said = timeout(HELLO, words) => {
+                said.inspect_err(|_| tracing::debug!("a connection said nothing and was closed")).ok()
+            }
+            () = self.stop.requested() => None,
+        }
+    }
+
+    async fn connection<IO>(&self, io: IO, peer: Peer)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let guard = Guard {
+            shared: self.shared.clone(),
+            peer,
+        };
+        let mut connection = pin!(self.http.serve_connection(TokioIo::new(io), guard));
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = self.stop.requested() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection => ended,
+                    () = self.kill.cancelled() => return,
+                }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection broke off");
+        }
+    }
+
+    /// Room for one more connection; without it the connection is closed unheard.
+    fn slot(self: &Arc<Self>) -> Option<Slot> {
+        let now = self.open.fetch_add(1, Ordering::Relaxed) + 1;
+        let slot = Slot(self.clone());
+        if now > self.max_connections {
+            self.refused.note(self.max_connections);
+            return None;
+        }
+        metrics::connections(now);
+        Some(slot)
+    }
+
+    async fn drain(&self, limit: tokio::time::Instant, budget: Duration) {
+        let for_calls = limit - budget / 4;
+        if timeout_at(for_calls, self.shared.idle()).await.is_err() {
+            tracing::warn!("calls were still at work when three quarters of the stop budget were gone");
+        }
+        self.shared.end_streams();
+        self.tasks.close();
+        if timeout_at(limit, self.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                connections = self.open.load(Ordering::Relaxed),
+                "closed hard at the end of the stop budget"
+            );
+            self.kill.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}
+
+struct Slot(Arc<Server>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        metrics::connections(self.0.open.fetch_sub(1, Ordering::Relaxed) - 1);
+    }
+}
+
+/// Says at most once a second that connections are refused, and how many.
+#[derive(Default)]
+struct Refused {
+    since: AtomicU64,
+    said_at: std::sync::Mutex<Option<Instant>>,
+}
+
+impl Refused {
+    fn note(&self, limit: usize) {
+        let count = self.since.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut said_at = self.said_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if said_at.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
+            return;
+        }
+        *said_at = Some(Instant::now());
+        self.since.store(0, Ordering::Relaxed);
+        tracing::warn!(
+            limit,
+            refused = count,
+            "too many connections (max_connections), more are closed at once"
+        );
+    }
+}
+
+/// The peer's other groups, asked of the system only where a role is given to a group and nothing nearer decides.
+#[cfg(target_os = "linux")]
+async fn supplementary(rules: &Rules, uid: u32, gid: u32) -> Vec<u32> {
+    if rules.gids.is_empty() || uid == rules.own_uid || rules.uids.contains_key(&uid) || rules.gids.contains_key(&gid) {
+        return Vec::new();
+    }
+    let look = move || -> Option<Vec<u32>> {
+        let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok()??;
+        let name = std::ffi::CString::new(user.name).ok()?;
+        let groups = nix::unistd::getgrouplist(&name, nix::unistd::Gid::from_raw(gid)).ok()?;
+        Some(groups.into_iter().map(nix::unistd::Gid::as_raw).collect())
+    };
+    // The user database may be a network away.
+    match timeout(HELLO, tokio::task::spawn_blocking(look)).await {
+        Ok(Ok(Some(groups))) => groups,
+        _ => {
+            tracing::warn!(
+                uid,
+                "the groups of a caller could not be found out, it has only its first one"
+            );
+            Vec::new()
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+async fn supplementary(_rules: &Rules, _uid: u32, _gid: u32) -> Vec<u32> {
+    Vec::new()
+}

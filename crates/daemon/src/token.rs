@@ -1,0 +1,288 @@
+//! Bearer tokens: made once, shown once, kept only as a hash. What the command line calls; a running daemon only reads.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::caller::Role;
+
+const PREFIX: &str = "nxs_";
+const SECRET_BYTES: usize = 32;
+pub(crate) const MAX_NAME: usize = 64;
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// One token as it is kept. Times are RFC 3339.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    pub name: String,
+    /// SHA-256 of the whole token text, hex.
+    pub sha256: String,
+    pub role: Role,
+    /// Services it may call: a full name (`llm.v1.LLMService`) or a package (`llm.v1`). Empty: all that its role may.
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    pub created: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tokens {
+    #[serde(default)]
+    token: Vec<Token>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    #[error("a token named {0:?} exists; revoke it first or use another name")]
+    Exists(String),
+    #[error("{0:?} is no token name: 1 to {MAX_NAME} of letters, digits, '-', '_' and '.'")]
+    Name(String),
+    #[error("{0:?} is no scope: a service or package name such as llm.v1")]
+    Scope(String),
+    #[error("the lifetime reaches beyond what a date can say")]
+    Lifetime,
+    #[error("failed to {action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is not a token file: {reason}", path.display())]
+    Damaged { path: PathBuf, reason: String },
+    #[error("{} is locked by another command", path.display())]
+    Locked { path: PathBuf },
+    #[error("no randomness from the system")]
+    Random,
+}
+
+/// Makes a token and returns its text, which is kept nowhere.
+///
+/// # Errors
+/// The name exists or is malformed, or the file cannot be written.
+pub fn new(
+    path: &Path,
+    name: &str,
+    role: Role,
+    scopes: &[String],
+    lifetime: Option<Duration>,
+) -> Result<String, TokenError> {
+    if !valid(name, MAX_NAME) {
+        return Err(TokenError::Name(name.into()));
+    }
+    if let Some(scope) = scopes.iter().find(|scope| !valid(scope, 256)) {
+        return Err(TokenError::Scope((*scope).clone()));
+    }
+    let now = SystemTime::now();
+    let expires = match lifetime {
+        Some(lifetime) => Some(date(now.checked_add(lifetime).ok_or(TokenError::Lifetime)?)?),
+        None => None,
+    };
+    let mut secret = [0u8; SECRET_BYTES];
+    getrandom::fill(&mut secret).map_err(|_| TokenError::Random)?;
+    let text = format!("{PREFIX}{}", hex(&secret));
+    let token = Token {
+        name: name.into(),
+        sha256: hex(&Sha256::digest(text.as_bytes())),
+        role,
+        scopes: scopes.to_vec(),
+        created: date(now)?,
+        expires,
+    };
+    change(path, |tokens| {
+        if tokens.iter().any(|known| known.name == name) {
+            return Err(TokenError::Exists(name.into()));
+        }
+        tokens.push(token);
+        Ok(())
+    })?;
+    Ok(text)
+}
+
+/// All tokens, expired ones too; none if there is no file.
+///
+/// # Errors
+/// The file cannot be read or is damaged.
+pub fn list(path: &Path) -> Result<Vec<Token>, TokenError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(toml::from_str::<Tokens>(&text)
+            .map_err(|error| damaged(path, error.message()))?
+            .token),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed("read", path)(error)),
+    }
+}
+
+/// Takes a token away; `false` if there is none of that name. Running daemons notice within a second.
+///
+/// # Errors
+/// The file cannot be read or written.
+pub fn revoke(path: &Path, name: &str) -> Result<bool, TokenError> {
+    change(path, |tokens| {
+        let before = tokens.len();
+        tokens.retain(|token| token.name != name);
+        Ok(tokens.len() != before)
+    })
+}
+
+fn change<T>(path: &Path, edit: impl FnOnce(&mut Vec<Token>) -> Result<T, TokenError>) -> Result<T, TokenError> {
+    if let Some(parent) = path.parent() {
+        std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)
+            .create(parent)
+            .map_err(failed("create", parent))?;
+    }
+    let _lock = lock(&beside(path, ".lock"))?;
+    let mut tokens = list(path)?;
+    let answer = edit(&mut tokens)?;
+    let text = toml::to_string(&Tokens { token: tokens }).map_err(|error| damaged(path, &error.to_string()))?;
+    let fresh = beside(path, ".new");
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&fresh)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, path)?;
+        match path.parent() {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    write().map_err(failed("write", path))?;
+    Ok(answer)
+}
+
+/// Waits for another command's change, which takes milliseconds.
+fn lock(path: &Path) -> Result<Flock<File>, TokenError> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed("open", path))?;
+    let give_up = Instant::now() + LOCK_WAIT;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => return Ok(held),
+            Err((back, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < give_up => {
+                file = back;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Err(TokenError::Locked { path: path.into() }),
+            Err((_, errno)) => return Err(failed("lock", path)(errno.into())),
+        }
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TokenError + use<> {
+    let path = path.to_path_buf();
+    move |source| TokenError::Io { action, path, source }
+}
+
+pub(crate) fn damaged(path: &Path, reason: &str) -> TokenError {
+    TokenError::Damaged {
+        path: path.into(),
+        reason: reason.into(),
+    }
+}
+
+pub(crate) fn valid(name: &str, longest: usize) -> bool {
+    !name.is_empty()
+        && name.len() <= longest
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            for nibble in [byte >> 4, byte & 15] {
+                text.push(char::from_digit(nibble.into(), 16).expect("a nibble is below 16"));
+            }
+            text
+        })
+}
+
+pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0u8; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+fn date(at: SystemTime) -> Result<String, TokenError> {
+    // Beyond the year 9999 the formatter has no form.
+    match at.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) if since < Duration::from_secs(253_402_300_800) => {
+            Ok(humantime::format_rfc3339_seconds(at).to_string())
+        }
+        _ => Err(TokenError::Lifetime),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token_check::{Checker, Refusal};
+    use std::os::unix::fs::PermissionsExt;
+
+    fn file() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nexus/tokens.toml");
+        (dir, path)
+    }
+
+    #[test]
+    fn a_token_is_shown_once_and_kept_as_a_hash() {
+        let (_dir, path) = file();
+        let text = new(&path, "laptop", Role::User, &[], None).unwrap();
+        let kept = std::fs::read_to_string(&path).unwrap();
+        assert!(!kept.contains(&text) && !kept.contains(text.strip_prefix(PREFIX).unwrap()));
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let holder = Checker::new(path.clone()).check(&text).ok().unwrap();
+        assert_eq!(&*holder.caller.principal, "token:laptop");
+        assert_eq!(Checker::new(path).check("nxs_0").err(), Some(Refusal::Unknown));
+    }
+
+    #[test]
+    fn names_are_unique_and_plain() {
+        let (_dir, path) = file();
+        new(&path, "a", Role::User, &[], None).unwrap();
+        assert!(matches!(
+            new(&path, "a", Role::Admin, &[], None),
+            Err(TokenError::Exists(_))
+        ));
+        assert!(matches!(
+            new(&path, "a b", Role::Admin, &[], None),
+            Err(TokenError::Name(_))
+        ));
+        assert_eq!(list(&path).unwrap().len(), 1);
+    }
+}

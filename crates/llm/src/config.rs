@@ -1,0 +1,241 @@
+//! The `[llm]` settings.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use nexus_config::{Kind, Setting};
+use reqwest::Url;
+use serde::Deserialize;
+
+use crate::domain::{breaker, catalogue, retry};
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Every daemon has it; ours is told to the orchestrator.
+    pub socket_path: Option<PathBuf>,
+    #[serde(default)]
+    pub default_provider: String,
+    #[serde(default)]
+    pub default_model: String,
+    pub anthropic_base_url: String,
+    pub openai_base_url: String,
+    pub openrouter_base_url: String,
+    pub ollama_base_url: String,
+    pub lmstudio_base_url: String,
+    #[serde(default)]
+    pub endpoints: BTreeMap<String, String>,
+    pub max_concurrent_requests: usize,
+    pub max_waiting_requests: usize,
+    pub connect_timeout: Duration,
+    pub first_byte_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub request_timeout: Duration,
+    pub max_retries: u32,
+    pub retry_pause: Duration,
+    pub longest_pause: Duration,
+    pub breaker_failures: u32,
+    pub breaker_rest: Duration,
+    pub max_output_tokens: u32,
+    pub daily_token_budget: u64,
+    pub offline_pace: Duration,
+}
+
+pub fn settings() -> Vec<Setting> {
+    let text = |key, default, help| Setting::new(key, Kind::Text, default, help).live();
+    let time = |key, default, help| Setting::new(key, Kind::Duration, default, help).live();
+    let count = |key, max, default, help| Setting::new(key, Kind::Int { min: 0, max }, default, help).live();
+    vec![
+        text(
+            "default_provider",
+            "",
+            "who answers a request that names neither provider nor model",
+        )
+        .env(&["LLM_DEFAULT_PROVIDER"]),
+        text("default_model", "", "the model of such a request, as provider/model").env(&["LLM_DEFAULT_MODEL"]),
+        text(
+            "anthropic_base_url",
+            "https://api.anthropic.com",
+            "where the Anthropic Messages API is",
+        )
+        .env(&["ANTHROPIC_BASE_URL"]),
+        text(
+            "openai_base_url",
+            "https://api.openai.com/v1",
+            "where the OpenAI API is",
+        )
+        .env(&["OPENAI_BASE_URL"]),
+        text(
+            "openrouter_base_url",
+            "https://openrouter.ai/api/v1",
+            "where the OpenRouter API is",
+        )
+        .env(&["OPENROUTER_BASE_URL"]),
+        text("ollama_base_url", "http://127.0.0.1:11434/v1", "where Ollama listens").env(&["OLLAMA_BASE_URL"]),
+        text(
+            "lmstudio_base_url",
+            "http://127.0.0.1:1234/v1",
+            "where LM Studio listens",
+        )
+        .env(&["LMSTUDIO_BASE_URL"]),
+        Setting::new(
+            "endpoints",
+            Kind::Map,
+            "",
+            "further endpoints that speak OpenAI's chat API: name = base url",
+        )
+        .live(),
+        Setting::new(
+            "max_concurrent_requests",
+            Kind::Int { min: 1, max: 10_000 },
+            "16",
+            "requests answered at the same time",
+        )
+        .env(&["LLM_MAX_CONCURRENT_REQUESTS"]),
+        count(
+            "max_waiting_requests",
+            100_000,
+            "64",
+            "requests that may wait for a place; more are refused",
+        ),
+        Setting::new(
+            "connect_timeout",
+            Kind::Duration,
+            "10s",
+            "how long a connection to a provider may take",
+        ),
+        time(
+            "first_byte_timeout",
+            "2m",
+            "how long a provider may take before its first byte",
+        ),
+        time("idle_timeout", "1m", "the longest silence within an answer"),
+        time("request_timeout", "10m", "the longest a whole request may take").env(&["LLM_TIMEOUT"]),
+        count(
+            "max_retries",
+            10,
+            "2",
+            "further attempts with the same provider, before its first token only",
+        ),
+        time("retry_pause", "500ms", "the pause before the first of them; it doubles"),
+        time(
+            "longest_pause",
+            "20s",
+            "the longest pause, also where a provider asks for a longer one",
+        ),
+        count(
+            "breaker_failures",
+            1_000,
+            "5",
+            "failures in a row after which a provider is left alone; 0 is never",
+        ),
+        time("breaker_rest", "30s", "for how long"),
+        Setting::new(
+            "max_output_tokens",
+            Kind::Int {
+                min: 1,
+                max: 10_000_000,
+            },
+            "4096",
+            "length of an answer for which the request says nothing, where a provider insists on a limit",
+        )
+        .live(),
+        count(
+            "daily_token_budget",
+            i64::MAX,
+            "0",
+            "tokens a day over all providers but the offline one; 0 is no limit",
+        ),
+        time("offline_pace", "0s", "the offline model's pause between two words"),
+    ]
+}
+
+/// Cross-field mistakes, all at once.
+pub fn check(config: &Config) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (name, url) in config.urls() {
+        if let Err(reason) = base_url(url) {
+            wrong.push(format!("base url of {name}: {reason}"));
+        }
+    }
+    for name in config.endpoints.keys() {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+        if name.is_empty() || !name.chars().all(plain) {
+            wrong.push(format!("endpoints: name {name:?} is not made of a-z, 0-9, - and _"));
+        } else if catalogue::BUILT_IN.contains(&name.as_str()) {
+            wrong.push(format!(
+                "endpoints: {name} is built in; its address is llm.{name}_base_url"
+            ));
+        }
+    }
+    if !config.default_provider.is_empty() && !config.providers().contains(&config.default_provider) {
+        wrong.push(format!(
+            "default_provider: {:?} is none of {}",
+            config.default_provider,
+            config.providers().join(", ")
+        ));
+    }
+    let times = [
+        ("connect_timeout", config.connect_timeout),
+        ("first_byte_timeout", config.first_byte_timeout),
+        ("idle_timeout", config.idle_timeout),
+        ("request_timeout", config.request_timeout),
+    ];
+    wrong.extend(
+        times
+            .iter()
+            .filter(|(_, time)| time.is_zero())
+            .map(|(name, _)| format!("{name}: cannot be 0")),
+    );
+    wrong
+}
+
+/// Without a `/` at the end. What is wrong is told without repeating the address: it could hold a password.
+pub fn base_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("is neither http nor https".into());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user name or password; keys go into the key file".into());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("has a query or fragment".into());
+    }
+    Ok(url)
+}
+
+impl Config {
+    /// All providers by name; the order is the order of preference.
+    pub fn providers(&self) -> Vec<String> {
+        let built_in = catalogue::BUILT_IN.iter().map(ToString::to_string);
+        built_in.chain(self.endpoints.keys().cloned()).collect()
+    }
+
+    pub fn urls(&self) -> Vec<(&str, &str)> {
+        let built_in = [
+            (catalogue::ANTHROPIC, &self.anthropic_base_url),
+            (catalogue::OPENAI, &self.openai_base_url),
+            (catalogue::OPENROUTER, &self.openrouter_base_url),
+            (catalogue::OLLAMA, &self.ollama_base_url),
+            (catalogue::LMSTUDIO, &self.lmstudio_base_url),
+        ];
+        let built_in = built_in.into_iter().map(|(name, url)| (name, url.as_str()));
+        built_in
+            .chain(self.endpoints.iter().map(|(name, url)| (name.as_str(), url.as_str())))
+            .collect()
+    }
+
+    pub fn retry(&self) -> retry::Policy {
+        retry::Policy {
+            retries: self.max_retries,
+            base: self.retry_pause,
+            longest: self.longest_pause,
+        }
+    }
+
+    pub fn breaker(&self) -> breaker::Policy {
+        breaker::Policy {
+            failures: self.breaker_failures,
+            rest: self.breaker_rest,
+        }
+    }
+}

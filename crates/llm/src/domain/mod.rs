@@ -1,0 +1,13 @@
+//! What the model daemon decides: which provider answers, when to try again, what a budget allows. Plain data and
+//! functions; nothing here waits, reads a clock or knows of gRPC or HTTP.
+
+pub mod answer;
+pub mod breaker;
+pub mod catalogue;
+pub mod error;
+pub mod failure;
+pub mod request;
+pub mod retry;
+pub mod route;
+pub mod statistics;
+pub mod usage;

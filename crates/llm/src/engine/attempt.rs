@@ -1,0 +1,150 @@
+//! One attempt with one provider: its pieces passed on, its end counted however it comes.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+
+use super::{
+    Engine, Setup,
+    run::{Counted, Output, Whole},
+};
+use crate::{
+    domain::{
+        answer::{Answer, Piece, Tokens},
+        failure::Failure,
+        request::Request,
+    },
+    provider::{Call, Provider},
+};
+
+pub struct Ended {
+    pub failure: Failure,
+    /// A part of the answer was sent.
+    pub begun: bool,
+}
+
+/// Asks once. Pieces go to `out` as they come; a slow reader slows the provider.
+pub async fn once(
+    engine: &Engine,
+    setup: &Setup,
+    provider: &dyn Provider,
+    call: Call,
+    out: &mpsc::Sender<Output>,
+    counted: &mut Counted<'_>,
+) -> Result<Whole, Ended> {
+    let model = format!(
+        "{}/{}",
+        provider.name(),
+        call.model.strip_prefix("openrouter/").unwrap_or(&call.model)
+    );
+    let mut attempt = Attempt::begin(engine, setup, provider.name(), &call.request, counted);
+    let mut pieces = provider.answer(call);
+    let mut waiting: VecDeque<Output> = VecDeque::new();
+    while let Some(piece) = pieces.next().await {
+        match piece {
+            Ok(piece) => {
+                attempt.answer.add(&piece);
+                waiting.extend(output(piece));
+            }
+            Err(failure) => {
+                let begun = attempt.answer.has_begun();
+                attempt.failure = Some(failure.clone());
+                return Err(Ended { failure, begun });
+            }
+        }
+        while let Some(output) = waiting.pop_front() {
+            // Without a reader this future is dropped with its stream.
+            let _ = out.send(output).await;
+        }
+    }
+    let tokens = attempt.tokens();
+    attempt.took = Some(attempt.began.elapsed());
+    Ok(Whole {
+        content: std::mem::take(&mut attempt.answer.content),
+        tool_calls: std::mem::take(&mut attempt.answer.tool_calls),
+        finish: attempt.answer.finish(),
+        tokens,
+        provider: provider.name().into(),
+        model,
+        completed: SystemTime::now(),
+    })
+}
+
+fn output(piece: Piece) -> Option<Output> {
+    match piece {
+        Piece::Text(text) => Some(Output::Text(text)),
+        Piece::Tool { id, name, arguments } => Some(Output::Tool { id, name, arguments }),
+        Piece::Usage { .. } | Piece::Finish(_) => None,
+    }
+}
+
+/// One attempt with one provider, counted however it ends: whole, failed, or left by the caller.
+struct Attempt<'a, 'b> {
+    engine: &'a Engine,
+    setup: &'a Setup,
+    provider: String,
+    asked_bytes: usize,
+    began: Instant,
+    answer: Answer,
+    took: Option<Duration>,
+    failure: Option<Failure>,
+    used: Option<Tokens>,
+    counted: &'a mut Counted<'b>,
+}
+
+impl<'a, 'b> Attempt<'a, 'b> {
+    fn begin(
+        engine: &'a Engine,
+        setup: &'a Setup,
+        provider: &str,
+        request: &Request,
+        counted: &'a mut Counted<'b>,
+    ) -> Self {
+        engine.0.board.lock().began(provider);
+        Self {
+            engine,
+            setup,
+            provider: provider.to_owned(),
+            asked_bytes: request.messages.iter().map(|message| message.content.len()).sum(),
+            began: Instant::now(),
+            answer: Answer::default(),
+            took: None,
+            failure: None,
+            used: None,
+            counted,
+        }
+    }
+
+    fn tokens(&mut self) -> Tokens {
+        let tokens = self.answer.tokens(self.asked_bytes);
+        *self.used.insert(tokens)
+    }
+}
+
+impl Drop for Attempt<'_, '_> {
+    fn drop(&mut self) {
+        // A refusal before the first token costs nothing.
+        let costs = self.failure.is_none() || self.answer.has_begun();
+        let tokens = if costs {
+            self.used.unwrap_or_else(|| self.answer.tokens(self.asked_bytes))
+        } else {
+            Tokens::default()
+        };
+        let policy = self.setup.config.breaker();
+        self.counted.tokens += tokens.total();
+        self.engine.0.board.lock().ended(
+            &self.provider,
+            self.took,
+            self.failure.as_ref(),
+            tokens.total(),
+            &policy,
+        );
+        if costs {
+            self.engine.0.ledger.record(&self.provider, tokens);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Runs requests: admits them, gives them a place, asks providers in turn, counts.
+//!
+//! A request is a stream that does its work only while it is read, so dropping it stops everything at once, the HTTP
+//! request included; nothing of it is left in a task of its own. Settings are replaced whole on a reload; what already
+//! runs keeps those it began with.
+
+mod attempt;
+mod board;
+mod ledger;
+mod models;
+mod places;
+mod run;
+mod view;
+
+use std::{collections::HashSet, sync::Arc, time::SystemTime};
+
+use parking_lot::{Mutex, RwLock};
+
+pub use self::{
+    ledger::Ledger,
+    run::{Output, Run, Whole},
+    view::{Available, ProviderView, StatusView},
+};
+use crate::{
+    config::Config,
+    domain::{
+        catalogue,
+        error::Error,
+        request::Request,
+        route::{self, Asked, Known, Target},
+    },
+    keys::{self, Key, Keys},
+    provider::{self, Http, Provider},
+};
+
+/// Cheap to clone; all clones are the same engine.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    // Swapped whole by a reload; a request takes its own reference when it begins.
+    setup: RwLock<Arc<Setup>>,
+    keys: Keys,
+    http: Http,
+    ledger: Ledger,
+    places: places::Places,
+    // Ids of requests that are answered right now: the same id twice would mix two answers up.
+    active: Mutex<HashSet<String>>,
+    // Breakers and counters, under one lock as they change together.
+    board: Mutex<board::Board>,
+    models: models::Cache,
+    started: SystemTime,
+    started_at: std::time::Instant,
+}
+
+/// What a reload can change.
+struct Setup {
+    config: Config,
+    providers: Vec<Arc<dyn Provider>>,
+}
+
+impl Engine {
+    pub fn new(config: Config, keys: Keys, ledger: Ledger) -> Self {
+        let http = Http::new(config.connect_timeout);
+        let places = places::Places::new(config.max_concurrent_requests);
+        let setup = Setup {
+            providers: provider::all(&config, &http),
+            config,
+        };
+        Self(Arc::new(Inner {
+            setup: RwLock::new(Arc::new(setup)),
+            keys,
+            http,
+            ledger,
+            places,
+            active: Mutex::default(),
+            board: Mutex::default(),
+            models: models::Cache::default(),
+            started: SystemTime::now(),
+            started_at: std::time::Instant::now(),
+        }))
+    }
+
+    /// Applies settings to requests that begin from now on.
+    pub fn reload(&self, config: &Config) {
+        let setup = Setup {
+            providers: provider::all(config, &self.0.http),
+            config: config.clone(),
+        };
+        *self.0.setup.write() = Arc::new(setup);
+        self.0.models.clear();
+    }
+
+    /// Claims the request's id, which is the only thing that can be refused before a request counts as accepted. What
+    /// is wrong otherwise is the first and last output of the run.
+    pub fn accept(&self, request: Request) -> Result<Run, Error> {
+        if request.id.is_empty() {
+            return Err(Error::WithoutId);
+        }
+        if !self.0.active.lock().insert(request.id.clone()) {
+            return Err(Error::Exists);
+        }
+        let claim = Claim {
+            inner: self.0.clone(),
+            id: request.id.clone(),
+        };
+        Ok(Run::new(self.clone(), claim, request))
+    }
+
+    fn setup(&self) -> Arc<Setup> {
+        self.0.setup.read().clone()
+    }
+
+    fn route(&self, request: &Request, setup: &Setup) -> Result<Vec<Target>, Error> {
+        request.check()?;
+        let known = self.known(setup);
+        let asked = Asked {
+            provider: &request.provider,
+            model: &request.model,
+            fallbacks: &request.fallbacks,
+        };
+        let targets = route::route(asked, &known)?;
+        if targets.iter().any(|target| target.provider != catalogue::OFFLINE) {
+            self.0.ledger.allow(setup.config.daily_token_budget)?;
+        }
+        Ok(targets)
+    }
+
+    /// One that can use no key is not held up by a key file that is wrong.
+    fn key(&self, provider: &dyn Provider) -> Result<Option<Key>, keys::Error> {
+        let takes_one = provider.needs_key() || provider.is_endpoint();
+        if takes_one {
+            self.0.keys.get(provider.name())
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn known(&self, setup: &Setup) -> Known {
+        let names = || setup.providers.iter().map(|provider| provider.name().to_owned());
+        Known {
+            providers: names().collect(),
+            keyed: names()
+                .filter(|name| matches!(self.0.keys.get(name), Ok(Some(_))))
+                .collect(),
+            key_trouble: self.key_trouble(),
+            default_provider: setup.config.default_provider.clone(),
+            default_model: setup.config.default_model.clone(),
+        }
+    }
+}
+
+impl Setup {
+    fn provider(&self, name: &str) -> Option<&Arc<dyn Provider>> {
+        self.providers.iter().find(|provider| provider.name() == name)
+    }
+}
+
+/// Holds a request's id for as long as it is answered.
+struct Claim {
+    inner: Arc<Inner>,
+    id: String,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.inner.active.lock().remove(&self.id);
+    }
+}

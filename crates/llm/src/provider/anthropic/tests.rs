@@ -1,0 +1,137 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    domain::request::{Parameters, Request, Tool, ToolCall},
+    provider::Limits,
+};
+
+fn events(lines: &[&str]) -> (Vec<Piece>, Result<(), Failure>) {
+    let (mut events, mut out) = (Events::default(), VecDeque::new());
+    for line in lines {
+        let event = Event {
+            name: String::new(),
+            data: (*line).to_owned(),
+        };
+        if let Err(failure) = events.read(&event, &mut out) {
+            return (out.into(), Err(failure));
+        }
+    }
+    let end = events.at_end(&mut out);
+    (out.into(), end)
+}
+
+fn call(messages: Vec<Message>) -> Call {
+    let request = Request {
+        id: "r".into(),
+        model: String::new(),
+        provider: String::new(),
+        fallbacks: Vec::new(),
+        messages,
+        tools: vec![Tool {
+            name: "t".into(),
+            description: "d".into(),
+            schema: json!({"type": "object"}),
+        }],
+        parameters: Parameters {
+            temperature: Some(0.7),
+            ..Parameters::default()
+        },
+        timeout: None,
+    };
+    Call {
+        request: Arc::new(request),
+        model: "claude-x".into(),
+        key: None,
+        limits: Limits {
+            first_byte: Duration::ZERO,
+            idle: Duration::ZERO,
+            max_output_tokens: 4096,
+        },
+    }
+}
+
+#[test]
+fn text_and_tools_with_split_arguments() {
+    let (pieces, end) = events(&[
+        r#"{"type":"message_start","message":{"usage":{"input_tokens":10,"cache_read_input_tokens":5,"output_tokens":1}}}"#,
+        r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
+        r#"{"type":"ping"}"#,
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}"#,
+        r#"{"type":"content_block_stop","index":0}"#,
+        r#"{"type":"content_block_start","index":1,"content_block":{"type":"tool_use","id":"tu1","name":"t","input":{}}}"#,
+        r#"{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":"{\"a\""}}"#,
+        r#"{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":":1}"}}"#,
+        r#"{"type":"content_block_stop","index":1}"#,
+        r#"{"type":"content_block_start","index":2,"content_block":{"type":"tool_use","id":"tu2","name":"u","input":{}}}"#,
+        r#"{"type":"content_block_stop","index":2}"#,
+        r#"{"type":"message_delta","delta":{"stop_reason":"tool_use"},"usage":{"output_tokens":42}}"#,
+        r#"{"type":"message_stop"}"#,
+    ]);
+    assert_eq!(end, Ok(()));
+    let mut answer = crate::domain::answer::Answer::default();
+    pieces.iter().for_each(|piece| answer.add(piece));
+    assert_eq!(answer.content, "Hi");
+    let calls: Vec<_> = answer
+        .tool_calls
+        .iter()
+        .map(|call| (call.id.as_str(), call.arguments.as_str()))
+        .collect();
+    assert_eq!(calls, [("tu1", "{\"a\":1}"), ("tu2", "{}")]);
+    assert_eq!((answer.tokens(0).input, answer.tokens(0).output), (15, 42));
+    assert_eq!(answer.finish(), Finish::ToolUses);
+}
+
+#[test]
+fn an_error_and_an_early_end_are_failures() {
+    let start = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}"#;
+    let (pieces, end) = events(&[start]);
+    assert_eq!((pieces.len(), end.expect_err("cut").kind), (1, Kind::Broken));
+    let overloaded = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
+    assert_eq!(events(&[start, overloaded]).1.expect_err("error").kind, Kind::Server);
+    assert_eq!(events(&[start, "{oops"]).1.expect_err("malformed").kind, Kind::Broken);
+}
+
+#[test]
+fn the_body_is_as_the_api_wants_it() {
+    let mut asks = Message::text(Role::Assistant, "");
+    asks.tool_calls.push(ToolCall {
+        id: "tu1".into(),
+        name: "t".into(),
+        arguments: "{\"a\":1}".into(),
+    });
+    let mut result = Message::text(Role::Tool, "42");
+    result.tool_call_id = "tu1".into();
+    let body = body(&call(vec![
+        Message::text(Role::System, "be kind"),
+        Message::text(Role::User, "hi"),
+        asks,
+        result,
+        Message::text(Role::User, "and?"),
+    ]));
+    assert_eq!(body["system"], "be kind");
+    assert_eq!(body["max_tokens"], 4096);
+    assert_eq!(body["stream"], true);
+    assert!(body.get("top_p").is_none());
+    let want = json!([
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "tu1", "name": "t", "input": {"a": 1}}]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "tu1", "content": "42"},
+            {"type": "text", "text": "and?"},
+        ]},
+    ]);
+    assert_eq!(body["messages"], want);
+    assert_eq!(body["tools"][0]["input_schema"]["type"], "object");
+}
+
+#[test]
+fn the_version_in_the_address_is_not_doubled() {
+    for base in ["https://h", "https://h/", "https://h/v1", "https://h/v1/"] {
+        let url = Url::parse(base).expect("url");
+        assert_eq!(
+            Anthropic::new(&url, Http::new(Duration::ZERO)).messages.as_str(),
+            "https://h/v1/messages"
+        );
+    }
+}

@@ -1,0 +1,216 @@
+//! The model that is none: no network, always the same answer to the same conversation, and it says what it is. It lets
+//! a first look see a whole conversation stream, and programs be tried without a key.
+
+use std::{collections::VecDeque, time::Duration};
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
+
+use super::{Call, Pieces, Provider};
+use crate::{
+    domain::{
+        answer::{Finish, Piece},
+        catalogue::{self, Model},
+        failure::Failure,
+        request::{Message, Request, Role},
+    },
+    keys::Key,
+};
+
+const HIGHEST_COUNT: u32 = 10_000;
+
+pub struct Offline {
+    pace: Duration,
+}
+
+impl Offline {
+    pub fn new(pace: Duration) -> Self {
+        Self { pace }
+    }
+}
+
+impl Provider for Offline {
+    fn name(&self) -> &str {
+        catalogue::OFFLINE
+    }
+
+    fn needs_key(&self) -> bool {
+        false
+    }
+
+    fn is_endpoint(&self) -> bool {
+        false
+    }
+
+    fn answer(&self, call: Call) -> Pieces {
+        let pace = self.pace;
+        stream::unfold((pieces(&call.request), true), move |(mut pieces, first)| async move {
+            let piece = pieces.pop_front()?;
+            if !first && !pace.is_zero() && matches!(piece, Piece::Text(_)) {
+                tokio::time::sleep(pace).await;
+            }
+            Some((Ok::<_, Failure>(piece), (pieces, false)))
+        })
+        .boxed()
+    }
+
+    fn models(&self, _: Option<Key>, _: Duration) -> BoxFuture<'static, Result<Vec<Model>, Failure>> {
+        async { Ok(catalogue::models(catalogue::OFFLINE)) }.boxed()
+    }
+}
+
+fn pieces(request: &Request) -> VecDeque<Piece> {
+    let whole = text(request);
+    let words: Vec<&str> = whole.split_inclusive([' ', '\n']).collect();
+    let limit = request.parameters.max_tokens.map_or(usize::MAX, |most| most as usize);
+    let said = words.len().min(limit);
+    let asked = request
+        .messages
+        .iter()
+        .map(|message| message.content.split_whitespace().count() as u64)
+        .sum();
+    let finish = if said < words.len() {
+        Finish::Length
+    } else {
+        Finish::Stop
+    };
+    let mut pieces: VecDeque<Piece> = words[..said]
+        .iter()
+        .map(|word| Piece::Text((*word).to_owned()))
+        .collect();
+    pieces.push_back(Piece::Usage {
+        input: Some(asked),
+        output: Some(said as u64),
+    });
+    pieces.push_back(Piece::Finish(finish));
+    pieces
+}
+
+fn text(request: &Request) -> String {
+    let said: Vec<&Message> = request
+        .messages
+        .iter()
+        .filter(|message| message.role == Role::User)
+        .collect();
+    let last = said.last().map(|message| message.content.trim()).unwrap_or_default();
+    let body = body(last);
+    if said.len() <= 1 {
+        return format!("{WHAT_I_AM}\n\n{body}\n\n{HOW_TO_LEAVE}");
+    }
+    let first: String = said[0].content.trim().chars().take(60).collect();
+    format!(
+        "(offline model) {body}\n\nThis was message {} of yours in this conversation; it began with \"{first}\".",
+        said.len()
+    )
+}
+
+const WHAT_I_AM: &str = "This is the offline model of Nexus. There is no language model behind it: it repeats and counts, \
+    so that you see the whole line work, from your terminal through the daemons and back.";
+
+const HOW_TO_LEAVE: &str = "For real answers give Nexus a key:\n  nexus models key set anthropic\n\
+    (or openai, openrouter), or run Ollama and ask for one of its models:\n  nexus chat --model ollama/llama3.2";
+
+const COMMANDS: &str = "Commands for a first look:\n  \
+    nexus status                  what is running, and how it fares\n  \
+    nexus chat                    talk; Ctrl-C stops an answer, Ctrl-D leaves\n  \
+    nexus sessions list           conversations; show, export and delete them\n  \
+    nexus events --follow         everything that happens, as it happens\n  \
+    nexus agents                  who is registered\n  \
+    nexus models                  which models can be asked\n  \
+    nexus down                    stop everything; nothing is lost";
+
+fn body(last: &str) -> String {
+    let lower = last.to_lowercase();
+    let words: Vec<&str> = lower
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .collect();
+    if let Some(count) = count_asked(&words) {
+        return (1..=count)
+            .map(|number| number.to_string())
+            .collect::<Vec<_>>()
+            .join(" ");
+    }
+    let asks = |topics: &[&str]| words.iter().any(|word| topics.contains(word));
+    if asks(&["help", "commands", "command", "nexus"]) {
+        return COMMANDS.into();
+    }
+    let (words, characters) = (last.split_whitespace().count(), last.chars().count());
+    let plural = |count: usize| if count == 1 { "" } else { "s" };
+    let measure = format!(
+        "{words} word{}, {characters} character{}",
+        plural(words),
+        plural(characters)
+    );
+    let greeting = if asks(&["hello", "hi", "hey"]) { "Hello! " } else { "" };
+    format!(
+        "{greeting}You wrote: \"{last}\" ({measure}). Ask for \"help\" to see the commands, or say \"count to 20\"."
+    )
+}
+
+/// `count to 20`: an answer as long as one likes.
+fn count_asked(words: &[&str]) -> Option<u32> {
+    let place = words.windows(2).position(|pair| pair == ["count", "to"])?;
+    words
+        .get(place + 2)?
+        .parse::<u32>()
+        .ok()
+        .filter(|count| (1..=HIGHEST_COUNT).contains(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::request::Parameters;
+
+    fn ask(messages: &[&str], max_tokens: Option<u32>) -> Vec<Piece> {
+        let request = Request {
+            id: "r".into(),
+            model: String::new(),
+            provider: String::new(),
+            fallbacks: Vec::new(),
+            messages: messages.iter().map(|text| Message::text(Role::User, *text)).collect(),
+            tools: Vec::new(),
+            parameters: Parameters {
+                max_tokens,
+                ..Parameters::default()
+            },
+            timeout: None,
+        };
+        pieces(&request).into()
+    }
+
+    fn text(pieces: &[Piece]) -> String {
+        pieces
+            .iter()
+            .filter_map(|piece| {
+                if let Piece::Text(text) = piece {
+                    Some(text.as_str())
+                } else {
+                    None
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn says_what_it_is_and_how_to_get_a_real_one() {
+        let answer = text(&ask(&["hello"], None));
+        for part in [
+            "no language model",
+            "\"hello\" (1 word, 5 characters)",
+            "nexus models key set",
+        ] {
+            assert!(answer.contains(part), "{part} in {answer}");
+        }
+        assert_eq!(ask(&["hello"], None), ask(&["hello"], None));
+    }
+
+    #[test]
+    fn knows_the_conversation_and_the_limit() {
+        assert!(text(&ask(&["red", "blue"], None)).contains("message 2 of yours"));
+        let cut = ask(&["count to 50"], Some(5));
+        assert_eq!(cut.last(), Some(&Piece::Finish(Finish::Length)));
+        assert_eq!(text(&cut).split_whitespace().count(), 5);
+        assert!(text(&ask(&["please count to 12", "count to 3"], None)).contains("1 2 3\n"));
+    }
+}

@@ -1,0 +1,283 @@
+//! Between the wire's messages and the domain's.
+//!
+//! The wire has no place for tool calls within a conversation, so they travel in `extra`: an assistant's message carries
+//! `tool_calls`, a JSON array of `{"id","name","arguments"}`; a message with role `tool` carries `tool_call_id`.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use nexus_proto::{
+    common::v1::{ModelCapabilities, TokenUsage},
+    llm::v1 as wire,
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    domain::{
+        answer::{Finish, Tokens},
+        catalogue::Model,
+        error::Error,
+        request::{Message, Parameters, Request, Role, Tool, ToolCall},
+    },
+    engine::Whole,
+};
+
+pub fn request(wire: wire::LlmRequest) -> Result<Request, Error> {
+    let timeout_ms = wire.metadata.as_ref().map_or(0, |metadata| metadata.timeout_ms);
+    let timeout = match u64::try_from(timeout_ms) {
+        // Old clients send 0 where they mean nothing.
+        Ok(0) => None,
+        Ok(ms) => Some(Duration::from_millis(ms)),
+        Err(_) => return Err(Error::Invalid("metadata.timeout_ms is negative".into())),
+    };
+    let messages = wire
+        .messages
+        .into_iter()
+        .enumerate()
+        .map(|(place, one)| message(place, one));
+    Ok(Request {
+        id: wire.request_id,
+        model: wire.model,
+        provider: wire.provider,
+        fallbacks: wire.fallback_providers,
+        messages: messages.collect::<Result<_, _>>()?,
+        tools: wire.tools.into_iter().map(tool).collect(),
+        parameters: parameters(wire.parameters.unwrap_or_default())?,
+        timeout,
+    })
+}
+
+fn message(place: usize, mut wire: wire::LlmMessage) -> Result<Message, Error> {
+    let invalid = |what: String| Error::Invalid(format!("messages[{place}]: {what}"));
+    let role = Role::parse(&wire.role.to_ascii_lowercase())
+        .ok_or_else(|| invalid(format!("role {:?} is none of system, user, assistant, tool", wire.role)))?;
+    let tool_calls = match wire.extra.get("tool_calls") {
+        Some(text) if role == Role::Assistant => {
+            tool_calls(text).ok_or_else(|| invalid("extra[\"tool_calls\"] is not what it should be".into()))?
+        }
+        _ => Vec::new(),
+    };
+    let tool_call_id = wire.extra.remove("tool_call_id").unwrap_or_default();
+    Ok(Message {
+        role,
+        content: wire.content,
+        tool_calls,
+        tool_call_id,
+    })
+}
+
+fn tool_calls(text: &str) -> Option<Vec<ToolCall>> {
+    let calls: Vec<Value> = serde_json::from_str(text).ok()?;
+    calls
+        .iter()
+        .map(|call| {
+            let arguments = match &call["arguments"] {
+                Value::String(text) => text.clone(),
+                whole => whole.to_string(),
+            };
+            Some(ToolCall {
+                id: call["id"].as_str()?.into(),
+                name: call["name"].as_str()?.into(),
+                arguments,
+            })
+        })
+        .collect()
+}
+
+fn parameters(wire: wire::LlmParameters) -> Result<Parameters, Error> {
+    let count = |name: &str, value: i32| match u32::try_from(value) {
+        Ok(0) => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(_) => Err(Error::Invalid(format!("parameters.{name} is negative"))),
+    };
+    let set = |value: f64| (value != 0.0).then_some(value);
+    Ok(Parameters {
+        max_tokens: count("max_tokens", wire.max_tokens)?,
+        temperature: set(wire.temperature),
+        top_p: set(wire.top_p),
+        top_k: count("top_k", wire.top_k)?,
+        stop: wire.stop_sequences,
+    })
+}
+
+fn tool(wire: wire::Tool) -> Tool {
+    let schema = wire.input_schema.unwrap_or_default();
+    let properties: Map<String, Value> = schema
+        .properties
+        .into_iter()
+        .map(|(name, one)| (name, property(one)))
+        .collect();
+    let mut whole = json!({"type": "object", "properties": properties});
+    if !schema.required.is_empty() {
+        whole["required"] = schema.required.into();
+    }
+    Tool {
+        name: wire.name,
+        description: wire.description,
+        schema: whole,
+    }
+}
+
+fn property(wire: wire::ToolProperty) -> Value {
+    let mut property = Map::new();
+    if !wire.r#type.is_empty() {
+        // An array without a word on its items is refused by some; the wire has none.
+        if wire.r#type == "array" {
+            property.insert("items".into(), json!({}));
+        }
+        property.insert("type".into(), wire.r#type.into());
+    }
+    if !wire.description.is_empty() {
+        property.insert("description".into(), wire.description.into());
+    }
+    if !wire.r#enum.is_empty() {
+        property.insert("enum".into(), wire.r#enum.into());
+    }
+    property.into()
+}
+
+pub fn response(id: &str, metadata: Option<wire::LlmMetadata>, whole: Whole) -> wire::LlmResponse {
+    let calls = whole.tool_calls.into_iter();
+    wire::LlmResponse {
+        request_id: id.to_owned(),
+        content: whole.content,
+        tool_calls: calls
+            .map(|call| wire::ToolCall {
+                id: call.id,
+                name: call.name,
+                arguments: call.arguments,
+            })
+            .collect(),
+        usage: Some(usage(whole.tokens)),
+        finish_reason: finish(whole.finish).into(),
+        provider: whole.provider,
+        model: whole.model,
+        completed_at: Some(whole.completed.into()),
+        metadata,
+    }
+}
+
+fn finish(finish: Finish) -> wire::FinishReason {
+    match finish {
+        Finish::Stop => wire::FinishReason::Stop,
+        Finish::Length => wire::FinishReason::Length,
+        Finish::ToolUses => wire::FinishReason::ToolUses,
+        Finish::Filter => wire::FinishReason::Filter,
+    }
+}
+
+pub fn usage(tokens: Tokens) -> TokenUsage {
+    let count = |value: u64| i32::try_from(value).unwrap_or(i32::MAX);
+    TokenUsage {
+        input_tokens: count(tokens.input),
+        output_tokens: count(tokens.output),
+        total_tokens: count(tokens.total()),
+    }
+}
+
+pub fn model(model: Model) -> wire::ModelInfo {
+    let id = match model
+        .id
+        .strip_prefix(&model.provider)
+        .and_then(|rest| rest.strip_prefix('/'))
+    {
+        Some(_) => model.id.clone(),
+        None => format!("{}/{}", model.provider, model.id),
+    };
+    let number = |name: &str, value: Option<u32>| value.map(|value| (name.to_owned(), value.to_string()));
+    let metadata: HashMap<String, String> = [
+        number("context_window", model.context_window),
+        number("max_output_tokens", model.max_output),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    wire::ModelInfo {
+        id,
+        name: model.name,
+        provider: model.provider,
+        capabilities: Some(ModelCapabilities {
+            streaming: true,
+            tools: model.tools,
+            vision: model.vision,
+            thinking: model.thinking,
+        }),
+        metadata,
+    }
+}
+
+pub fn timestamp(time: SystemTime) -> nexus_proto::Timestamp {
+    time.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_old_clients_leave_at_zero_is_unset() {
+        let wire = wire::LlmRequest {
+            request_id: "r".into(),
+            messages: vec![wire::LlmMessage {
+                role: "user".into(),
+                content: "hi".into(),
+                ..Default::default()
+            }],
+            metadata: Some(wire::LlmMetadata::default()),
+            ..Default::default()
+        };
+        let request = request(wire).expect("valid");
+        assert_eq!((request.timeout, request.parameters), (None, Parameters::default()));
+    }
+
+    #[test]
+    fn tools_travel_both_ways() {
+        let calls = r#"[{"id":"c1","name":"t","arguments":"{\"a\":1}"},{"id":"c2","name":"u","arguments":{}}]"#;
+        let wire = wire::LlmMessage {
+            role: "assistant".into(),
+            extra: HashMap::from([("tool_calls".into(), calls.into())]),
+            ..Default::default()
+        };
+        let message = message(0, wire).expect("valid");
+        let arguments: Vec<_> = message.tool_calls.iter().map(|call| call.arguments.as_str()).collect();
+        assert_eq!(arguments, ["{\"a\":1}", "{}"]);
+        let property = wire::ToolProperty {
+            r#type: "array".into(),
+            ..Default::default()
+        };
+        let schema = wire::ToolInputSchema {
+            r#type: "object".into(),
+            properties: HashMap::from([("p".into(), property)]),
+            required: vec!["p".into()],
+        };
+        let tool = tool(wire::Tool {
+            name: "t".into(),
+            description: String::new(),
+            input_schema: Some(schema),
+        });
+        let want = json!({"type":"object","properties":{"p":{"type":"array","items":{}}},"required":["p"]});
+        assert_eq!(tool.schema, want);
+    }
+
+    #[test]
+    fn wrong_fields_are_named() {
+        let wrong = |role: &str, timeout_ms| {
+            let wire = wire::LlmRequest {
+                messages: vec![wire::LlmMessage {
+                    role: role.into(),
+                    ..Default::default()
+                }],
+                metadata: Some(wire::LlmMetadata {
+                    timeout_ms,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            request(wire).expect_err("invalid").to_string()
+        };
+        assert!(wrong("robot", 0).contains("messages[0]: role \"robot\""));
+        assert!(wrong("user", -1).contains("timeout_ms"));
+    }
+}

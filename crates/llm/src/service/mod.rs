@@ -1,0 +1,8 @@
+//! `llm.v1` on the wire: decodes, calls the engine, encodes. Nothing is decided here.
+
+mod convert;
+mod llm;
+mod status;
+mod stream;
+
+pub use self::llm::Llm;

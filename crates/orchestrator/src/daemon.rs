@@ -1,0 +1,201 @@
+//! Builds the orchestrator's parts in order and wires them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nexus_config::{Kind, ORCHESTRATOR_SOCKET, Root, Setting};
+use nexus_daemon::{Access, Boot, BootError, Built, Daemon, Services};
+use nexus_proto::agent::v1::agent_service_server::AgentServiceServer;
+use nexus_proto::orchestrator::v1::orchestrator_service_server::OrchestratorServiceServer;
+use nexus_proto::tool::v1::tool_service_server::ToolServiceServer;
+use nexus_store::{Durability, Sqlite};
+use serde::Deserialize;
+
+use crate::domain::Rules;
+use crate::engine::{Engine, Options};
+use crate::remote::{front_door::FrontDoor, watch};
+use crate::service::{agent, orchestrator, raw, tool};
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Config {
+    socket_path: PathBuf,
+    database: PathBuf,
+    durability: String,
+    max_sessions: usize,
+    session_idle_timeout: Duration,
+    max_agents: usize,
+    agent_ttl: Duration,
+    forget_agent_after: Duration,
+    max_kept_messages: usize,
+    kept_message_ttl: Duration,
+    max_open_tasks: usize,
+    task_timeout: Duration,
+    task_expiry: Duration,
+    assistant_grace: Duration,
+    answer_timeout: Duration,
+    turns_per_assistant: usize,
+    max_queued_turns: usize,
+    event_max_age: Duration,
+    event_max_bytes: u64,
+    event_memory_bytes: u64,
+    low_disk: u64,
+}
+
+/// The daemon behind `nexus-orchestrator`.
+#[derive(Debug)]
+pub struct Orchestrator;
+
+const COUNT: Kind = Kind::Int { min: 1, max: 10_000_000 };
+
+impl Daemon for Orchestrator {
+    const NAME: &'static str = "orchestrator";
+    const ABOUT: &'static str = "Sessions, messages, events, agents and tasks, durable, over one socket.";
+    type Config = Config;
+
+    fn settings() -> Vec<Setting> {
+        vec![
+            Setting::new("socket_path", Kind::Path, ORCHESTRATOR_SOCKET, "where it listens; existing clients have this")
+                .env(&["GRPC_SOCKET_PATH"])
+                .flag("grpc-socket-path"),
+            Setting::new("database", Kind::Path, "$NEXUS_ROOT/state/db/orchestrator.db", "where it keeps everything"),
+            Setting::new(
+                "durability",
+                Kind::Choice(&["full", "process"]),
+                "full",
+                "full survives a power cut, process a killed process",
+            ),
+            Setting::new("max_sessions", COUNT, "10000", "sessions that are active, or idle with an open stream")
+                .env(&["MAX_SESSIONS"]),
+            Setting::new("session_idle_timeout", Kind::Duration, "10m", "silence after which a session is idle"),
+            Setting::new("max_agents", COUNT, "10000", "agents that may be registered"),
+            Setting::new("agent_ttl", Kind::Duration, "90s", "silence after which an agent is lost"),
+            Setting::new("forget_agent_after", Kind::Duration, "24h", "how long a lost agent is remembered"),
+            Setting::new("max_kept_messages", COUNT, "1000", "messages kept for an agent that holds no stream"),
+            Setting::new("kept_message_ttl", Kind::Duration, "24h", "how long such a message is kept"),
+            Setting::new("max_open_tasks", COUNT, "10000", "tasks that are not over"),
+            Setting::new("task_timeout", Kind::Duration, "30m", "how long a task may run that does not say"),
+            Setting::new("task_expiry", Kind::Duration, "24h", "how long a task may exist before it is given up"),
+            Setting::new("assistant_grace", Kind::Duration, "5s", "how long a message waits for an assistant"),
+            Setting::new("answer_timeout", Kind::Duration, "10m", "how long an assistant may take for an answer"),
+            Setting::new("turns_per_assistant", COUNT, "64", "answers that one assistant works on at once"),
+            Setting::new("max_queued_turns", COUNT, "1000", "messages of one session that may wait for answers"),
+            Setting::new("event_max_age", Kind::Duration, "30d", "older events are trimmed; messages never are"),
+            Setting::new("event_max_bytes", Kind::Size, "4GiB", "a bigger log has its oldest events trimmed"),
+            Setting::new("event_memory_bytes", Kind::Size, "4MiB", "newest events kept in memory for readers"),
+            Setting::new("low_disk", Kind::Size, "64MiB", "free space below which nothing new is taken"),
+        ]
+    }
+
+    fn socket(config: &Config, _root: &Root) -> PathBuf {
+        config.socket_path.clone()
+    }
+
+    async fn build(boot: Boot<Config>) -> Result<Built<Config>, BootError> {
+        let config = &boot.config;
+        if let Some(directory) = config.database.parent().filter(|d| !d.starts_with(boot.root.path())) {
+            made(directory)?;
+        }
+        let durability = if config.durability == "process" { Durability::Process } else { Durability::Full };
+        let backend = Arc::new(Sqlite::new(&config.database, durability));
+        let engine = Engine::open(backend, options(config, boot.common.max_message_bytes), &boot.stop)
+            .map_err(|e| broken(&e))?;
+        engine.started_up(&boot.service).await.map_err(|e| BootError::Failed(format!("failed to note the start: {e}")))?;
+        verify_later(&engine, &boot);
+        tokio::spawn(watch::run(engine.clone(), boot.health.clone(), boot.stop.token()));
+
+        let max = boot.common.max_message_bytes;
+        let orchestrator = orchestrator::Service { engine: engine.clone(), health: boot.health.clone() };
+        for (name, service) in [("agent", "agent.v1.AgentService"), ("tool", "tool.v1.ToolService")] {
+            boot.health.follow(name);
+            boot.health.follow(service);
+        }
+        let services = Services::new()
+            .add(
+                Access::USERS,
+                OrchestratorServiceServer::new(orchestrator)
+                    .max_decoding_message_size(max)
+                    .max_encoding_message_size(max),
+            )
+            .route(raw::SUBSCRIBE_EVENTS, raw::SubscribeEvents { engine: engine.clone(), max_message_bytes: max })
+            .add(
+                Access::AGENTS,
+                AgentServiceServer::new(agent::Service { engine: engine.clone() })
+                    .max_decoding_message_size(max)
+                    .max_encoding_message_size(max),
+            )
+            .add(Access::ALL, ToolServiceServer::new(tool::Service))
+            .front_door(
+                &[("/gateway.v1.", Access::USERS), ("/llm.v1.", Access::AGENTS)],
+                FrontDoor::new(engine.clone()),
+            )
+            .alias();
+        let mut built = Built::new(services);
+        let budget = boot.common.stop_budget;
+        built.flush = Some(Box::pin(async move { engine.shut_down(budget).await }));
+        Ok(built)
+    }
+}
+
+fn options(config: &Config, max_message_bytes: usize) -> Options {
+    let ns = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
+    let ring_bytes = usize::try_from(config.event_memory_bytes).unwrap_or(usize::MAX);
+    Options {
+        rules: Rules {
+            max_sessions: config.max_sessions,
+            idle_timeout: ns(config.session_idle_timeout),
+            max_agents: config.max_agents,
+            max_kept_messages: config.max_kept_messages,
+            kept_message_ttl: ns(config.kept_message_ttl),
+            agent_ttl: ns(config.agent_ttl),
+            forget_agent_after: ns(config.forget_agent_after),
+            max_open_tasks: config.max_open_tasks,
+            task_timeout: ns(config.task_timeout),
+            task_expiry: ns(config.task_expiry),
+            assistant_grace: ns(config.assistant_grace),
+            answer_timeout: ns(config.answer_timeout),
+            turns_per_assistant: config.turns_per_assistant,
+            max_queued_turns: config.max_queued_turns,
+            ..Rules::default()
+        },
+        store: nexus_store::Options { low_disk: config.low_disk, ..nexus_store::Options::default() },
+        ring_events: 8192,
+        ring_bytes,
+        event_max_age: config.event_max_age,
+        event_max_bytes: config.event_max_bytes,
+        max_message_bytes,
+    }
+}
+
+fn made(directory: &Path) -> Result<(), BootError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|e| BootError::Failed(format!("failed to create {}: {e}", directory.display())))
+}
+
+fn broken(error: &nexus_store::Error) -> BootError {
+    use nexus_store::Error;
+    match error {
+        Error::Damaged { .. } => BootError::Data(format!(
+            "{error}; restore a backup, or move the file away to start with an empty store"
+        )),
+        Error::TooNew { .. } => BootError::Data(format!("{error}; run the newer version, or restore an older backup")),
+        Error::InUse { .. } => BootError::Taken(format!("{error}; another orchestrator runs with this NEXUS_ROOT")),
+        other => BootError::Failed(other.to_string()),
+    }
+}
+
+/// Looks at every page once we serve: a big store must not delay the start, and a damaged one must be told.
+fn verify_later(engine: &Engine, boot: &Boot<Config>) {
+    let (engine, health) = (engine.clone(), boot.health.clone());
+    tokio::spawn(async move {
+        if let Err(error) = engine.verify().await {
+            tracing::error!(%error, "the store is damaged; restore a backup");
+            health.limp("store", Some(error.to_string()));
+        }
+    });
+}
+

@@ -1,0 +1,45 @@
+//! Why a request is refused, in the words its caller reads.
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0} is required")]
+    Required(&'static str),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("first message must contain {0}")]
+    FirstMessage(&'static str),
+    #[error("session not found: {0}")]
+    SessionNotFound(String),
+    #[error("cannot {doing} closed session")]
+    SessionClosed { doing: &'static str },
+    #[error("session is not active: {id} (state: {state})")]
+    SessionNotActive { id: String, state: &'static str },
+    #[error("message {0} exists with another role, content or metadata")]
+    MessageExists(String),
+    #[error("message not found: {0}")]
+    MessageNotFound(String),
+    #[error("agent not found")]
+    AgentNotFound,
+    #[error("agent {id} belongs to uid {owner}, and this caller is {caller}")]
+    NotYourAgent { id: String, owner: String, caller: String },
+    #[error("task not found")]
+    TaskNotFound,
+    #[error("task {id} is {state} and cannot become {wanted}")]
+    TaskState { id: String, state: &'static str, wanted: &'static str },
+    #[error("another stream of agent {0} took over")]
+    StreamReplaced(String),
+    #[error("{what} limit reached: {max}; raise it with {setting}")]
+    Limit { what: &'static str, max: usize, setting: &'static str },
+    #[error("the answer would be larger than {max} bytes; ask for less with {with}")]
+    TooLarge { max: usize, with: &'static str },
+    #[error("this reader did not keep up and {0} of its frames could not be kept; come back with after_sequence")]
+    TooSlow(usize),
+    #[error("idempotency-key {0} was used for another request")]
+    KeyReused(String),
+    #[error("{0}")]
+    OutOfRange(String),
+    #[error("daemon speaks protocol {theirs}, and the orchestrator {version} speaks {ours}; run the same version of both")]
+    Protocol { ours: u32, theirs: String, version: &'static str },
+    #[error("{0}")]
+    Store(#[from] nexus_store::Error),
+}

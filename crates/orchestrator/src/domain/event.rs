@@ -1,0 +1,115 @@
+//! Events by name, and what each looks like on the wire. Names that the enum of the contract has no value for travel in
+//! `Event.name` alone.
+
+use std::collections::HashMap;
+
+use nexus_proto::Timestamp;
+use nexus_proto::common::v1::Priority;
+use nexus_proto::orchestrator::v1::{Event, EventMetadata, EventType, Message, MessageRole};
+
+use super::{Step, Time};
+
+pub const ORCHESTRATOR: &str = "orchestrator.grpc";
+pub const AGENT: &str = "agent.grpc";
+pub const SYSTEM: &str = "orchestrator";
+
+pub const MESSAGE_SENT: &str = "message.sent";
+pub const TURN_FAILED: &str = "turn.failed";
+
+/// The value of the contract's enum for a name; UNSPECIFIED where it has none.
+pub fn type_of(name: &str) -> EventType {
+    match name {
+        "container.created" => EventType::ContainerCreated,
+        "container.started" => EventType::ContainerStarted,
+        "container.stopped" => EventType::ContainerStopped,
+        "container.removed" => EventType::ContainerRemoved,
+        "container.error" => EventType::ContainerError,
+        "session.created" => EventType::SessionCreated,
+        "session.updated" => EventType::SessionUpdated,
+        "session.closed" => EventType::SessionClosed,
+        "task.created" => EventType::TaskCreated,
+        "task.updated" => EventType::TaskUpdated,
+        "task.completed" => EventType::TaskCompleted,
+        "task.failed" | TURN_FAILED => EventType::TaskFailed,
+        "ipc.message" => EventType::IpcMessage,
+        "policy.violation" => EventType::PolicyViolation,
+        "resource.threshold" => EventType::ResourceThreshold,
+        "system.startup" => EventType::SystemStartup,
+        "system.shutdown" => EventType::SystemShutdown,
+        _ => EventType::Unspecified,
+    }
+}
+
+pub fn timestamp(time: Time) -> Timestamp {
+    Timestamp {
+        seconds: time.div_euclid(1_000_000_000),
+        nanos: time.rem_euclid(1_000_000_000) as i32,
+    }
+}
+
+/// Nanoseconds since the epoch; what lies outside of what fits is cut to it.
+pub fn time(timestamp: &Timestamp) -> Time {
+    timestamp.seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(timestamp.nanos))
+}
+
+/// About whom or what an event is, beside its data.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    pub session_id: String,
+    pub user_id: String,
+    pub labels: HashMap<String, String>,
+    pub high: bool,
+}
+
+/// An event of this name, happening now.
+pub fn build(step: &mut Step<'_>, name: &str, source: &str, about: About, data: &[(&str, &str)]) -> Event {
+    let priority = if about.high { Priority::High } else { Priority::Normal };
+    Event {
+        id: step.ids.plain(),
+        r#type: type_of(name).into(),
+        source: source.into(),
+        timestamp: Some(timestamp(step.now)),
+        data: data.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+        metadata: Some(EventMetadata {
+            session_id: about.session_id,
+            user_id: about.user_id,
+            labels: about.labels,
+            priority: priority.into(),
+            ..EventMetadata::default()
+        }),
+        name: name.into(),
+        ..Event::default()
+    }
+}
+
+/// The event that a stored message is. It is never stored itself: the message's row stands for both.
+pub fn of_message(message: &Message, session_id: &str, labels: &HashMap<String, String>) -> Event {
+    let data = [
+        ("message_id".to_owned(), message.id.clone()),
+        ("role".to_owned(), role_name(message.role).to_owned()),
+        ("session_id".to_owned(), session_id.to_owned()),
+    ];
+    Event {
+        id: message.id.clone(),
+        source: ORCHESTRATOR.into(),
+        timestamp: message.timestamp,
+        data: data.into(),
+        metadata: Some(EventMetadata {
+            session_id: session_id.into(),
+            labels: labels.clone(),
+            priority: Priority::Normal.into(),
+            ..EventMetadata::default()
+        }),
+        name: MESSAGE_SENT.into(),
+        ..Event::default()
+    }
+}
+
+pub fn role_name(role: i32) -> &'static str {
+    match MessageRole::try_from(role) {
+        Ok(MessageRole::System) => "system",
+        Ok(MessageRole::Assistant) => "assistant",
+        Ok(MessageRole::Tool) => "tool",
+        Ok(MessageRole::User | MessageRole::Unspecified) | Err(_) => "user",
+    }
+}

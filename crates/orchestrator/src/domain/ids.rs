@@ -1,0 +1,68 @@
+//! Ids: 32 lowercase hex digits that carry where their thing is kept, so that no index from id to place is needed.
+//!
+//! ```text
+//! session, agent, task   kkkkkkkkkkkkkkkk rrrrrrrrrrrrrrrr    k: key, rises with time      r: random
+//! message                nnnnnnnnnnnnnnnn rrrrrrrrrrrrrrrr    n: place in its session
+//! ```
+//!
+//! The key is the creation time in milliseconds shifted left by 20 bits, one more where that is taken: things sort by
+//! age. To everybody else an id is opaque; a made-up one finds nothing, since the whole id is compared.
+
+/// Where fresh ids come from. The random half is drawn outside of the domain.
+#[derive(Debug)]
+pub struct Ids {
+    last: u64,
+    random: fn() -> u64,
+}
+
+impl Ids {
+    /// `last` is the highest key in use.
+    pub fn new(last: u64, random: fn() -> u64) -> Self {
+        Ids { last, random }
+    }
+
+    /// A key that was never used, and its id.
+    pub fn keyed(&mut self, now: i64) -> (u64, String) {
+        let millis = u64::try_from(now / 1_000_000).unwrap_or(0);
+        self.last = (self.last + 1).max((millis << 20) & (i64::MAX as u64));
+        (self.last, self.with(self.last))
+    }
+
+    /// The id of the `n`th message of a session, or of anything else that is counted.
+    pub fn with(&mut self, n: u64) -> String {
+        format!("{n:016x}{:016x}", (self.random)())
+    }
+
+    /// An id that says nothing.
+    pub fn plain(&mut self) -> String {
+        format!("{:016x}{:016x}", (self.random)(), (self.random)())
+    }
+}
+
+/// The number that an id of ours carries; `None` for an id that is not of our making.
+pub fn number(id: &str) -> Option<u64> {
+    let ours = id.len() == 32 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    if ours { u64::from_str_radix(&id[..16], 16).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_rise_even_within_a_millisecond_and_when_the_clock_falls_back() {
+        let mut ids = Ids::new(0, || 7);
+        let (a, id) = ids.keyed(1_700_000_000_000_000_000);
+        let (b, _) = ids.keyed(1_700_000_000_000_000_000);
+        let (c, _) = ids.keyed(1_600_000_000_000_000_000);
+        assert!(a < b && b < c);
+        assert_eq!(number(&id), Some(a));
+    }
+
+    #[test]
+    fn foreign_ids_carry_no_number() {
+        for id in ["", "abc", "0000000000000001000000000000000G", "0000000000000001000000000000000A"] {
+            assert_eq!(number(id), None, "{id}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Messages of a session: stored once, numbered from 1 without a hole.
+
+use std::sync::Arc;
+
+use nexus_proto::orchestrator::v1::{Message, MessageRole, SessionState};
+
+use super::event::timestamp;
+use super::session::Stored;
+use super::turn::Turn;
+use super::{Effect, Error, Fact, State, Step};
+
+/// Longest id that a client may choose.
+const ID_BYTES: usize = 256;
+
+impl State {
+    /// Adds a message that is known to be new. A USER message opens a turn. Returns its number.
+    pub fn add_message(
+        &mut self,
+        step: &mut Step<'_>,
+        key: u64,
+        mut message: Message,
+        origin: u64,
+    ) -> Result<u64, Error> {
+        let max_turns = self.rules.max_queued_turns;
+        let session = self.sessions.get_mut(key).expect("the caller looked it up");
+        if session.is_closed() {
+            return Err(Error::SessionClosed { doing: "add message to" });
+        }
+        let asks = message.role == i32::from(MessageRole::User);
+        if asks && session.turns.len() >= max_turns {
+            return Err(Error::Limit {
+                what: "waiting messages of the session",
+                max: max_turns,
+                setting: "orchestrator.max_queued_turns",
+            });
+        }
+        let n = session.head + 1;
+        let chosen_id = !message.id.is_empty();
+        if chosen_id {
+            session.remember(&message.id, n);
+        } else {
+            message.id = step.ids.with(n);
+        }
+        if message.timestamp.is_none_or(|t| t.seconds == 0 && t.nanos == 0) {
+            message.timestamp = Some(timestamp(step.now));
+        }
+        message.sequence = n;
+        session.head = n;
+        session.updated = step.now;
+        if asks {
+            session.turns.push_back(Turn::new(&message, step.ids.with(n | Turn::ANSWER)));
+        }
+        let message = Arc::new(message);
+        let grown = session.push(Stored { message: message.clone(), origin });
+        let woken = session.state == SessionState::Idle;
+        if woken {
+            session.state = SessionState::Active;
+        }
+        self.sessions.grew(key, n, grown);
+        step.fact(Fact::Message { session: key, n, message, chosen_id });
+        if asks {
+            step.fact(Fact::Turn { session: key, n });
+        }
+        if woken {
+            self.session_updated(step, key);
+        }
+        step.effect(Effect::Stored { session: key, n });
+        if asks {
+            step.effect(Effect::Dispatch { session: key });
+        }
+        Ok(n)
+    }
+}
+
+/// Brings a message from a client into the form that is stored, or says what is wrong with it.
+pub fn accept(mut message: Message) -> Result<Message, Error> {
+    if message.id.len() > ID_BYTES {
+        return Err(Error::Invalid(format!("message.id is longer than {ID_BYTES} bytes")));
+    }
+    match MessageRole::try_from(message.role) {
+        Ok(MessageRole::Unspecified) => message.role = MessageRole::User.into(),
+        Ok(_) => {}
+        Err(_) => return Err(Error::Invalid(format!("message.role {} is unknown", message.role))),
+    }
+    message.sequence = 0;
+    Ok(message)
+}
+
+/// True if a client that says it sends `stored` again really does.
+pub fn is_repeat(stored: &Message, again: &Message) -> bool {
+    stored.role == again.role
+        && stored.content == again.content
+        && stored.metadata.clone().unwrap_or_default() == again.metadata.clone().unwrap_or_default()
+}

@@ -1,0 +1,100 @@
+//! What the orchestrator decides: sessions and their turns, agents and their tasks.
+//!
+//! Every method takes the state, a [`Step`] and arguments, checks first and changes last: an error means that nothing
+//! changed. What has to be remembered goes into the step as a [`Fact`], what has to be done once that is on disk as an
+//! [`Effect`]. Nothing here waits, reads a clock, draws a random number or knows how a fact is stored.
+
+pub mod agent;
+pub mod error;
+pub mod event;
+pub mod filter;
+pub mod ids;
+pub mod message;
+pub mod session;
+pub mod sessions;
+pub mod step;
+pub mod task;
+pub mod timers;
+pub mod turn;
+
+pub use error::Error;
+pub use step::{Effect, Fact, Step, Time};
+
+use agent::Agents;
+use sessions::Sessions;
+use task::Tasks;
+use timers::Timers;
+
+/// Limits and times that the configuration gives. Times are in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Sessions that are ACTIVE, or IDLE with an open stream.
+    pub max_sessions: usize,
+    /// After this without a message an ACTIVE session is IDLE, unless it sets its own; 0 for never.
+    pub idle_timeout: i64,
+    pub max_agents: usize,
+    /// Messages kept for an agent that holds no stream.
+    pub max_kept_messages: usize,
+    pub kept_message_ttl: i64,
+    /// An agent without an open stream is lost after this long without a heartbeat.
+    pub agent_ttl: i64,
+    /// A lost agent is forgotten after this long.
+    pub forget_agent_after: i64,
+    pub max_open_tasks: usize,
+    pub task_timeout: i64,
+    pub task_expiry: i64,
+    /// How long a turn waits for an assistant that was here a moment ago.
+    pub assistant_grace: i64,
+    /// How recently that must have been.
+    pub assistant_recent: i64,
+    /// Longest time from offering a turn to its answer.
+    pub answer_timeout: i64,
+    pub turns_per_assistant: usize,
+    /// Turns of one session that may wait.
+    pub max_queued_turns: usize,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        const SECOND: i64 = 1_000_000_000;
+        Rules {
+            max_sessions: 10_000,
+            idle_timeout: 600 * SECOND,
+            max_agents: 10_000,
+            max_kept_messages: 1_000,
+            kept_message_ttl: 24 * 3600 * SECOND,
+            agent_ttl: 90 * SECOND,
+            forget_agent_after: 24 * 3600 * SECOND,
+            max_open_tasks: 10_000,
+            task_timeout: 1800 * SECOND,
+            task_expiry: 24 * 3600 * SECOND,
+            assistant_grace: 5 * SECOND,
+            assistant_recent: 30 * SECOND,
+            answer_timeout: 600 * SECOND,
+            turns_per_assistant: 64,
+            max_queued_turns: 1_000,
+        }
+    }
+}
+
+/// All that is live. What is over (closed sessions, finished tasks) is on disk and loaded when asked for.
+#[derive(Debug)]
+pub struct State {
+    pub rules: Rules,
+    pub sessions: Sessions,
+    pub agents: Agents,
+    pub tasks: Tasks,
+    pub timers: Timers,
+}
+
+impl State {
+    pub fn new(rules: Rules) -> Self {
+        State {
+            rules,
+            sessions: Sessions::default(),
+            agents: Agents::default(),
+            tasks: Tasks::default(),
+            timers: Timers::default(),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! All sessions in memory: every one that is not closed, and those closed ones that were asked for of late.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use nexus_proto::orchestrator::v1::{SessionConfig, SessionContext, SessionMetadata, SessionState};
+
+use super::event::{self, About, ORCHESTRATOR};
+use super::session::{Session, check_config};
+use super::timers::Timer;
+use super::{Effect, Error, Fact, State, Step, Time, ids};
+
+/// Bytes of messages kept in memory for all sessions together.
+const TAILS_BYTES: usize = 8 << 20;
+/// Closed sessions kept in memory.
+const CLOSED_KEPT: usize = 256;
+
+#[derive(Debug, Default)]
+pub struct Sessions {
+    by_key: BTreeMap<u64, Session>,
+    /// Sessions that stand against the limit.
+    pub counted: usize,
+    pub tails_bytes: usize,
+    /// Messages in memory in order of their arrival: the oldest goes first when memory is short.
+    tails: VecDeque<(u64, u64)>,
+    closed: VecDeque<u64>,
+}
+
+/// Whose sessions a caller may see.
+#[derive(Clone, Copy, Debug)]
+pub enum View<'a> {
+    All,
+    Own(&'a str),
+}
+
+impl View<'_> {
+    pub fn shows(self, session: &Session) -> bool {
+        match self {
+            View::All => true,
+            View::Own(principal) => *session.creator == *principal,
+        }
+    }
+}
+
+impl Sessions {
+    pub fn get(&self, key: u64) -> Option<&Session> {
+        self.by_key.get(&key)
+    }
+
+    pub fn get_mut(&mut self, key: u64) -> Option<&mut Session> {
+        self.by_key.get_mut(&key)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.by_key.values()
+    }
+
+    pub fn find(&self, id: &str) -> Option<&Session> {
+        ids::number(id).and_then(|key| self.by_key.get(&key)).filter(|session| *session.id == *id)
+    }
+
+    /// The session, if this caller may know of it.
+    pub fn visible(&self, id: &str, view: View<'_>) -> Result<&Session, Error> {
+        if id.is_empty() {
+            return Err(Error::Required("session_id"));
+        }
+        let found = self.find(id).filter(|session| view.shows(session));
+        found.ok_or_else(|| Error::SessionNotFound(id.into()))
+    }
+
+    /// Takes in a session from disk, or a new one.
+    pub fn insert(&mut self, session: Session) {
+        if session.is_closed() {
+            self.keep_closed(session.key);
+        }
+        let key = session.key;
+        self.by_key.insert(key, session);
+        self.recount(key);
+    }
+
+    pub fn remove(&mut self, key: u64) -> Option<Session> {
+        let session = self.by_key.remove(&key)?;
+        self.counted -= usize::from(session.counted);
+        self.tails_bytes -= session.tail_bytes;
+        Some(session)
+    }
+
+    fn keep_closed(&mut self, key: u64) {
+        self.closed.push_back(key);
+        while self.closed.len() > CLOSED_KEPT {
+            let Some(oldest) = self.closed.pop_front() else { break };
+            if self.by_key.get(&oldest).is_some_and(|s| s.is_closed() && s.streams == 0) {
+                self.remove(oldest);
+            }
+        }
+    }
+
+    /// Brings the count of what stands against the limit up to date with one session.
+    pub fn recount(&mut self, key: u64) {
+        let Some(session) = self.by_key.get_mut(&key) else { return };
+        let counts = match session.state {
+            SessionState::Active | SessionState::Initializing => true,
+            SessionState::Idle => session.streams > 0,
+            _ => false,
+        };
+        if counts != session.counted {
+            session.counted = counts;
+            if counts { self.counted += 1 } else { self.counted -= 1 }
+        }
+    }
+
+    /// Notes that a message was put in memory, and makes room where all messages together take too much.
+    pub fn grew(&mut self, key: u64, n: u64, by: isize) {
+        self.tails_bytes = self.tails_bytes.saturating_add_signed(by);
+        self.tails.push_back((key, n));
+        while self.tails_bytes > TAILS_BYTES || self.tails.len() > 4 * (TAILS_BYTES >> 8) {
+            let Some((key, n)) = self.tails.pop_front() else { break };
+            let Some(session) = self.by_key.get_mut(&key) else { continue };
+            if session.tail_start() <= n && session.head > n {
+                self.tails_bytes -= session.shrink();
+            }
+        }
+    }
+}
+
+impl State {
+    pub fn create_session(
+        &mut self,
+        step: &mut Step<'_>,
+        creator: &str,
+        metadata: SessionMetadata,
+        config: Option<SessionConfig>,
+    ) -> Result<u64, Error> {
+        let config = config.unwrap_or_default();
+        check_config(&config)?;
+        self.room_for_session()?;
+        let (key, id) = step.ids.keyed(step.now);
+        let mut session = Session::new(key, id, step.now);
+        session.metadata = Arc::new(metadata);
+        session.config = config;
+        session.creator = creator.into();
+        session.expires = expiry(&session);
+        let about = about(&session);
+        let data = [
+            ("session_id", &*session.id),
+            ("name", &*session.metadata.name),
+            ("owner_id", &*session.metadata.owner_id),
+        ];
+        let created = event::build(step, "session.created", ORCHESTRATOR, about, &data);
+        self.look_again(&session);
+        self.sessions.insert(session);
+        step.fact(Fact::Session(key));
+        step.fact(Fact::Event { session: key, event: created });
+        Ok(key)
+    }
+
+    pub fn room_for_session(&self) -> Result<(), Error> {
+        let max = self.rules.max_sessions;
+        if self.sessions.counted >= max {
+            return Err(Error::Limit { what: "maximum sessions", max, setting: "orchestrator.max_sessions" });
+        }
+        Ok(())
+    }
+
+    /// Replaces what is given. Messages are never changed this way.
+    pub fn update_session(
+        &mut self,
+        step: &mut Step<'_>,
+        key: u64,
+        metadata: Option<SessionMetadata>,
+        context: Option<SessionContext>,
+    ) -> Result<(), Error> {
+        let session = self.sessions.get_mut(key).expect("the caller looked it up");
+        if session.is_closed() {
+            return Err(Error::SessionClosed { doing: "update" });
+        }
+        if let Some(config) = context.as_ref().and_then(|context| context.config.as_ref()) {
+            check_config(config)?;
+        }
+        if let Some(metadata) = metadata {
+            session.metadata = Arc::new(metadata);
+        }
+        if let Some(context) = context {
+            if let Some(config) = context.config {
+                session.config = config;
+                session.expires = expiry(session);
+            }
+            if let Some(preferences) = context.preferences {
+                session.preferences = preferences;
+            }
+            if !context.current_task_id.is_empty() {
+                session.current_task = context.current_task_id;
+            }
+            if !context.task_history.is_empty() {
+                session.task_history = context.task_history;
+            }
+        }
+        session.updated = step.now;
+        self.session_updated(step, key);
+        Ok(())
+    }
+
+    /// Closing what is closed changes nothing and is no error.
+    pub fn close_session(&mut self, step: &mut Step<'_>, key: u64, reason: &str) -> Result<(), Error> {
+        step.grows = false;
+        let session = self.sessions.get_mut(key).expect("the caller looked it up");
+        if session.is_closed() {
+            return Ok(());
+        }
+        self.end_turns(step, key, "FAILED_PRECONDITION: session was closed");
+        let session = self.sessions.get_mut(key).expect("it was here a line ago");
+        session.state = SessionState::Closed;
+        session.closed = Some(step.now);
+        session.updated = step.now;
+        let about = about(session);
+        let id = session.id.clone();
+        let data = [("session_id", &*id), ("reason", reason), ("state", "closed")];
+        let closed = event::build(step, "session.closed", ORCHESTRATOR, about, &data);
+        step.fact(Fact::Session(key));
+        step.fact(Fact::Event { session: key, event: closed });
+        step.effect(Effect::Close { session: key });
+        self.sessions.recount(key);
+        self.sessions.keep_closed(key);
+        Ok(())
+    }
+
+    /// For good, messages and events too.
+    pub fn delete_session(&mut self, step: &mut Step<'_>, key: u64) {
+        step.grows = false;
+        self.end_turns(step, key, "NOT_FOUND: session was deleted");
+        step.facts.retain(|fact| !matches!(fact, Fact::Event { session, .. } if *session == key));
+        let Some(session) = self.sessions.remove(key) else { return };
+        let data = [("session_id", &*session.id)];
+        let about = About { session_id: session.id.as_ref().into(), ..About::default() };
+        let deleted = event::build(step, "session.deleted", ORCHESTRATOR, about, &data);
+        step.fact(Fact::SessionGone(key));
+        step.fact(Fact::Event { session: 0, event: deleted });
+        step.effect(Effect::Close { session: key });
+    }
+
+    /// A stream opened (`true`) or ended on a session.
+    pub fn count_stream(&mut self, key: u64, open: bool) -> Result<(), Error> {
+        let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
+        if open && session.streams == 0 && !session.counted {
+            self.room_for_session()?;
+        }
+        let session = self.sessions.get_mut(key).expect("it was here a line ago");
+        session.streams = if open { session.streams + 1 } else { session.streams.saturating_sub(1) };
+        self.sessions.recount(key);
+        Ok(())
+    }
+
+    /// Looks at a session whose timer came due.
+    pub fn session_due(&mut self, step: &mut Step<'_>, key: u64) {
+        let idle_default = self.rules.idle_timeout;
+        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.is_closed()) else { return };
+        if session.expires.is_some_and(|at| at <= step.now) {
+            let closed = self.close_session(step, key, "max_duration_ns is over");
+            debug_assert!(closed.is_ok(), "closing an open session cannot be refused");
+            return;
+        }
+        let idle = session.idle_timeout(idle_default);
+        let silent = idle > 0 && session.updated.saturating_add(idle) <= step.now;
+        if session.state == SessionState::Active && silent && session.turns.is_empty() {
+            step.grows = false;
+            session.state = SessionState::Idle;
+            self.session_updated(step, key);
+        } else if let Some(at) = session.next_look(idle_default) {
+            // A turn is open past the idle timeout: look again when it may be over.
+            let at = if at <= step.now { step.now.saturating_add(idle.max(1_000_000_000)) } else { at };
+            self.timers.set(at, Timer::Session(key));
+        }
+    }
+
+    /// Saves a changed session, says so, and arms its timer.
+    pub fn session_updated(&mut self, step: &mut Step<'_>, key: u64) {
+        let session = self.sessions.get(key).expect("the caller looked it up");
+        let data = [("session_id", &*session.id), ("name", &*session.metadata.name), ("state", session.state_name())];
+        let updated = event::build(step, "session.updated", ORCHESTRATOR, about(session), &data);
+        step.fact(Fact::Session(key));
+        step.fact(Fact::Event { session: key, event: updated });
+        if let Some(at) = session.next_look(self.rules.idle_timeout) {
+            self.timers.set(at, Timer::Session(key));
+        }
+        self.sessions.recount(key);
+    }
+
+    /// Arms the timer of a session that was just made or loaded.
+    pub fn look_again(&mut self, session: &Session) {
+        if let Some(at) = session.next_look(self.rules.idle_timeout) {
+            self.timers.set(at, Timer::Session(session.key));
+        }
+    }
+}
+
+fn expiry(session: &Session) -> Option<Time> {
+    let longest = session.config.max_duration_ns;
+    (longest > 0).then(|| session.created.saturating_add(longest))
+}
+
+/// What an event of this session says beside its data.
+pub fn about(session: &Session) -> About {
+    About {
+        session_id: session.id.as_ref().into(),
+        user_id: session.metadata.owner_id.clone(),
+        labels: session.metadata.labels.clone(),
+        high: false,
+    }
+}

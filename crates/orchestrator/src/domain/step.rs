@@ -1,0 +1,81 @@
+//! What one decision leaves behind: facts to be made durable, and effects that follow once they are.
+
+use std::sync::Arc;
+
+use nexus_proto::agent::v1::AgentMessage;
+use nexus_proto::orchestrator::v1::{Event, Message};
+
+use super::ids::Ids;
+
+/// Wall clock in nanoseconds since the epoch; never falls from one step to the next.
+pub type Time = i64;
+
+/// Something that must not be forgotten. The order of facts is the order of the log.
+#[derive(Clone, Debug)]
+pub enum Fact {
+    /// A message of a session, which is also the event `message.sent`.
+    Message { session: u64, n: u64, message: Arc<Message>, chosen_id: bool },
+    /// An event, of a session or of nothing (0).
+    Event { session: u64, event: Event },
+    /// These have changed; their present state is saved.
+    Session(u64),
+    Agent(u64),
+    Task(u64),
+    /// A turn began, changed its attempt, or is over.
+    Turn { session: u64, n: u64 },
+    TurnOver { session: u64, n: u64, over: super::turn::Over },
+    AgentGone(u64),
+    /// A message for an agent that holds no stream; `None` once it was delivered.
+    Kept { agent: u64, n: u64, message: Option<Box<super::agent::Kept>> },
+    /// For good: messages, events, turns, everything.
+    SessionGone(u64),
+    TasksGone(Vec<u64>),
+}
+
+/// What follows a commit, in this order, beside the answer to the caller.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Messages up to `n` are durable: readers of the session may have them.
+    Stored { session: u64, n: u64 },
+    /// Gives the next waiting turn of a session to an assistant.
+    Dispatch { session: u64 },
+    /// Offers a turn to an assistant; the content of message `n` is still to be filled in.
+    Offer { session: u64, n: u64, agent: u64, request: Box<AgentMessage> },
+    /// A turn is over: whoever waits for its answer is told, with the error where there is one.
+    TurnOver { session: u64, n: u64, error: Option<Event> },
+    /// Ends the streams of a session.
+    Close { session: u64 },
+    /// Hands a message to an agent that holds a stream.
+    Deliver { agent: u64, message: Box<AgentMessage> },
+    /// A task moved: whoever watches or works it is told.
+    Task { task: u64, note: super::task::Note },
+    /// The set of registered daemons changed.
+    Daemons,
+    /// An agent's stream has to end: it is gone, or another took over.
+    Unlink { agent: u64 },
+}
+
+/// One decision in the making.
+#[derive(Debug)]
+pub struct Step<'a> {
+    pub now: Time,
+    pub ids: &'a mut Ids,
+    pub facts: Vec<Fact>,
+    pub effects: Vec<Effect>,
+    /// False for what must work on a nearly full disk.
+    pub grows: bool,
+}
+
+impl<'a> Step<'a> {
+    pub fn new(now: Time, ids: &'a mut Ids) -> Self {
+        Step { now, ids, facts: Vec::new(), effects: Vec::new(), grows: true }
+    }
+
+    pub fn fact(&mut self, fact: Fact) {
+        self.facts.push(fact);
+    }
+
+    pub fn effect(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+}

@@ -1,0 +1,54 @@
+//! The start and the end of a run, told as events; and which registered daemons answer.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Engine;
+use crate::domain::event::{self, About};
+use crate::domain::{Error, Fact};
+
+impl Engine {
+    pub async fn started_up(&self, service: &str) -> Result<(), Error> {
+        self.say("system.startup", service).await
+    }
+
+    /// Says that this run ends, and waits until everything is on disk.
+    pub async fn shut_down(&self, budget: Duration) {
+        if let Err(error) = self.say("system.shutdown", "orchestrator").await {
+            tracing::warn!(%error, "failed to note the stop");
+        }
+        if !self.close(budget).await {
+            tracing::warn!("the store did not close within the budget; what was acknowledged is on disk");
+        }
+    }
+
+    async fn say(&self, name: &str, service: &str) -> Result<(), Error> {
+        self.write(|_, step| {
+            step.grows = false;
+            let pid = std::process::id().to_string();
+            let data = [("service", service), ("pid", &*pid), ("version", env!("CARGO_PKG_VERSION"))];
+            let event = event::build(step, name, event::SYSTEM, About::default(), &data);
+            step.fact(Fact::Event { session: 0, event });
+            Ok(())
+        })
+        .await
+    }
+
+    /// The socket of the daemon that serves this: of those that answer, the newest.
+    pub fn serving(&self, service: &str) -> Option<PathBuf> {
+        let daemons = self.daemons();
+        let answering = self.inner.answering.lock();
+        daemons.get(service)?.iter().find(|socket| answering.contains(*socket)).cloned()
+    }
+
+    /// Notes whether the daemon at a socket answers that it serves.
+    pub fn set_serving(&self, socket: &Path, serving: bool) {
+        let mut answering: parking_lot::MutexGuard<'_, HashSet<PathBuf>> = self.inner.answering.lock();
+        let changed = if serving { answering.insert(socket.into()) } else { answering.remove(socket) };
+        drop(answering);
+        if changed {
+            self.inner.daemons_moved.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Passes `gateway.v1` and `llm.v1` on to the daemon that registered for them: bodies unread, the caller named.
+//!
+//! Architecture invariant: nothing here knows a message. What a daemon answers, trailers included, is what the caller
+//! gets; only a daemon that cannot be reached is answered for.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::uri::{Authority, Scheme, Uri};
+use http::{HeaderMap, Request, Response};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use nexus_daemon::Caller;
+use parking_lot::Mutex;
+use tokio::net::UnixStream;
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use crate::engine::Engine;
+
+/// How long a daemon on this machine may take to accept a connection.
+const DIAL: Duration = Duration::from_secs(2);
+
+#[derive(Clone)]
+pub struct FrontDoor {
+    engine: Engine,
+    clients: Arc<Mutex<HashMap<PathBuf, Client<Socket, Body>>>>,
+}
+
+impl std::fmt::Debug for FrontDoor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FrontDoor").finish_non_exhaustive()
+    }
+}
+
+impl FrontDoor {
+    pub fn new(engine: Engine) -> Self {
+        FrontDoor { engine, clients: Arc::default() }
+    }
+
+    /// One pool of connections for each socket; those of daemons that are gone are dropped.
+    fn client(&self, socket: &Path) -> Client<Socket, Body> {
+        let mut clients = self.clients.lock();
+        if let Some(client) = clients.get(socket) {
+            return client.clone();
+        }
+        let known = self.engine.daemons();
+        clients.retain(|old, _| known.values().any(|sockets| sockets.contains(old)));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .http2_only(true)
+            .http2_initial_stream_window_size(1 << 20)
+            .http2_initial_connection_window_size(2 << 20)
+            .build(Socket(socket.into()));
+        clients.insert(socket.into(), client.clone());
+        client
+    }
+}
+
+impl tower::Service<Request<Body>> for FrontDoor {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let door = self.clone();
+        Box::pin(async move {
+            let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
+            let Some(socket) = door.engine.serving(&service) else { return Ok(absent(&service)) };
+            let client = door.client(&socket);
+            match client.request(outbound(request)).await {
+                Ok(response) => Ok(response.map(Body::new)),
+                Err(error) => {
+                    tracing::info!(service, socket = %socket.display(), %error, "failed to pass a call on");
+                    Ok(if error.is_connect() { absent(&service) } else { broken(&service) })
+                }
+            }
+        })
+    }
+}
+
+/// The same request for the daemon behind the door, saying who called.
+fn outbound(mut request: Request<Body>) -> Request<Body> {
+    let caller = Caller::of_http(&request);
+    let mut uri = std::mem::take(request.uri_mut()).into_parts();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = Some(Authority::from_static("localhost"));
+    *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+    let headers: &mut HeaderMap = request.headers_mut();
+    caller.stamp(headers);
+    request
+}
+
+fn absent(service: &str) -> Response<Body> {
+    let name = service.split('.').next().unwrap_or(service);
+    let message = format!("no {name} daemon is registered for {service}; start it with: nexus up");
+    nexus_daemon::status(Code::Unavailable, message, "NO_DAEMON").into_http()
+}
+
+fn broken(service: &str) -> Response<Body> {
+    let status: Status =
+        nexus_daemon::status(Code::Unavailable, format!("the daemon of {service} went away; try again"), "DAEMON_LOST");
+    status.into_http()
+}
+
+/// Dials one socket, whatever the address says.
+#[derive(Clone, Debug)]
+struct Socket(PathBuf);
+
+impl tower::Service<Uri> for Socket {
+    type Response = Dialed;
+    type Error = std::io::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Dialed, std::io::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), std::io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let path = self.0.clone();
+        Box::pin(async move {
+            let dialed = tokio::time::timeout(DIAL, UnixStream::connect(path)).await;
+            let stream = dialed.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+            Ok(Dialed(TokioIo::new(stream)))
+        })
+    }
+}
+
+/// A connection to a daemon, in the shape that the client's pool wants.
+#[derive(Debug)]
+pub struct Dialed(TokioIo<UnixStream>);
+
+impl hyper_util::client::legacy::connect::Connection for Dialed {
+    fn connected(&self) -> hyper_util::client::legacy::connect::Connected {
+        hyper_util::client::legacy::connect::Connected::new()
+    }
+}
+
+impl hyper::rt::Read for Dialed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl hyper::rt::Write for Dialed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+}

@@ -1,0 +1,79 @@
+//! Watches the health of registered daemons over their own sockets, so that a dead one is known at once and not after
+//! its next heartbeat is missed. What is found decides which of several serves, and what our own health says of them.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nexus_client::{Address, Connection, Options};
+use nexus_daemon::Health;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+
+use crate::engine::Engine;
+
+/// First and longest pause between looks at a daemon that does not answer.
+const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Names that are always known, and follow the daemon that registered for the service.
+pub const FOLLOWED: &[(&str, &str)] = &[("gateway", "gateway.v1.GatewayService"), ("llm", "llm.v1.LLMService")];
+
+pub async fn run(engine: Engine, health: Health, stop: CancellationToken) {
+    let mut watched: HashMap<PathBuf, JoinHandle<()>> = HashMap::new();
+    loop {
+        let moved = engine.daemons_moved();
+        let daemons = engine.daemons();
+        let sockets: std::collections::HashSet<&PathBuf> = daemons.values().flatten().collect();
+        watched.retain(|socket, task| {
+            let keep = sockets.contains(socket);
+            if !keep {
+                task.abort();
+                engine.set_serving(socket, false);
+            }
+            keep
+        });
+        for socket in sockets {
+            watched
+                .entry(socket.clone())
+                .or_insert_with(|| tokio::spawn(follow(engine.clone(), socket.clone())));
+        }
+        for (name, service) in FOLLOWED {
+            let serving = engine.serving(service).is_some();
+            health.set(name, serving);
+            health.set(service, serving);
+        }
+        tokio::select! {
+            () = moved => {}
+            () = stop.cancelled() => break,
+        }
+    }
+    watched.into_values().for_each(|task| task.abort());
+}
+
+/// Follows one daemon until nobody is registered there.
+async fn follow(engine: Engine, socket: PathBuf) {
+    let mut pause = PAUSE;
+    loop {
+        if watch_once(&engine, &socket).await {
+            pause = PAUSE;
+        }
+        engine.set_serving(&socket, false);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST);
+    }
+}
+
+/// Returns whether the daemon answered at all.
+async fn watch_once(engine: &Engine, socket: &Path) -> bool {
+    let connection = Connection::lazy(&Address::Unix(socket.into()), &Options::default());
+    let watching = connection.health().watch(HealthCheckRequest::default()).await;
+    let Ok(mut states) = watching.map(tonic::Response::into_inner) else { return false };
+    let mut answered = false;
+    while let Ok(Some(state)) = states.message().await {
+        answered = true;
+        engine.set_serving(socket, state.status() == ServingStatus::Serving);
+    }
+    answered
+}

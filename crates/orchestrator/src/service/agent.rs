@@ -1,0 +1,325 @@
+//! `agent.v1`: registration, tasks, and the streams of agents.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_core::Stream;
+use futures_util::stream;
+use nexus_daemon::Caller;
+use nexus_proto::agent::v1::agent_service_server::AgentService;
+use nexus_proto::agent::v1::*;
+use nexus_proto::common::v1::{ResourceLimits, Status as Running};
+use tokio::task::JoinHandle;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::status::refuse;
+use super::{VERSION, agent_caller, once, uptime};
+use crate::domain::Error;
+use crate::domain::event::timestamp;
+use crate::engine::{AgentCaller, Engine, Link, Watcher};
+
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub engine: Engine,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn required(value: &str, name: &'static str) -> Result<(), Status> {
+    if value.is_empty() { Err(refuse(Error::Required(name))) } else { Ok(()) }
+}
+
+fn now() -> Option<nexus_proto::Timestamp> {
+    Some(std::time::SystemTime::now().into())
+}
+
+#[tonic::async_trait]
+impl AgentService for Service {
+    type StreamTaskStream = Pin<Box<dyn Stream<Item = Result<StreamTaskResponse, Status>> + Send>>;
+    type StreamAgentStream = Pin<Box<dyn Stream<Item = Result<StreamAgentResponse, Status>> + Send>>;
+
+    async fn register(&self, request: Request<RegisterRequest>) -> Answer<RegisterResponse> {
+        let caller = Caller::of(&request);
+        let once = once(&request, "Register").map_err(refuse)?;
+        let mut request = request.into_inner();
+        if caller.role != nexus_daemon::Role::Admin {
+            // Only a daemon of our own uid may serve for others behind the front door.
+            if let Some(metadata) = &mut request.metadata {
+                metadata.labels.retain(|name, _| !name.starts_with("nexus."));
+            }
+        }
+        let agent = self.engine.register(once, &caller.principal, request).await.map_err(refuse)?;
+        let token = format!("{:032x}", u128::from_be_bytes(token()?));
+        Ok(Response::new(RegisterResponse {
+            agent_id: agent.id.clone(),
+            agent: Some(Agent { state: AgentState::Idle.into(), ..agent }),
+            registration_token: token,
+        }))
+    }
+
+    async fn unregister(&self, request: Request<UnregisterRequest>) -> Answer<UnregisterResponse> {
+        let caller = agent_caller(&Caller::of(&request));
+        let request = request.into_inner();
+        self.engine.unregister(&request.agent_id, &caller, &request.reason).await.map_err(refuse)?;
+        let message = match request.reason.as_str() {
+            "" => "Agent unregistered".to_owned(),
+            reason => format!("Agent unregistered: {reason}"),
+        };
+        Ok(Response::new(UnregisterResponse { success: true, message }))
+    }
+
+    async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Answer<HeartbeatResponse> {
+        let caller = agent_caller(&Caller::of(&request));
+        let pending_tasks = self.engine.heartbeat(&caller, request.into_inner()).await.map_err(refuse)?;
+        Ok(Response::new(HeartbeatResponse { timestamp: now(), pending_tasks }))
+    }
+
+    async fn execute_task(&self, request: Request<ExecuteTaskRequest>) -> Answer<ExecuteTaskResponse> {
+        let once = once(&request, "ExecuteTask").map_err(refuse)?;
+        let task = self.engine.execute_task(once, request.into_inner()).await.map_err(refuse)?;
+        Ok(Response::new(ExecuteTaskResponse { task_id: task.id.clone(), task: Some(task) }))
+    }
+
+    async fn stream_task(&self, request: Request<Streaming<StreamTaskRequest>>) -> Answer<Self::StreamTaskStream> {
+        let caller = agent_caller(&Caller::of(&request));
+        let agent_id = request.metadata().get("agent-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let watcher = self.engine.watch();
+        let reader = tokio::spawn(read_task(
+            self.engine.clone(),
+            watcher.clone(),
+            caller,
+            agent_id,
+            request.into_inner(),
+        ));
+        let watching = Watching { engine: self.engine.clone(), watcher, reader };
+        Ok(Response::new(Box::pin(stream::try_unfold(watching, |watching| async move {
+            let next = watching.watcher.next().await.map_err(refuse)?;
+            Ok(next.map(|frame| (frame, watching)))
+        }))))
+    }
+
+    async fn cancel_task(&self, request: Request<CancelTaskRequest>) -> Answer<CancelTaskResponse> {
+        let request = request.into_inner();
+        let (task, cancelled) =
+            self.engine.cancel_task(&request.task_id, &request.reason, request.force).await.map_err(refuse)?;
+        Ok(Response::new(CancelTaskResponse { task_id: task.id, state: task.state, cancelled }))
+    }
+
+    async fn list_tasks(&self, request: Request<ListTasksRequest>) -> Answer<ListTasksResponse> {
+        let request = request.into_inner();
+        required(&request.agent_id, "agent_id")?;
+        let tasks = self.engine.tasks(&request.agent_id, &request.filter.unwrap_or_default()).await.map_err(refuse)?;
+        let total_count = i32::try_from(tasks.len()).unwrap_or(i32::MAX);
+        Ok(Response::new(ListTasksResponse { tasks, total_count }))
+    }
+
+    async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Answer<ListAgentsResponse> {
+        Ok(Response::new(ListAgentsResponse { agents: self.engine.agents() }))
+    }
+
+    async fn get_task_status(&self, request: Request<GetTaskStatusRequest>) -> Answer<GetTaskStatusResponse> {
+        let task = self.engine.task(&request.into_inner().task_id).await.map_err(refuse)?;
+        Ok(Response::new(GetTaskStatusResponse { task: Some(task) }))
+    }
+
+    async fn stream_agent(&self, request: Request<Streaming<StreamAgentRequest>>) -> Answer<Self::StreamAgentStream> {
+        let caller = agent_caller(&Caller::of(&request));
+        Ok(Response::new(Box::pin(agent_stream(self.engine.clone(), caller, request.into_inner()))))
+    }
+
+    async fn send_message(&self, request: Request<AgentSendMessageRequest>) -> Answer<AgentSendMessageResponse> {
+        let once = once(&request, "AgentSendMessage").map_err(refuse)?;
+        let request = request.into_inner();
+        required(&request.agent_id, "agent_id")?;
+        let message = request.message.ok_or_else(|| refuse(Error::Required("message")))?;
+        self.engine.send_to_agent(once, &request.agent_id, message).await.map(Response::new).map_err(refuse)
+    }
+
+    async fn health_check(&self, _: Request<()>) -> Answer<AgentHealthCheckResponse> {
+        Ok(Response::new(AgentHealthCheckResponse {
+            status: Running::Running.into(),
+            version: VERSION.into(),
+            subsystems: vec!["agent_registry".into(), "task_manager".into()],
+        }))
+    }
+
+    async fn get_status(&self, _: Request<()>) -> Answer<AgentStatusResponse> {
+        let started = self.engine.started();
+        let since = started.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Ok(Response::new(AgentStatusResponse {
+            status: Running::Running.into(),
+            state: AgentState::Idle.into(),
+            active_tasks: i32::try_from(self.engine.active_tasks()).unwrap_or(i32::MAX),
+            started_at: Some(timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))),
+            uptime: Some(uptime(started)),
+            resources: None,
+        }))
+    }
+
+    async fn get_capabilities(&self, _: Request<()>) -> Answer<CapabilitiesResponse> {
+        let tasks = ["code_execution", "file_operation", "tool_execution"];
+        Ok(Response::new(CapabilitiesResponse {
+            capabilities: Some(AgentCapabilities {
+                supported_tasks: tasks.map(String::from).into(),
+                supported_tools: ["bash", "python", "file_reader"].map(String::from).into(),
+                max_concurrent_tasks: 10,
+                resource_limits: Some(ResourceLimits {
+                    nano_cpus: 1_000_000_000,
+                    memory_bytes: 1 << 30,
+                    ..ResourceLimits::default()
+                }),
+                supports_streaming: true,
+                supports_cancellation: true,
+                supported_protocols: ["grpc", "uds"].map(String::from).into(),
+            }),
+        }))
+    }
+}
+
+fn token() -> Result<[u8; 16], Status> {
+    let mut token = [0; 16];
+    getrandom::fill(&mut token).map_err(|e| Status::internal(format!("failed to draw a token: {e}")))?;
+    Ok(token)
+}
+
+/// Dropping it is leaving.
+struct Watching {
+    engine: Engine,
+    watcher: Arc<Watcher>,
+    reader: JoinHandle<()>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.reader.abort();
+        self.engine.unwatch(&self.watcher);
+    }
+}
+
+async fn read_task(
+    engine: Engine,
+    watcher: Arc<Watcher>,
+    caller: AgentCaller,
+    agent_id: Option<String>,
+    mut inbound: Streaming<StreamTaskRequest>,
+) {
+    use stream_task_request::Payload;
+    let end = loop {
+        let frame = match inbound.message().await {
+            Ok(Some(frame)) => frame,
+            Ok(None) | Err(_) => break Ok(()),
+        };
+        let beat = matches!(frame.payload, Some(Payload::Heartbeat(())));
+        if watcher.task().is_none() {
+            if frame.task_id.is_empty() && !beat {
+                break Err(Error::FirstMessage("task_id"));
+            }
+            let agent = agent_id.as_deref().map(|id| (id, &caller));
+            match engine.watch_task(&watcher, &frame.task_id, agent).await {
+                Ok(()) => {}
+                Err(_) if beat => {
+                    watcher.heartbeat();
+                    continue;
+                }
+                Err(error) => break Err(error),
+            }
+        }
+        if let Some(payload) = frame.payload
+            && let Err(error) = engine.task_said(&watcher, payload).await
+        {
+            break Err(error);
+        }
+    };
+    match end {
+        // A client that only watches may end its side; the task's end ends the stream.
+        Ok(()) if engine.is_open_task(watcher.task()) => {}
+        end => watcher.end(end),
+    }
+}
+
+/// An agent's stream: its first frame names it.
+fn agent_stream(
+    engine: Engine,
+    caller: AgentCaller,
+    inbound: Streaming<StreamAgentRequest>,
+) -> impl Stream<Item = Result<StreamAgentResponse, Status>> + Send {
+    stream::try_unfold(Talk::Opening { engine, caller, inbound }, |talk| async move {
+        match talk {
+            Talk::Opening { engine, caller, inbound } => open(engine, caller, inbound).await,
+            Talk::Open(talking) => {
+                let next = talking.link.next().await.map_err(refuse)?;
+                Ok(next.map(|frame| (frame, Talk::Open(talking))))
+            }
+        }
+    })
+}
+
+enum Talk {
+    Opening { engine: Engine, caller: AgentCaller, inbound: Streaming<StreamAgentRequest> },
+    Open(Talking),
+
+}
+
+struct Talking {
+    engine: Engine,
+    link: Arc<Link>,
+    reader: JoinHandle<()>,
+}
+
+impl Drop for Talking {
+    fn drop(&mut self) {
+        self.reader.abort();
+        let (engine, link) = (self.engine.clone(), self.link.clone());
+        tokio::spawn(async move {
+            if let Err(error) = engine.unlink(&link).await {
+                tracing::warn!(%error, "failed to note the end of an agent's stream");
+            }
+        });
+    }
+}
+
+async fn open(
+    engine: Engine,
+    caller: AgentCaller,
+    mut inbound: Streaming<StreamAgentRequest>,
+) -> Result<Option<(StreamAgentResponse, Talk)>, Status> {
+    use stream_agent_request::Payload;
+    let Some(first) = inbound.message().await? else { return Ok(None) };
+    if first.agent_id.is_empty() {
+        if matches!(first.payload, Some(Payload::Heartbeat(()))) {
+            let beat = StreamAgentResponse { payload: Some(stream_agent_response::Payload::Heartbeat(())) };
+            return Ok(Some((beat, Talk::Opening { engine, caller, inbound })));
+        }
+        return Err(refuse(Error::FirstMessage("agent_id")));
+    }
+    let link = engine.link(&first.agent_id, &caller).await.map_err(refuse)?;
+    let reader = tokio::spawn(read_agent(engine.clone(), link.clone(), first, inbound));
+    let talking = Talking { engine, link, reader };
+    let next = talking.link.next().await.map_err(refuse)?;
+    Ok(next.map(|frame| (frame, Talk::Open(talking))))
+}
+
+async fn read_agent(
+    engine: Engine,
+    link: Arc<Link>,
+    first: StreamAgentRequest,
+    mut inbound: Streaming<StreamAgentRequest>,
+) {
+    use stream_agent_request::Payload;
+    let mut next = Some(first);
+    while let Some(frame) = next {
+        match frame.payload {
+            Some(Payload::Heartbeat(())) => {
+                link.heartbeat();
+            }
+            Some(Payload::Message(message)) => {
+                if let Err(error) = engine.agent_said(link.agent, message).await {
+                    tracing::warn!(%error, agent = link.agent, "failed to take an agent's message");
+                }
+            }
+            None => {}
+        }
+        next = inbound.message().await.unwrap_or_default();
+    }
+    link.finish();
+}

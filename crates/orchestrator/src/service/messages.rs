@@ -1,0 +1,165 @@
+//! `StreamMessages`: one task reads what the client sends, the answer stream delivers what its session has for it.
+
+use std::collections::VecDeque;
+
+use futures_util::StreamExt;
+use futures_util::stream::{self, FuturesOrdered, Stream};
+use nexus_daemon::Caller;
+use nexus_proto::orchestrator::v1::{
+    Message, StreamMessageRequest, StreamMessageResponse, stream_message_request::Payload,
+};
+use tokio::task::JoinHandle;
+use tonic::{Status, Streaming};
+
+use super::status::refuse;
+use super::{in_band, view};
+use crate::domain::Error;
+use crate::engine::{Engine, Joined, Opened, Pull, StreamId, Submitted};
+
+/// Frames taken from the engine at once.
+const AT_ONCE: usize = 64;
+/// Messages read from disk at once by a stream that is behind.
+const ROWS: usize = 256;
+/// Messages of one client that may wait for the disk.
+const IN_FLIGHT: usize = 256;
+
+/// What the delivering side holds; dropping it is leaving.
+struct Delivery {
+    engine: Engine,
+    opened: Opened,
+    reader: JoinHandle<()>,
+    ready: VecDeque<StreamMessageResponse>,
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.reader.abort();
+        self.engine.leave_stream(self.opened.id);
+    }
+}
+
+pub fn stream(
+    engine: Engine,
+    caller: Caller,
+    inbound: Streaming<StreamMessageRequest>,
+) -> impl Stream<Item = Result<StreamMessageResponse, Status>> + Send {
+    let opened = engine.open_stream();
+    let reader = tokio::spawn(read(engine.clone(), caller, opened.id, inbound));
+    stream::try_unfold(Delivery { engine, opened, reader, ready: VecDeque::new() }, deliver)
+}
+
+async fn deliver(mut d: Delivery) -> Result<Option<(StreamMessageResponse, Delivery)>, Status> {
+    loop {
+        if let Some(frame) = d.ready.pop_front() {
+            return Ok(Some((frame, d)));
+        }
+        match d.engine.pull(d.opened.id, AT_ONCE) {
+            Pull::Frames(frames) => d.ready.extend(frames),
+            Pull::Read { session, after, before } => {
+                let frames = d.engine.pull_read(d.opened.id, session, after, before, ROWS).await.map_err(refuse)?;
+                d.ready.extend(frames);
+            }
+            Pull::Wait => d.opened.more.notified().await,
+            Pull::End(end) => return end.map(|()| None).map_err(refuse),
+        }
+    }
+}
+
+/// Reads until the client ends its side, or breaks a rule.
+async fn read(engine: Engine, caller: Caller, id: StreamId, mut inbound: Streaming<StreamMessageRequest>) {
+    let mut reading = Reading { engine: &engine, caller: &caller, id, session: None, acks: false };
+    let mut waiting = FuturesOrdered::new();
+    let end = loop {
+        tokio::select! {
+            biased;
+            Some(()) = waiting.next(), if !waiting.is_empty() => {}
+            frame = inbound.message(), if waiting.len() < IN_FLIGHT => match frame {
+                Ok(Some(frame)) => match reading.frame(frame).await {
+                    Ok(None) => {}
+                    Ok(Some((message_id, stored))) => waiting.push_back(reading.settle(message_id, stored)),
+                    Err(error) => break Err(error),
+                },
+                Ok(None) => break Ok(()),
+                Err(_) => break Ok(()), // the connection is gone; the answer stream is dropped with it
+            },
+        }
+    };
+    while waiting.next().await.is_some() {}
+    engine.end_stream(id, end);
+}
+
+struct Reading<'a> {
+    engine: &'a Engine,
+    caller: &'a Caller,
+    id: StreamId,
+    session: Option<u64>,
+    acks: bool,
+}
+
+impl<'a> Reading<'a> {
+    /// One frame. What was sent to be stored is returned, to be waited for in order.
+    async fn frame(&mut self, frame: StreamMessageRequest) -> Result<Option<(String, Submitted)>, Error> {
+        self.acks |= frame.acks;
+        let beat = matches!(frame.payload, Some(Payload::Heartbeat(())));
+        if self.session.is_none() {
+            match self.join(&frame).await {
+                Err(_) if beat => {} // a heartbeat for a session that is not there is only a heartbeat
+                Err(error) => return Err(error),
+                Ok(()) => {}
+            }
+        }
+        match frame.payload {
+            Some(Payload::Heartbeat(())) => self.engine.stream_heartbeat(self.id),
+            Some(Payload::Message(message)) => return self.message(message).await,
+            Some(Payload::Cancel(cancel)) => {
+                let session = self.session.ok_or(Error::FirstMessage("session_id"))?;
+                self.engine.cancel(session, &cancel.message_id).await?;
+            }
+            None => {} // a first frame may only join
+        }
+        Ok(None)
+    }
+
+    async fn join(&mut self, frame: &StreamMessageRequest) -> Result<(), Error> {
+        if frame.session_id.is_empty() {
+            return Err(Error::FirstMessage("session_id"));
+        }
+        let session = self.engine.open_session(&frame.session_id, view(self.caller)).await?;
+        self.engine.join(self.id, session, Joined { after: frame.after_sequence })?;
+        self.session = Some(session);
+        Ok(())
+    }
+
+    /// An error with a message is told in band: the stream goes on for the next one.
+    async fn message(&self, message: Message) -> Result<Option<(String, Submitted)>, Error> {
+        let session = self.session.ok_or(Error::FirstMessage("session_id"))?;
+        let id = message.id.clone();
+        match self.engine.submit(session, message, self.id).await {
+            Ok(submitted) => Ok(Some((id, submitted))),
+            Err(error @ (Error::SessionClosed { .. } | Error::SessionNotFound(_))) => Err(error),
+            Err(error) => {
+                self.engine.stream_error(self.id, &id, &in_band(&error));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Waits until a message is on disk and tells its sender.
+    fn settle(&self, message_id: String, submitted: Submitted) -> impl Future<Output = ()> + use<'a> {
+        let (engine, id, acks) = (self.engine, self.id, self.acks);
+        async move {
+            let (sent, answer) = match submitted {
+                Submitted::Repeat { sent, answer } => (Ok(sent), answer),
+                Submitted::New(queued) => (queued.done().await, None),
+            };
+            match sent {
+                Ok(sent) if acks => engine.stream_ack(id, &sent.id, sent.n),
+                Ok(_) => {}
+                Err(error) => engine.stream_error(id, &message_id, &in_band(&error)),
+            }
+            if let Some(answer) = answer {
+                engine.stream_again(id, answer);
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The calls: each is decoded, handed to the engine, and its answer encoded. No rule, no clock, no storage here.
+
+pub mod agent;
+pub mod messages;
+pub mod orchestrator;
+pub mod raw;
+pub mod status;
+pub mod tool;
+
+use nexus_daemon::{Caller, Role};
+use prost::Message;
+use tonic::{Request, Status};
+
+use crate::domain::Error;
+use crate::domain::sessions::View;
+use crate::engine::{AgentCaller, Once};
+
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Which sessions a caller may see.
+pub fn view(caller: &Caller) -> View<'_> {
+    match caller.role {
+        Role::Admin | Role::Agent => View::All,
+        Role::User => View::Own(&caller.principal),
+    }
+}
+
+pub fn agent_caller(caller: &Caller) -> AgentCaller {
+    AgentCaller { principal: caller.principal.clone(), admin: caller.role == Role::Admin }
+}
+
+/// The idempotency key of a call, if it carries one.
+pub fn once<T: Message>(request: &Request<T>, method: &str) -> Result<Option<Once>, Error> {
+    let Some(name) = request.metadata().get("idempotency-key") else { return Ok(None) };
+    let name = name.to_str().map_err(|_| Error::Invalid("idempotency-key must be visible ASCII".into()))?;
+    let caller = Caller::of(request);
+    let body = request.get_ref().encode_to_vec();
+    Once::new(&caller.principal, method, name, body.into()).map(Some)
+}
+
+/// The epoch plus how long this has run, as clients read it.
+pub fn uptime(since: std::time::SystemTime) -> nexus_proto::Timestamp {
+    let up = since.elapsed().unwrap_or_default();
+    nexus_proto::Timestamp { seconds: up.as_secs() as i64, nanos: up.subsec_nanos() as i32 }
+}
+
+/// An error as it stands inside a stream: `CODE: message`.
+pub fn in_band(error: &Error) -> String {
+    let status = Status::from(status::Refusal(error.clone()));
+    format!("{}: {}", status::name(status.code()), status.message())
+}

@@ -1,0 +1,75 @@
+//! What each refusal is to a caller: one arm for each, so that a new one has to be thought about.
+
+use nexus_store::Error as Store;
+use tonic::{Code, Status};
+
+use crate::domain::Error;
+
+/// An error on its way out.
+#[derive(Debug)]
+pub struct Refusal(pub Error);
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal(error)
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(Refusal(error): Refusal) -> Status {
+        let (code, reason) = match &error {
+            Error::Required(_) => (Code::InvalidArgument, "REQUIRED"),
+            Error::Invalid(_) => (Code::InvalidArgument, "INVALID"),
+            Error::FirstMessage(_) => (Code::InvalidArgument, "FIRST_MESSAGE"),
+            Error::SessionNotFound(_) => (Code::NotFound, "SESSION_NOT_FOUND"),
+            Error::SessionClosed { .. } => (Code::FailedPrecondition, "SESSION_CLOSED"),
+            Error::SessionNotActive { .. } => (Code::FailedPrecondition, "SESSION_NOT_ACTIVE"),
+            Error::MessageExists(_) => (Code::AlreadyExists, "MESSAGE_EXISTS"),
+            Error::MessageNotFound(_) => (Code::NotFound, "MESSAGE_NOT_FOUND"),
+            Error::AgentNotFound => (Code::NotFound, "AGENT_NOT_FOUND"),
+            Error::NotYourAgent { .. } => (Code::PermissionDenied, "NOT_YOUR_AGENT"),
+            Error::TaskNotFound => (Code::NotFound, "TASK_NOT_FOUND"),
+            Error::TaskState { .. } => (Code::FailedPrecondition, "TASK_STATE"),
+            Error::StreamReplaced(_) => (Code::Aborted, "STREAM_REPLACED"),
+            Error::Limit { .. } => (Code::ResourceExhausted, "LIMIT"),
+            Error::TooLarge { .. } => (Code::ResourceExhausted, "ANSWER_TOO_LARGE"),
+            Error::TooSlow(_) => (Code::ResourceExhausted, "TOO_SLOW"),
+            Error::KeyReused(_) => (Code::InvalidArgument, "IDEMPOTENCY_KEY_REUSED"),
+            Error::OutOfRange(_) => (Code::OutOfRange, "CURSOR"),
+            Error::Protocol { .. } => (Code::FailedPrecondition, "PROTOCOL"),
+            Error::Store(Store::Full { .. } | Store::LowDisk { .. }) => (Code::ResourceExhausted, "DISK_FULL"),
+            Error::Store(Store::Damaged { .. }) => (Code::DataLoss, "STORE_DAMAGED"),
+            Error::Store(Store::Superseded | Store::Busy | Store::Closed) => (Code::Unavailable, "STORE_BUSY"),
+            Error::Store(Store::TooNew { .. } | Store::InUse { .. } | Store::Io { .. }) => (Code::Internal, "STORE"),
+        };
+        nexus_daemon::status(code, error.to_string(), reason)
+    }
+}
+
+/// A code as the seed's server wrote it in its errors.
+pub fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "TIMEOUT",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// So that a handler can use `?` on what the engine refuses.
+pub fn refuse(error: Error) -> Status {
+    Refusal(error).into()
+}

@@ -1,0 +1,345 @@
+//! What every engine must do, run against each: a new engine adds one line to `backends`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use nexus_store::{Backend, Committed, Durability, Error, Op, Options, Receipt, Sqlite, Store, Table, Transaction};
+
+const NOTES: Table = Table(1);
+
+#[derive(Debug)]
+struct Ticket {
+    number: u64,
+    seq: u64,
+}
+
+impl Receipt for Ticket {
+    fn committed(&mut self, first_seq: u64) {
+        self.seq = first_seq;
+    }
+}
+
+type Open = fn(&Path) -> Arc<dyn Backend>;
+
+fn backends() -> Vec<(&'static str, Open)> {
+    vec![
+        ("sqlite, full", |dir| {
+            Arc::new(Sqlite::new(dir.join("store.db"), Durability::Full))
+        }),
+        ("sqlite, process", |dir| {
+            Arc::new(Sqlite::new(dir.join("store.db"), Durability::Process))
+        }),
+    ]
+}
+
+struct Harness {
+    store: Store<Ticket>,
+    groups: mpsc::Receiver<Committed<Ticket>>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Harness {
+    fn open(backend: Arc<dyn Backend>, options: &Options) -> Result<Self, Error> {
+        let (tell, groups) = mpsc::channel();
+        let store = Store::open(backend, options, move |group| drop(tell.send(group)))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        Ok(Harness { store, groups, runtime })
+    }
+
+    fn send(&self, number: u64, epoch: u64, grows: bool, ops: Vec<Op>) {
+        let transaction = Transaction {
+            epoch,
+            grows,
+            ops,
+            receipt: Ticket { number, seq: 0 },
+        };
+        self.runtime
+            .block_on(async { self.store.writer.reserve().await.unwrap().send(transaction) });
+    }
+
+    fn outcome(&self, of: usize) -> Vec<(Ticket, Result<(), Error>)> {
+        let mut all = Vec::new();
+        while all.len() < of {
+            all.extend(self.groups.recv_timeout(Duration::from_secs(10)).unwrap().receipts);
+        }
+        all
+    }
+
+    fn commit(&self, ops: Vec<Op>) -> u64 {
+        self.send(0, 1, true, ops);
+        let (ticket, result) = self.outcome(1).pop().unwrap();
+        result.unwrap();
+        ticket.seq
+    }
+
+    fn close(self) {
+        assert!(self.runtime.block_on(self.store.writer.closed(Duration::from_secs(10))));
+    }
+}
+
+fn row(stream: u64, n: Option<u64>, time: i64, body: &str) -> Op {
+    Op::Append {
+        stream,
+        n,
+        time,
+        kind: 7,
+        body: Bytes::copy_from_slice(body.as_bytes()),
+    }
+}
+
+fn put(key: &str, value: &str) -> Op {
+    Op::Put {
+        table: NOTES,
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+    }
+}
+
+fn everywhere(test: impl Fn(&dyn Fn() -> Arc<dyn Backend>, PathBuf)) {
+    for (name, open) in backends() {
+        println!("engine: {name}");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_owned();
+        test(&|| open(&path), path.clone());
+    }
+}
+
+#[test]
+fn receipts_come_back_in_order_with_their_place_in_the_log() {
+    everywhere(|backend, _| {
+        let h = Harness::open(backend(), &Options::default()).unwrap();
+        for number in 0..200 {
+            h.send(
+                number,
+                1,
+                true,
+                vec![row(3, Some(number + 1), 1, "a"), row(3, None, 1, "b")],
+            );
+        }
+        let all = h.outcome(200);
+        for (expected, (ticket, result)) in all.iter().enumerate() {
+            assert!(result.is_ok());
+            assert_eq!(ticket.number, expected as u64);
+            assert_eq!(ticket.seq, 2 * expected as u64 + 1);
+        }
+        h.close();
+    });
+}
+
+#[test]
+fn what_was_committed_is_there_after_a_reopen_and_the_sequence_goes_on() {
+    everywhere(|backend, _| {
+        let h = Harness::open(backend(), &Options::default()).unwrap();
+        let log_id = h.store.log_id.clone();
+        assert_eq!(h.commit(vec![row(1, Some(1), 10, "one"), put("k", "v")]), 1);
+        h.close();
+        let h = Harness::open(backend(), &Options::default()).unwrap();
+        assert_eq!(h.store.log_id, log_id);
+        assert_eq!(h.commit(vec![row(1, Some(2), 20, "two")]), 2);
+        let rows = h.store.reader.now(|r| r.log(0, 10, usize::MAX)).unwrap();
+        let bodies: Vec<_> = rows.iter().map(|r| (r.seq, r.n, r.time, &r.body[..])).collect();
+        assert_eq!(bodies, [(1, Some(1), 10, &b"one"[..]), (2, Some(2), 20, &b"two"[..])]);
+        assert_eq!(h.store.reader.now(|r| r.get(NOTES, b"k")).unwrap().unwrap(), "v");
+        h.close();
+    });
+}
+
+#[test]
+fn a_transaction_happens_whole_or_not_at_all_and_poisons_what_was_built_on_it() {
+    everywhere(|backend, _| {
+        let h = Harness::open(backend(), &Options::default()).unwrap();
+        h.commit(vec![row(1, Some(1), 1, "one")]);
+        h.send(
+            1,
+            1,
+            true,
+            vec![put("half", "done"), row(1, Some(1), 1, "the same place again")],
+        );
+        assert!(h.outcome(1)[0].1.is_err());
+        h.send(2, 1, true, vec![row(1, Some(2), 1, "built on the failed one")]);
+        assert!(matches!(h.outcome(1)[0].1, Err(Error::Superseded)));
+        assert_eq!(h.store.reader.now(|r| r.get(NOTES, b"half")).unwrap(), None);
+        h.send(3, 2, true, vec![row(1, Some(2), 1, "in the next epoch")]);
+        assert!(h.outcome(1)[0].1.is_ok());
+        h.close();
+    });
+}
+
+#[test]
+fn streams_are_read_by_their_own_numbers() {
+    everywhere(|backend, _| {
+        let h = Harness::open(backend(), &Options::default()).unwrap();
+        for n in 1..=10 {
+            h.commit(vec![
+                row(1, Some(n), n as i64, &n.to_string()),
+                row(2, Some(n), 0, "other"),
+                row(1, None, 0, "x"),
+            ]);
+        }
+        let numbers = |after, before, limit, newest| {
+            let rows = h
+                .store
+                .reader
+                .now(|r| r.stream(1, after, before, limit, newest))
+                .unwrap();
+            rows.iter().map(|r| r.n.unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers(0, u64::MAX, 3, false), [1, 2, 3]);
+        assert_eq!(numbers(0, u64::MAX, 3, true), [8, 9, 10]);
+        assert_eq!(numbers(4, 7, 100, false), [5, 6]);
+        let heads = h.store.reader.now(|r| r.heads(&[1, 9])).unwrap();
+        assert_eq!(heads[0].unwrap().n, 10);
+        assert_eq!(heads[1], None);
+        h.close();
+    });
+}
+
+#[test]
+fn trimming_keeps_messages_and_says_how_far_it_went() {
+    everywhere(|backend, _| {
+        let h = Harness::open(backend(), &Options::default()).unwrap();
+        for n in 1..=5 {
+            h.commit(vec![
+                row(1, Some(n), n as i64, "message"),
+                row(1, None, n as i64, "event"),
+            ]);
+        }
+        h.commit(vec![Op::Trim { through: 6 }]);
+        assert_eq!(h.store.reader.now(|r| r.trimmed()).unwrap(), 6);
+        let left = h.store.reader.now(|r| r.log(0, 100, usize::MAX)).unwrap();
+        assert_eq!(left.iter().map(|r| r.seq).collect::<Vec<_>>(), [1, 3, 5, 7, 8, 9, 10]);
+        h.close();
+    });
+}
+
+#[test]
+fn erased_streams_leave_nothing_and_never_give_their_sequence_away() {
+    everywhere(|backend, directory| {
+        let canary = "a canary that must not be found again";
+        let h = Harness::open(backend(), &Options::default()).unwrap();
+        h.commit(vec![row(1, Some(1), 1, "stays")]);
+        let last = h.commit(vec![row(2, Some(1), 1, canary)]);
+        h.commit(vec![Op::Erase { stream: 2 }]);
+        h.close();
+        for file in std::fs::read_dir(&directory).unwrap() {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            assert!(!bytes.windows(canary.len()).any(|w| w == canary.as_bytes()));
+        }
+        let h = Harness::open(backend(), &Options::default()).unwrap();
+        assert!(h.commit(vec![row(1, Some(2), 1, "next")]) > last);
+        h.close();
+    });
+}
+
+#[test]
+fn time_finds_its_place_in_the_log() {
+    everywhere(|backend, _| {
+        let h = Harness::open(backend(), &Options::default()).unwrap();
+        for n in 1..=50 {
+            h.commit(vec![row(1, Some(n), 10 * n as i64, "x")]);
+        }
+        for (time, before) in [
+            (0, 0),
+            (10, 0),
+            (11, 1),
+            (250, 24),
+            (255, 25),
+            (500, 49),
+            (501, 50),
+            (i64::MAX, 50),
+        ] {
+            assert_eq!(h.store.reader.now(|r| r.before(time)).unwrap(), before, "before {time}");
+        }
+        h.close();
+    });
+}
+
+#[test]
+fn a_second_writer_is_kept_out() {
+    everywhere(|backend, _| {
+        let h = Harness::open(backend(), &Options::default()).unwrap();
+        assert!(matches!(
+            Harness::open(backend(), &Options::default()),
+            Err(Error::InUse { .. })
+        ));
+        h.close();
+        Harness::open(backend(), &Options::default()).unwrap().close();
+    });
+}
+
+#[test]
+fn a_nearly_full_disk_takes_only_what_does_not_grow_it() {
+    everywhere(|backend, _| {
+        let h = Harness::open(
+            backend(),
+            &Options {
+                low_disk: u64::MAX,
+                ..Options::default()
+            },
+        )
+        .unwrap();
+        h.send(1, 1, true, vec![row(1, Some(1), 1, "grows")]);
+        assert!(matches!(h.outcome(1)[0].1, Err(Error::LowDisk { .. })));
+        h.send(2, 2, false, vec![put("closing", "is allowed")]);
+        assert!(h.outcome(1)[0].1.is_ok());
+        h.close();
+    });
+}
+
+#[test]
+fn a_damaged_file_is_told_from_a_missing_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    std::fs::write(
+        &path,
+        b"this is no database, and it is longer than the header of one is: it goes on and on and on",
+    )
+    .unwrap();
+    let backend = Arc::new(Sqlite::new(&path, Durability::Full));
+    assert!(matches!(
+        Harness::open(backend, &Options::default()),
+        Err(Error::Damaged { .. })
+    ));
+    assert!(
+        std::fs::read(&path).unwrap().starts_with(b"this is no database"),
+        "it is left as it was"
+    );
+}
+
+#[test]
+fn a_page_that_was_overwritten_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let open = || Arc::new(Sqlite::new(&path, Durability::Full));
+    let h = Harness::open(open(), &Options::default()).unwrap();
+    for n in 1..=200 {
+        h.commit(vec![row(1, Some(n), 1, &"x".repeat(400))]);
+    }
+    h.close();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 4096].fill(0x5a);
+    std::fs::write(&path, bytes).unwrap();
+    let h = Harness::open(open(), &Options::default()).unwrap();
+    assert!(matches!(h.store.reader.now(|r| r.verify()), Err(Error::Damaged { .. })));
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    Harness::open(Arc::new(Sqlite::new(&path, Durability::Full)), &Options::default())
+        .unwrap()
+        .close();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[60..64].copy_from_slice(&9u32.to_be_bytes()); // user_version, in the header
+    std::fs::write(&path, bytes).unwrap();
+    let again = Harness::open(Arc::new(Sqlite::new(&path, Durability::Full)), &Options::default());
+    assert!(matches!(again, Err(Error::TooNew { found: 9, .. })));
+}

@@ -1,0 +1,97 @@
+//! Running cargo and the programs it built.
+
+use std::{
+    env,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+pub const BINARIES: [&str; 5] = [
+    "nexus",
+    "nexus-orchestrator",
+    "nexus-agent",
+    "nexus-llm",
+    "nexus-gateway",
+];
+
+pub fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = manifest.ancestors().nth(2).expect("xtask lies in crates/xtask");
+    root.to_path_buf()
+}
+
+pub fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Where cargo puts what it builds, whatever the environment or config says about it.
+pub fn target_dir() -> Result<PathBuf> {
+    let metadata = metadata()?;
+    let dir = metadata["target_directory"]
+        .as_str()
+        .context("cargo metadata names no target directory")?;
+    Ok(PathBuf::from(dir))
+}
+
+pub fn metadata() -> Result<serde_json::Value> {
+    let output = cargo()
+        .args(["metadata", "--format-version", "1", "--no-deps"])
+        .output()
+        .context("failed to run cargo metadata")?;
+    if !output.status.success() {
+        bail!(
+            "cargo metadata failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    serde_json::from_slice(&output.stdout).context("cargo metadata is not JSON")
+}
+
+/// Runs it in sight; its failure is ours.
+pub fn run(command: &mut Command) -> Result<()> {
+    let shown = show(command);
+    println!("$ {shown}");
+    let status = command.status().with_context(|| format!("failed to run {shown}"))?;
+    if !status.success() {
+        bail!("{shown}: {status}");
+    }
+    Ok(())
+}
+
+pub fn show(command: &Command) -> String {
+    let name = Path::new(command.get_program())
+        .file_name()
+        .unwrap_or(command.get_program());
+    let words = std::iter::once(name).chain(command.get_args());
+    words.map(word).collect::<Vec<_>>().join(" ")
+}
+
+fn word(word: &OsStr) -> String {
+    let text = word.to_string_lossy();
+    if text.contains([' ', '"']) {
+        format!("{text:?}")
+    } else {
+        text.into_owned()
+    }
+}
+
+/// The daemons and the command, and nothing else of the workspace.
+pub fn build_binaries(profile: &str) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--profile", profile, "--bins"]);
+    for binary in BINARIES {
+        command.args(["--package", package(binary)]);
+    }
+    run(&mut command)?;
+    let folder = if profile == "dev" { "debug" } else { profile };
+    Ok(target_dir()?.join(folder))
+}
+
+fn package(binary: &str) -> &str {
+    if binary == "nexus" { "nexus-cli" } else { binary }
+}

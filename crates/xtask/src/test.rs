@@ -1,0 +1,166 @@
+//! Everything that is checked, in the order in which it is cheapest to fail: formatting, lints, the crate graph, then
+//! the tests. The daemons are built first, because the system tests run the real ones.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{cargo, graph};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Unit tests only: no real daemons, no foreign clients
+    #[arg(long)]
+    quick: bool,
+    /// Only tests whose name contains this; formatting and lints are skipped
+    filter: Option<String>,
+}
+
+/// Tests that find a tool missing add a line `name: what is missing` to the file that this variable names.
+const SKIPPED: &str = "NEXUS_TESTS_SKIPPED";
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let begin = Instant::now();
+    if args.filter.is_none() {
+        cargo::run(cargo::cargo().args(["fmt", "--all", "--check"]))?;
+        cargo::run(cargo::cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ]))?;
+        graph::run(false)?;
+    }
+    let target = cargo::target_dir()?;
+    fs::create_dir_all(&target).with_context(|| format!("failed to create {}", target.display()))?;
+    let skipped_file = target.join("skipped-tests.txt");
+    fs::write(&skipped_file, "").with_context(|| format!("failed to write {}", skipped_file.display()))?;
+
+    let mut command = cargo::cargo();
+    command
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .env(SKIPPED, &skipped_file);
+    if args.quick {
+        command.args(["--lib", "--bins"]);
+    } else {
+        let bin = cargo::build_binaries("dev")?;
+        command.env("NEXUS_BIN_DIR", bin);
+    }
+    if let Some(filter) = &args.filter {
+        command.args(["--", filter]);
+    }
+    let (count, fine) = counted(&mut command)?;
+    let skipped = fs::read_to_string(&skipped_file).unwrap_or_default();
+    let skipped: Vec<&str> = skipped.lines().filter(|line| !line.trim().is_empty()).collect();
+    summary(&count, &skipped, begin);
+    if !fine || count.failed > 0 {
+        bail!("tests failed; they are named above");
+    }
+    if count.passed == 0 {
+        bail!("no test ran");
+    }
+    if !skipped.is_empty() && std::env::var("CI").is_ok_and(|ci| ci == "true") {
+        bail!("with CI=true nothing may be skipped");
+    }
+    Ok(())
+}
+
+/// Runs the tests in sight and adds up what each test program says at its end.
+fn counted(command: &mut Command) -> Result<(Count, bool)> {
+    println!("$ {}", cargo::show(command));
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("failed to run cargo test")?;
+    let output = child.stdout.take().context("cargo test has no output")?;
+    let mut count = Count::default();
+    let mut out = std::io::stdout().lock();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.context("failed to read what cargo test prints")?;
+        out.write_all(&line)?;
+        out.write_all(b"\n")?;
+        out.flush()?;
+        add(&mut count, &String::from_utf8_lossy(&line));
+    }
+    let status = child.wait().context("failed to wait for cargo test")?;
+    Ok((count, status.success()))
+}
+
+/// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; ...`
+fn add(count: &mut Count, line: &str) {
+    let Some(result) = line.strip_prefix("test result: ") else {
+        return;
+    };
+    let facts = result.split_once(". ").map_or("", |(_, facts)| facts);
+    for fact in facts.split("; ") {
+        let Some((number, what)) = fact.split_once(' ') else {
+            continue;
+        };
+        let number = number.parse().unwrap_or(0);
+        match what {
+            "passed" => count.passed += number,
+            "failed" => count.failed += number,
+            "ignored" => count.ignored += number,
+            _ => {}
+        }
+    }
+}
+
+fn summary(count: &Count, skipped: &[&str], begin: Instant) {
+    println!();
+    for name in skipped {
+        println!("skipped: {name}");
+    }
+    if count.ignored > 0 {
+        println!("{} tests are marked as ignored", count.ignored);
+    }
+    println!("in {} s:", begin.elapsed().as_secs());
+    println!(
+        "{} passed, {} failed, {} skipped",
+        count.passed,
+        count.failed,
+        skipped.len()
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_results_of_all_programs_are_added_up() {
+        let mut count = Count::default();
+        add(
+            &mut count,
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+        );
+        add(
+            &mut count,
+            "test result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+        );
+        add(&mut count, "test tests::x ... ok");
+        assert_eq!(
+            count,
+            Count {
+                passed: 5,
+                failed: 4,
+                ignored: 1
+            }
+        );
+    }
+}
