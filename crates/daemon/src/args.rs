@@ -107,11 +107,11 @@ fn option(setting: &Setting) -> Arg {
         help.push_str(&format!(" [default: {}]", setting.default));
     }
     // Passing a flag twice is what wrapper scripts do: the last one holds.
-    let arg = Arg::new(setting.key)
+    let arg = Arg::new(name)
         .long(name)
         .aliases(setting.flag_aliases)
         .help(help)
-        .overrides_with(setting.key);
+        .overrides_with(name);
     match setting.kind {
         Kind::Bool => arg
             .num_args(0..=1)
@@ -120,13 +120,13 @@ fn option(setting: &Setting) -> Arg {
             .value_name("BOOL"),
         Kind::Choice(names) => arg.value_name(names.join("|")),
         kind => arg
-            .value_name(kind.describe().to_uppercase())
+            .value_name(kind.describe().split(' ').next().unwrap_or_default().to_uppercase())
             .allow_hyphen_values(matches!(kind, Kind::Int { .. })),
     }
 }
 
 fn given(matches: &ArgMatches, setting: &Setting) -> Option<String> {
-    matches.get_one::<String>(setting.key).cloned()
+    matches.get_one::<String>(setting.flag?).cloned()
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -145,13 +145,15 @@ async fn live<D: Daemon>(
     let reload = started.reload.take();
     loop {
         tokio::select! {
-            served = started.served() => {
-                served?;
-                break;
-            }
+            // In this order: an idle daemon has drained by the time the wish to stop is seen here.
+            biased;
             () = &mut stopping, if !told => {
                 told = true;
                 ready::stopping();
+            }
+            served = started.served() => {
+                served?;
+                break;
             }
             () = hangup.notified() => {
                 ready::reloading();

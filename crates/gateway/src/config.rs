@@ -22,11 +22,34 @@ pub struct Config {
 impl Config {
     pub fn settings() -> Vec<Setting> {
         vec![
-            Setting::new("max_sessions", COUNT, "10000", "gateway sessions that may be open at once").live(),
-            Setting::new("max_open_streams", COUNT, "1000", "StreamChat, StreamResponses and SubscribeToEvents at once")
-                .live(),
-            Setting::new("max_message_size", Kind::Size, "100MiB", "the longest content of a message").live(),
-            Setting::new("answer_timeout", Kind::Duration, "10m", "how long an answer may keep silent").live(),
+            Setting::new(
+                "max_sessions",
+                COUNT,
+                "10000",
+                "gateway sessions that may be open at once",
+            )
+            .live(),
+            Setting::new(
+                "max_open_streams",
+                COUNT,
+                "1000",
+                "StreamChat, StreamResponses and SubscribeToEvents at once",
+            )
+            .live(),
+            Setting::new(
+                "max_message_size",
+                Kind::Size,
+                "100MiB",
+                "the longest content of a message",
+            )
+            .live(),
+            Setting::new(
+                "answer_timeout",
+                Kind::Duration,
+                "10m",
+                "how long an answer may keep silent",
+            )
+            .live(),
             Setting::new(
                 "orchestrator_patience",
                 Kind::Duration,
@@ -34,9 +57,20 @@ impl Config {
                 "how long questions wait for an orchestrator that is away",
             )
             .live(),
-            Setting::new("heartbeat_interval", Kind::Duration, "30s", "between two heartbeats of an idle StreamResponses")
-                .live(),
-            Setting::new("event_retention", Kind::Duration, "7d", "how long events can be read again").live(),
+            Setting::new(
+                "heartbeat_interval",
+                Kind::Duration,
+                "30s",
+                "between two heartbeats of an idle StreamResponses",
+            )
+            .live(),
+            Setting::new(
+                "event_retention",
+                Kind::Duration,
+                "7d",
+                "how long events can be read again",
+            )
+            .live(),
         ]
     }
 

@@ -34,7 +34,14 @@ impl Daemon for Gateway {
     }
 
     async fn build(boot: Boot<Config>) -> Result<Built<Config>, BootError> {
-        let Boot { config, common, root, health, stop, .. } = boot;
+        let Boot {
+            config,
+            common,
+            root,
+            health,
+            stop,
+            ..
+        } = boot;
         let backend = Sqlite::new(root.db_dir().join("gateway.db"), Durability::Full);
         let (store, sessions) = Store::open(Arc::new(backend), &nexus_store::Options::default()).map_err(failed)?;
         tracing::info!(sessions = sessions.len(), "store open");

@@ -57,14 +57,21 @@ pub struct Change {
 
 impl Change {
     pub fn put(mut self, session: &Session) -> Self {
-        self.ops.push(Op::Put { table: SESSION, key: session.id.clone().into(), value: json(session) });
+        self.ops.push(Op::Put {
+            table: SESSION,
+            key: session.id.clone().into(),
+            value: json(session),
+        });
         self
     }
 
     /// Also on a disk that is nearly full.
     pub fn remove(mut self, session_id: &str) -> Self {
         self.shrinks = true;
-        self.ops.push(Op::Delete { table: SESSION, key: session_id.to_owned().into() });
+        self.ops.push(Op::Delete {
+            table: SESSION,
+            key: session_id.to_owned().into(),
+        });
         self
     }
 
@@ -74,8 +81,16 @@ impl Change {
     }
 
     pub fn first_answer(mut self, key: &str, answer: &FirstAnswer) -> Self {
-        self.ops.push(Op::Put { table: FIRST, key: key.to_owned().into(), value: json(answer) });
-        self.ops.push(Op::Put { table: FIRST_BY_TIME, key: by_time(answer.at, key), value: Bytes::new() });
+        self.ops.push(Op::Put {
+            table: FIRST,
+            key: key.to_owned().into(),
+            value: json(answer),
+        });
+        self.ops.push(Op::Put {
+            table: FIRST_BY_TIME,
+            key: by_time(answer.at, key),
+            value: Bytes::new(),
+        });
         self
     }
 }
@@ -99,7 +114,7 @@ pub struct Store {
     writer: Mutex<Option<Writer<Done>>>,
     reader: Reader,
     log_id: Arc<str>,
-    /// The newest event written since the store was opened; its sender lives as long as the writer.
+    /// The newest event written since the store was opened.
     head: watch::Receiver<u64>,
     newest_at_open: u64,
     order: Mutex<Order>,
@@ -175,8 +190,17 @@ impl Store {
                     body: body.clone(),
                 });
                 let ops = change.ops.iter().cloned().chain(rows).collect();
-                let receipt = Done { sequence: 0, rows: events.len() as u64, reply };
-                permit.send(Transaction { epoch: order.epoch, grows: !change.shrinks, ops, receipt });
+                let receipt = Done {
+                    sequence: 0,
+                    rows: events.len() as u64,
+                    reply,
+                };
+                permit.send(Transaction {
+                    epoch: order.epoch,
+                    grows: !change.shrinks,
+                    ops,
+                    receipt,
+                });
                 order.epoch
             };
             let result = answer.await.map_err(|_| Engine::Closed)?;
@@ -207,9 +231,22 @@ impl Store {
         }
         let both = old.into_iter().flat_map(|(key, _)| {
             let first = key.slice(8..);
-            [Op::Delete { table: FIRST_BY_TIME, key }, Op::Delete { table: FIRST, key: first }]
+            [
+                Op::Delete {
+                    table: FIRST_BY_TIME,
+                    key,
+                },
+                Op::Delete {
+                    table: FIRST,
+                    key: first,
+                },
+            ]
         });
-        let change = Change { ops: both.collect(), events: Vec::new(), shrinks: true };
+        let change = Change {
+            ops: both.collect(),
+            events: Vec::new(),
+            shrinks: true,
+        };
         self.commit(change, before).await?;
         Ok(more)
     }
@@ -230,7 +267,12 @@ impl Store {
     }
 
     pub async fn events(&self, after: u64, most: usize) -> Result<Vec<Logged>, Error> {
-        self.reader.log(after, most, READ_BYTES).await?.iter().map(logged).collect()
+        self.reader
+            .log(after, most, READ_BYTES)
+            .await?
+            .iter()
+            .map(logged)
+            .collect()
     }
 
     /// The place in the log just before `time`.
@@ -247,7 +289,11 @@ impl Store {
     pub async fn trim(&self, time: i64) -> Result<(), Error> {
         let through = self.before(time).await?;
         if through > self.trimmed().await? {
-            let change = Change { ops: vec![Op::Trim { through }], events: Vec::new(), shrinks: true };
+            let change = Change {
+                ops: vec![Op::Trim { through }],
+                events: Vec::new(),
+                shrinks: true,
+            };
             self.commit(change, time).await?;
         }
         Ok(())
@@ -257,20 +303,15 @@ impl Store {
     pub async fn close(&self, budget: Duration) -> bool {
         let writer = self.writer.lock().take();
         let Some(writer) = writer else { return true };
-        let mut head = self.head.clone();
-        let gone = async {
-            let closed = writer.closed(budget).await;
-            // The writer's own end of this goes with its thread, after its last commit.
-            while head.changed().await.is_ok() {}
-            closed
-        };
-        tokio::time::timeout(budget, gone).await.unwrap_or(false)
+        writer.closed(budget).await
     }
 }
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("log_id", &self.log_id).finish_non_exhaustive()
+        f.debug_struct("Store")
+            .field("log_id", &self.log_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -280,11 +321,17 @@ fn by_time(time: i64, key: &str) -> Bytes {
 }
 
 fn logged(row: &Row) -> Result<Logged, Error> {
-    Ok(Logged { sequence: row.seq, time: row.time, event: parse(&row.body)? })
+    Ok(Logged {
+        sequence: row.seq,
+        time: row.time,
+        event: parse(&row.body)?,
+    })
 }
 
 fn json<T: Serialize>(value: &T) -> Bytes {
-    serde_json::to_vec(value).expect("our documents have text keys only").into()
+    serde_json::to_vec(value)
+        .expect("our documents have text keys only")
+        .into()
 }
 
 fn parse<T: DeserializeOwned>(value: &Bytes) -> Result<T, Error> {
@@ -292,85 +339,4 @@ fn parse<T: DeserializeOwned>(value: &Bytes) -> Result<T, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::{
-        event::Kind,
-        session::{Command, Wish},
-    };
-    use nexus_store::{Durability, Sqlite};
-
-    /// A writer's thread lets go of the file a moment after its last commit.
-    fn open(dir: &tempfile::TempDir) -> (Store, Vec<Session>) {
-        let end = std::time::Instant::now() + Duration::from_secs(5);
-        loop {
-            let backend = Sqlite::new(dir.path().join("gateway.db"), Durability::Process);
-            match Store::open(Arc::new(backend), &Options::default()) {
-                Err(Error::Store(Engine::InUse { .. })) if std::time::Instant::now() < end => std::thread::yield_now(),
-                opened => return opened.unwrap(),
-            }
-        }
-    }
-
-    fn session(id: &str) -> Session {
-        let mut session = Session::new(id.into(), "uid:1".into(), Wish::default(), 5);
-        session.step(Command::Open, 6).unwrap();
-        session
-    }
-
-    #[tokio::test]
-    async fn sessions_and_events_are_there_after_a_reopen() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, sessions) = open(&dir);
-        assert!(sessions.is_empty());
-        let (one, two) = (session("one"), session("two"));
-        let created = |session| Event::of(session, Kind::SessionCreated);
-        store.commit(Change::default().put(&one).event(created(&one)), 10).await.unwrap();
-        let second = store.commit(Change::default().put(&two).event(created(&two)), 20).await.unwrap();
-        store.commit(Change::default().remove("one"), 30).await.unwrap();
-        let log_id = store.log_id().to_owned();
-        assert!(store.close(Duration::from_secs(5)).await);
-        assert!(matches!(store.commit(Change::default(), 1).await, Err(Error::Store(Engine::Closed))));
-        drop(store);
-
-        let (store, sessions) = open(&dir);
-        assert_eq!(sessions, [two.clone()]);
-        assert_eq!((store.newest(), store.log_id()), (second, log_id.as_str()));
-        let events = store.events(0, 10).await.unwrap();
-        assert_eq!(events.iter().map(|e| e.event.session.as_str()).collect::<Vec<_>>(), ["one", "two"]);
-        let third = store.commit(Change::default().event(created(&two)), 15).await.unwrap();
-        assert!(third > second, "the sequence goes on");
-        assert_eq!(store.events(second, 10).await.unwrap()[0].time, 20, "and its time never falls");
-    }
-
-    #[tokio::test]
-    async fn a_time_finds_its_place_and_trimming_is_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, _) = open(&dir);
-        let session = session("s");
-        let mut last = 0;
-        for time in [10, 20, 30] {
-            let event = Event::of(&session, Kind::MessageSent);
-            last = store.commit(Change::default().event(event), time).await.unwrap();
-        }
-        assert_eq!(store.before(20).await.unwrap(), last - 2);
-        assert_eq!(store.trimmed().await.unwrap(), 0);
-        store.trim(30).await.unwrap();
-        assert_eq!(store.trimmed().await.unwrap(), last - 1);
-        assert_eq!(store.events(0, 10).await.unwrap().len(), 1);
-    }
-
-    #[tokio::test]
-    async fn first_answers_are_kept_and_forgotten_by_age() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, _) = open(&dir);
-        let answer = |at| FirstAnswer { at, fingerprint: "f".into(), answer: "{}".into() };
-        for (key, at) in [("old", 10), ("new", 20)] {
-            store.commit(Change::default().first_answer(key, &answer(at)), at).await.unwrap();
-        }
-        assert_eq!(store.first_answer("old").await.unwrap(), Some(answer(10)));
-        assert!(!store.forget_answers(20, 10).await.unwrap());
-        assert_eq!(store.first_answer("old").await.unwrap(), None);
-        assert_eq!(store.first_answer("new").await.unwrap(), Some(answer(20)));
-    }
-}
+mod tests;

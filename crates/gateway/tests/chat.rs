@@ -1,5 +1,7 @@
 //! StreamChat and StreamResponses, as a client sees them.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 mod fake;
 
 use fake::site::{Site, Talk, cuts, read_responses, user};
@@ -24,19 +26,35 @@ async fn an_answer_comes_token_by_token_and_its_text_once() {
         ..GatewayMessageMetadata::default()
     });
     talk.say(&session, message).await;
-    assert_eq!(site.fake.asked(&behind, "Hello!").await, "mine", "the client's id is kept");
+    assert_eq!(
+        site.fake.asked(&behind, "Hello!").await,
+        "mine",
+        "the client's id is kept"
+    );
     {
         let memory = site.fake.memory();
         let stored = &memory.sessions[&behind].messages[0];
         let extra = &stored.metadata.as_ref().unwrap().extra;
-        assert_eq!((extra["model"].as_str(), extra["correlation_id"].as_str(), extra["tone"].as_str()), ("big", "c-1", "dry"));
+        assert_eq!(
+            (
+                extra["model"].as_str(),
+                extra["correlation_id"].as_str(),
+                extra["tone"].as_str()
+            ),
+            ("big", "c-1", "dry")
+        );
     }
 
     site.fake.delta(&behind, "Good ");
     let begun = talk.read_until(StreamState::Active).await;
     assert!(begun.chunks.is_empty());
-    let Some(stream_chat_response::Payload::Chunk(first)) = talk.next().await.unwrap() else { panic!("no chunk") };
-    assert_eq!((first.text.as_str(), first.is_delta, first.sequence), ("Good ", true, 0));
+    let Some(stream_chat_response::Payload::Chunk(first)) = talk.next().await.unwrap() else {
+        panic!("no chunk")
+    };
+    assert_eq!(
+        (first.text.as_str(), first.is_delta, first.sequence),
+        ("Good ", true, 0)
+    );
     site.fake.delta(&behind, "day.");
     site.fake.finish(&behind);
     let rest = talk.read_until(StreamState::Complete).await;
@@ -44,9 +62,21 @@ async fn an_answer_comes_token_by_token_and_its_text_once() {
     let last = rest.chunks.last().unwrap();
     assert!(last.is_final && !last.is_delta && last.text.is_empty() && last.data.is_empty());
     let metadata = last.metadata.as_ref().unwrap();
-    assert_eq!((metadata.content_type.as_str(), metadata.total_bytes, metadata.progress), ("text/plain", 9, 1.0));
-    assert_eq!((metadata.extra["in_reply_to"].as_str(), metadata.extra["message_id"].as_str()), ("mine", "answer-mine"));
-    assert_eq!((rest.last.bytes_sent, rest.last.chunks_sent), (9, 1 + rest.chunks.len() as i64));
+    assert_eq!(
+        (metadata.content_type.as_str(), metadata.total_bytes, metadata.progress),
+        ("text/plain", 9, 1.0)
+    );
+    assert_eq!(
+        (
+            metadata.extra["in_reply_to"].as_str(),
+            metadata.extra["message_id"].as_str()
+        ),
+        ("mine", "answer-mine")
+    );
+    assert_eq!(
+        (rest.last.bytes_sent, rest.last.chunks_sent),
+        (9, 1 + rest.chunks.len() as i64)
+    );
     assert!(rest.last.started_at.is_some() && rest.last.ended_at.is_some());
 
     talk.half_close();
@@ -78,7 +108,12 @@ async fn without_deltas_the_whole_answer_comes_in_pieces_of_the_size_asked_for()
     let heard = talk.read_until(StreamState::Complete).await;
     let texts: Vec<_> = heard.chunks.iter().map(|chunk| chunk.text.as_str()).collect();
     assert_eq!(texts, ["äö", "üß", "€12"]);
-    assert!(heard.chunks.iter().all(|chunk| !chunk.is_delta && chunk.text.len() <= 5));
+    assert!(
+        heard
+            .chunks
+            .iter()
+            .all(|chunk| !chunk.is_delta && chunk.text.len() <= 5)
+    );
     let finals: Vec<_> = heard.chunks.iter().map(|chunk| chunk.is_final).collect();
     assert_eq!(finals, [false, false, true]);
     let sequences: Vec<_> = heard.chunks.iter().map(|chunk| chunk.sequence).collect();
@@ -88,8 +123,15 @@ async fn without_deltas_the_whole_answer_comes_in_pieces_of_the_size_asked_for()
 #[tokio::test]
 async fn pieces_keep_the_pause_asked_for() {
     let site = Site::new().await;
-    let stream_config = Some(StreamConfig { chunk_size: 1, chunk_delay_ns: 30_000_000, enable_delta: false });
-    let config = GatewaySessionConfig { stream_config, ..GatewaySessionConfig::default() };
+    let stream_config = Some(StreamConfig {
+        chunk_size: 1,
+        chunk_delay_ns: 30_000_000,
+        enable_delta: false,
+    });
+    let config = GatewaySessionConfig {
+        stream_config,
+        ..GatewaySessionConfig::default()
+    };
     let (session, behind) = site.session(Some(config)).await;
     let mut talk = site.chat().await;
     ask(&site, &talk, &session, &behind, "go").await;
@@ -98,7 +140,10 @@ async fn pieces_keep_the_pause_asked_for() {
     site.fake.finish(&behind);
     let heard = talk.read_until(StreamState::Complete).await;
     assert_eq!(heard.chunks.len(), 4);
-    assert!(begun.elapsed() >= std::time::Duration::from_millis(90), "three pauses lie between four pieces");
+    assert!(
+        begun.elapsed() >= std::time::Duration::from_millis(90),
+        "three pauses lie between four pieces"
+    );
 }
 
 #[tokio::test]
@@ -108,11 +153,18 @@ async fn heartbeats_are_echoed_before_and_after_the_session_is_named() {
     let mut talk = site.chat().await;
     for named in ["", "nowhere", session.as_str(), ""] {
         talk.heartbeat(named).await;
-        assert_eq!(talk.next().await.unwrap(), Some(stream_chat_response::Payload::Heartbeat(())));
+        assert_eq!(
+            talk.next().await.unwrap(),
+            Some(stream_chat_response::Payload::Heartbeat(()))
+        );
     }
     ask(&site, &talk, &session, &behind, "go").await;
     talk.heartbeat("").await;
-    assert_eq!(talk.next().await.unwrap(), Some(stream_chat_response::Payload::Heartbeat(())), "during an answer too");
+    assert_eq!(
+        talk.next().await.unwrap(),
+        Some(stream_chat_response::Payload::Heartbeat(())),
+        "during an answer too"
+    );
 }
 
 #[tokio::test]
@@ -158,7 +210,10 @@ async fn a_forced_cancel_waits_for_nothing_and_is_heard_all_the_same() {
     let heard = talk.read_until(StreamState::Cancelled).await;
     assert_eq!((heard.printed.as_str(), heard.last.message.as_str()), ("", "enough"));
     talk.ends_ok().await;
-    let cancelled = site.fake.until("the cancel", |memory| memory.cancelled.first().cloned()).await;
+    let cancelled = site
+        .fake
+        .until("the cancel", |memory| memory.cancelled.first().cloned())
+        .await;
     assert_eq!(cancelled, asked);
 }
 
@@ -170,7 +225,9 @@ async fn an_orchestrator_that_restarts_in_the_middle_ends_nothing_and_doubles_no
     ask(&site, &talk, &session, &behind, "first").await;
     site.fake.delta(&behind, "half ");
     talk.read_until(StreamState::Active).await;
-    let Some(stream_chat_response::Payload::Chunk(chunk)) = talk.next().await.unwrap() else { panic!("no chunk") };
+    let Some(stream_chat_response::Payload::Chunk(chunk)) = talk.next().await.unwrap() else {
+        panic!("no chunk")
+    };
     let mut printed = chunk.text;
 
     site.kill_orchestrator();
@@ -191,7 +248,10 @@ async fn an_orchestrator_that_restarts_in_the_middle_ends_nothing_and_doubles_no
     site.fake.finish(&behind);
     assert_eq!(talk.read_until(StreamState::Complete).await.printed, "next");
     let memory = site.fake.memory();
-    let users = memory.sessions[&behind].messages.iter().filter(|message| message.role() == nexus_proto::orchestrator::v1::MessageRole::User);
+    let users = memory.sessions[&behind]
+        .messages
+        .iter()
+        .filter(|message| message.role() == nexus_proto::orchestrator::v1::MessageRole::User);
     assert_eq!(users.count(), 2, "nothing is stored twice");
 }
 
@@ -222,7 +282,10 @@ async fn an_answer_that_starts_over_differently_says_so() {
     ask(&site, &talk, &session, &behind, "go").await;
     site.fake.delta(&behind, "One");
     talk.read_until(StreamState::Active).await;
-    assert!(matches!(talk.next().await.unwrap(), Some(stream_chat_response::Payload::Chunk(_))));
+    assert!(matches!(
+        talk.next().await.unwrap(),
+        Some(stream_chat_response::Payload::Chunk(_))
+    ));
     site.fake.start_over(&behind);
     site.fake.delta(&behind, "Two");
     let told = talk.read_until(StreamState::Active).await;
@@ -242,7 +305,10 @@ async fn an_orchestrator_that_stays_away_fails_the_question_and_not_the_stream()
     let heard = talk.read_until(StreamState::Error).await;
     assert!(heard.last.message.starts_with("UNAVAILABLE"), "{:?}", heard.last);
     talk.heartbeat("").await;
-    assert_eq!(talk.next().await.unwrap(), Some(stream_chat_response::Payload::Heartbeat(())));
+    assert_eq!(
+        talk.next().await.unwrap(),
+        Some(stream_chat_response::Payload::Heartbeat(()))
+    );
 }
 
 #[tokio::test]
@@ -260,7 +326,10 @@ async fn silence_has_an_end() {
 #[tokio::test]
 async fn a_message_that_is_too_large_is_refused_in_the_stream() {
     let site = Site::new().await;
-    let config = GatewaySessionConfig { max_message_size: 4, ..GatewaySessionConfig::default() };
+    let config = GatewaySessionConfig {
+        max_message_size: 4,
+        ..GatewaySessionConfig::default()
+    };
     let (session, behind) = site.session(Some(config)).await;
     let mut talk = site.chat().await;
     talk.say(&session, user("", "12345")).await;
@@ -277,7 +346,10 @@ async fn a_session_that_closes_ends_its_streams() {
     talk.heartbeat(&session).await;
     talk.next().await.unwrap();
     site.fake.heard_by(&behind, 1).await;
-    let request = CloseGatewaySessionRequest { session_id: session, reason: String::new() };
+    let request = CloseGatewaySessionRequest {
+        session_id: session,
+        reason: String::new(),
+    };
     site.client().close_gateway_session(request).await.unwrap();
     assert_eq!(talk.next().await.unwrap_err().code(), Code::FailedPrecondition);
 }
@@ -293,12 +365,14 @@ async fn a_client_that_goes_away_is_noticed_at_once() {
     let mut client = site.client();
     assert_eq!(client.get_status(()).await.unwrap().into_inner().active_streams, 1);
     drop(talk);
-    let gone = async {
-        while client.get_status(()).await.unwrap().into_inner().active_streams != 0 {}
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(5), gone).await.unwrap();
+    let gone = async { while client.get_status(()).await.unwrap().into_inner().active_streams != 0 {} };
+    tokio::time::timeout(std::time::Duration::from_secs(5), gone)
+        .await
+        .unwrap();
     site.fake
-        .until("the line to be let go", |memory| (memory.sessions[&behind].tell.receiver_count() == 0).then_some(()))
+        .until("the line to be let go", |memory| {
+            (memory.sessions[&behind].tell.receiver_count() == 0).then_some(())
+        })
         .await;
 }
 
@@ -312,7 +386,10 @@ fn responses(session_id: &str, message_id: &str) -> StreamResponsesRequest {
 
 async fn send(site: &Site, session: &str, id: &str, text: &str) {
     let message = Some(user(id, text));
-    let request = GatewaySendMessageRequest { session_id: session.into(), message };
+    let request = GatewaySendMessageRequest {
+        session_id: session.into(),
+        message,
+    };
     site.client().gateway_send_message(request).await.unwrap();
 }
 
@@ -323,7 +400,12 @@ async fn responses_follow_one_message_to_its_end() {
         site.fake.memory().shy = shy;
         let (session, behind) = site.session(None).await;
         send(&site, &session, "q1", "one").await;
-        let mut stream = site.client().stream_responses(responses(&session, "q1")).await.unwrap().into_inner();
+        let mut stream = site
+            .client()
+            .stream_responses(responses(&session, "q1"))
+            .await
+            .unwrap()
+            .into_inner();
         site.fake.heard_by(&behind, 1).await;
         site.fake.delta(&behind, "to ");
         let begun = read_responses(&mut stream, Some(StreamState::Active)).await;
@@ -333,10 +415,20 @@ async fn responses_follow_one_message_to_its_end() {
         let heard = read_responses(&mut stream, None).await;
         assert_eq!(heard.printed, "to one");
         assert_eq!(heard.states, [StreamState::Complete], "and then the stream ends");
-        assert!(heard.chunks.iter().any(|chunk| chunk.is_delta && chunk.metadata.is_none()));
+        assert!(
+            heard
+                .chunks
+                .iter()
+                .any(|chunk| chunk.is_delta && chunk.metadata.is_none())
+        );
 
         // Stored by now: the same again, as often as wanted.
-        let mut again = site.client().stream_responses(responses(&session, "q1")).await.unwrap().into_inner();
+        let mut again = site
+            .client()
+            .stream_responses(responses(&session, "q1"))
+            .await
+            .unwrap()
+            .into_inner();
         assert_eq!(read_responses(&mut again, None).await.printed, "to one");
     }
 }
@@ -348,23 +440,42 @@ async fn responses_without_a_message_begin_at_the_newest_and_stay() {
     site.fake.memory().echoes = true;
     send(&site, &session, "q1", "one").await;
     send(&site, &session, "q2", "two").await;
-    let mut stream = site.client().stream_responses(responses(&session, "")).await.unwrap().into_inner();
+    let mut stream = site
+        .client()
+        .stream_responses(responses(&session, ""))
+        .await
+        .unwrap()
+        .into_inner();
     let heard = read_responses(&mut stream, Some(StreamState::Complete)).await;
     assert_eq!(heard.printed, "you said: two");
     site.fake.heard_by(&behind, 1).await;
     send(&site, &session, "q3", "three").await;
     let heard = read_responses(&mut stream, Some(StreamState::Complete)).await;
     assert_eq!(heard.printed, "you said: three");
-    let sequence: u64 = heard.chunks.last().unwrap().metadata.as_ref().unwrap().extra["sequence"].parse().unwrap();
+    let sequence: u64 = heard.chunks.last().unwrap().metadata.as_ref().unwrap().extra["sequence"]
+        .parse()
+        .unwrap();
 
     // Resumed: everything after what was heard, and nothing before.
-    let resumed = StreamResponsesRequest { after_sequence: Some(sequence - 3), ..responses(&session, "") };
+    let resumed = StreamResponsesRequest {
+        after_sequence: Some(sequence - 3),
+        ..responses(&session, "")
+    };
     let mut resumed = site.client().stream_responses(resumed).await.unwrap().into_inner();
     let first = read_responses(&mut resumed, Some(StreamState::Complete)).await;
     assert_eq!(first.printed, "you said: two");
-    assert_eq!(read_responses(&mut resumed, Some(StreamState::Complete)).await.printed, "you said: three");
-    let beyond = StreamResponsesRequest { after_sequence: Some(sequence + 1), ..responses(&session, "") };
-    assert_eq!(site.client().stream_responses(beyond).await.unwrap_err().code(), Code::OutOfRange);
+    assert_eq!(
+        read_responses(&mut resumed, Some(StreamState::Complete)).await.printed,
+        "you said: three"
+    );
+    let beyond = StreamResponsesRequest {
+        after_sequence: Some(sequence + 1),
+        ..responses(&session, "")
+    };
+    assert_eq!(
+        site.client().stream_responses(beyond).await.unwrap_err().code(),
+        Code::OutOfRange
+    );
 }
 
 #[tokio::test]
@@ -373,11 +484,21 @@ async fn responses_cut_as_the_options_say() {
     let (session, _) = site.session(cuts(0, false)).await;
     site.fake.memory().echoes = true;
     send(&site, &session, "q", "12345").await;
-    let options = StreamOptions { chunk_size: 6, include_events: false, include_metadata: true };
-    let request = StreamResponsesRequest { options: Some(options), ..responses(&session, "q") };
+    let options = StreamOptions {
+        chunk_size: 6,
+        include_events: false,
+        include_metadata: true,
+    };
+    let request = StreamResponsesRequest {
+        options: Some(options),
+        ..responses(&session, "q")
+    };
     let mut stream = site.client().stream_responses(request).await.unwrap().into_inner();
     let heard = read_responses(&mut stream, None).await;
-    assert_eq!(heard.chunks.iter().map(|c| c.text.as_str()).collect::<Vec<_>>(), ["you sa", "id: 12", "345"]);
+    assert_eq!(
+        heard.chunks.iter().map(|c| c.text.as_str()).collect::<Vec<_>>(),
+        ["you sa", "id: 12", "345"]
+    );
     assert!(heard.chunks.iter().all(|chunk| chunk.metadata.is_some()));
 }
 
@@ -387,17 +508,31 @@ async fn a_turn_that_failed_before_anyone_asked_is_told() {
     let (session, behind) = site.session(None).await;
     send(&site, &session, "q", "one").await;
     site.fake.fail(&behind, "UNAVAILABLE: gone");
-    let mut stream = site.client().stream_responses(responses(&session, "q")).await.unwrap().into_inner();
+    let mut stream = site
+        .client()
+        .stream_responses(responses(&session, "q"))
+        .await
+        .unwrap()
+        .into_inner();
     let heard = read_responses(&mut stream, None).await;
-    assert_eq!((heard.states.as_slice(), heard.last.message.as_str()), (&[StreamState::Error][..], "UNAVAILABLE: gone"));
+    assert_eq!(
+        (heard.states.as_slice(), heard.last.message.as_str()),
+        (&[StreamState::Error][..], "UNAVAILABLE: gone")
+    );
 }
 
 #[tokio::test]
 async fn an_idle_reader_hears_heartbeats_if_it_wants_them() {
     let site = Site::with(&[("heartbeat_interval", "20ms")]).await;
     let (session, _) = site.session(None).await;
-    let options = StreamOptions { include_events: true, ..StreamOptions::default() };
-    let request = StreamResponsesRequest { options: Some(options), ..responses(&session, "") };
+    let options = StreamOptions {
+        include_events: true,
+        ..StreamOptions::default()
+    };
+    let request = StreamResponsesRequest {
+        options: Some(options),
+        ..responses(&session, "")
+    };
     let mut stream = site.client().stream_responses(request).await.unwrap().into_inner();
     let next = tokio::time::timeout(std::time::Duration::from_secs(5), stream.message());
     let frame = next.await.unwrap().unwrap().unwrap();

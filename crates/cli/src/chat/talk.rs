@@ -10,7 +10,10 @@
 //! The message keeps its id, so sending it again after a loss stores it once and gets the stored answer. The cursor
 //! only moves over messages that were shown.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use nexus_client::{Connection, Error};
@@ -43,6 +46,8 @@ const OUTBOX: usize = 4;
 pub struct Talk {
     connection: Connection,
     session: Option<Session>,
+    /// Ids of what was said here: a later stream may bring it again.
+    own: HashSet<String>,
     model: Option<String>,
     timeout: Duration,
     interrupts: Signal,
@@ -77,6 +82,7 @@ impl Talk {
         Ok(Talk {
             connection,
             session,
+            own: HashSet::new(),
             model,
             timeout,
             interrupts,
@@ -107,6 +113,7 @@ impl Talk {
             }),
             ..Message::default()
         };
+        self.own.insert(message.id.clone());
         let mut turn = Turn {
             message,
             answer: Answer::default(),
@@ -190,7 +197,7 @@ impl Talk {
                 frame = inbox.message() => {
                     let frame = next(frame)?;
                     turn.heard = Instant::now();
-                    if let Some(end) = turn.take(frame, session, screen)? {
+                    if let Some(end) = turn.take(frame, session, &self.own, screen)? {
                         drop(outbox);
                         finish(inbox).await;
                         return Ok(end);
@@ -230,10 +237,11 @@ impl Turn {
         &mut self,
         frame: StreamMessageResponse,
         session: &mut Session,
+        own: &HashSet<String>,
         screen: &mut Screen<'_>,
     ) -> Result<Option<End>, Failure> {
         match frame.payload {
-            Some(Payload::Message(message)) => self.take_message(&message, session, screen),
+            Some(Payload::Message(message)) => self.take_message(&message, session, own, screen),
             Some(Payload::Event(event)) => self.take_event(&event, session, screen),
             Some(Payload::Heartbeat(())) | None => Ok(None),
         }
@@ -243,13 +251,14 @@ impl Turn {
         &mut self,
         message: &Message,
         session: &mut Session,
+        own: &HashSet<String>,
         screen: &mut Screen<'_>,
     ) -> Result<Option<End>, Failure> {
         if message.sequence != 0 && message.sequence <= session.cursor {
             return Ok(None);
         }
         session.cursor = session.cursor.max(message.sequence);
-        if message.id == self.message.id {
+        if own.contains(&message.id) {
             return Ok(None);
         }
         let extra = message.metadata.as_ref().map(|metadata| &metadata.extra);

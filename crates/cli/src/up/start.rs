@@ -1,10 +1,18 @@
 //! `nexus up`: every daemon at once, each waited for on its own, and the whole within one time.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    future, io,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use serde::Serialize;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     ASSISTANT, ORCHESTRATOR, PLANS, Plan,
@@ -18,6 +26,8 @@ use crate::{
     output::{Output, table::table},
     place::Place,
 };
+
+const ORPHANED: &str = "runs, and waits for the orchestrator";
 
 /// Nobody is told what we wait for before this.
 const PATIENCE: Duration = Duration::from_millis(700);
@@ -54,10 +64,18 @@ pub async fn run(place: &Place, args: &UpArgs, output: &Output) -> Result<Exit, 
     let programs = spawn::programs(&PLANS)?;
     refuse_foreign(place).await?;
 
-    let give_up = begin + args.wait;
+    let run = Run {
+        place,
+        begin,
+        give_up: begin + args.wait,
+        given_up: watch::Sender::new(false),
+    };
     let waiting = std::cell::RefCell::new(PLANS.map(|plan| plan.service).to_vec());
     let each = PLANS.iter().zip(&programs).map(|(plan, program)| async {
-        let line = one(place, plan, program, begin, give_up).await;
+        let line = run.one(plan, program).await;
+        if line.service == ORCHESTRATOR && line.state == State::Failed {
+            run.given_up.send_replace(true);
+        }
         waiting.borrow_mut().retain(|service| *service != plan.service);
         line
     });
@@ -111,74 +129,100 @@ fn foreign(peer: &Peer, place: &Place) -> Option<String> {
     })
 }
 
-async fn one(place: &Place, plan: &'static Plan, program: &std::path::Path, begin: Instant, give_up: Instant) -> Line {
-    let mut line = Line {
-        service: plan.service,
-        state: State::Failed,
-        pid: None,
-        ready_ms: None,
-        socket: socket(place, plan.service).unwrap_or_default(),
-        error: None,
-        log: Vec::new(),
-    };
-    if let Ok(Found::Running(peer)) = look(&line.socket).await {
-        line.pid = u32::try_from(peer.pid).ok();
-        match timeout_at(give_up, usable(place, &line)).await {
-            Ok(Ok(())) => line.state = State::Running,
-            Ok(Err(failure)) => line.error = Some(failure.message),
-            Err(_) => line.error = Some("runs, but does not become ready".to_owned()),
-        }
-        return line;
-    }
-    let mut started = match spawn::spawn(place, plan, program) {
-        Ok(started) => started,
-        Err(failure) => {
-            line.error = Some(failure.message);
-            return line;
-        }
-    };
-    line.pid = Some(started.pid());
-    follow(place, &mut line, &mut started, begin, give_up).await;
-    line
+/// What the starts of all daemons share.
+struct Run<'a> {
+    place: &'a Place,
+    begin: Instant,
+    give_up: Instant,
+    /// Set when the orchestrator did not come up: without it nobody becomes usable, so nobody waits any longer.
+    given_up: watch::Sender<bool>,
 }
 
-/// Watches a daemon that we started until it is usable, has ended, or the time is up.
-async fn follow(place: &Place, line: &mut Line, started: &mut Started, begin: Instant, give_up: Instant) {
-    enum Seen {
-        Usable(Result<(), Failure>),
-        Ended(std::io::Result<std::process::ExitStatus>),
-        Late,
-    }
-    let seen = tokio::select! {
-        usable = usable(place, line) => Seen::Usable(usable),
-        ended = started.ended() => Seen::Ended(ended),
-        () = sleep_until(give_up) => Seen::Late,
-    };
-    match seen {
-        Seen::Usable(Ok(())) => {
-            line.state = State::Started;
-            line.ready_ms = u64::try_from(begin.elapsed().as_millis()).ok();
-            return;
+/// How waiting for a daemon ended.
+enum Seen {
+    Usable(Result<(), Failure>),
+    Ended(io::Result<ExitStatus>),
+    Late,
+    Orphaned,
+}
+
+impl Run<'_> {
+    async fn one(&self, plan: &'static Plan, program: &Path) -> Line {
+        let mut line = Line {
+            service: plan.service,
+            state: State::Failed,
+            pid: None,
+            ready_ms: None,
+            socket: socket(self.place, plan.service).unwrap_or_default(),
+            error: None,
+            log: Vec::new(),
+        };
+        if let Ok(Found::Running(peer)) = look(&line.socket).await {
+            self.adopt(&mut line, &peer).await;
+            return line;
         }
-        Seen::Usable(Err(failure)) => line.error = Some(failure.message),
-        // Two commands at once: the other one's daemon won the socket, and serves us as well.
-        Seen::Ended(Ok(status)) if !status.success() => {
-            if let Ok(Found::Running(peer)) = look(&line.socket).await
-                && foreign(&peer, place).is_none()
-                && let Ok(Ok(())) = timeout_at(give_up, usable(place, line)).await
-            {
-                line.pid = u32::try_from(peer.pid).ok();
-                line.state = State::Running;
+        let mut started = match spawn::spawn(self.place, plan, program) {
+            Ok(started) => started,
+            Err(failure) => {
+                line.error = Some(failure.message);
+                return line;
+            }
+        };
+        line.pid = Some(started.pid());
+        self.follow(&mut line, &mut started).await;
+        line
+    }
+
+    /// One that runs already is left alone, and waited for all the same.
+    async fn adopt(&self, line: &mut Line, peer: &Peer) {
+        line.pid = u32::try_from(peer.pid).ok();
+        match self.wait(line, future::pending()).await {
+            Seen::Usable(Ok(())) => line.state = State::Running,
+            Seen::Usable(Err(failure)) => line.error = Some(failure.message),
+            Seen::Orphaned => line.error = Some(ORPHANED.to_owned()),
+            Seen::Late | Seen::Ended(_) => line.error = Some("runs, but does not become ready".to_owned()),
+        }
+    }
+
+    /// Watches a daemon that we started until it is usable, has ended, or the time is up.
+    async fn follow(&self, line: &mut Line, started: &mut Started) {
+        match self.wait(line, started.ended()).await {
+            Seen::Usable(Ok(())) => {
+                line.state = State::Started;
+                line.ready_ms = u64::try_from(self.begin.elapsed().as_millis()).ok();
                 return;
             }
-            line.error = Some(spawn::describe(status));
+            Seen::Usable(Err(failure)) => line.error = Some(failure.message),
+            Seen::Ended(Ok(status)) => {
+                // Two commands at once: the other one's daemon won the socket, and serves us as well.
+                if let Ok(Found::Running(peer)) = look(&line.socket).await
+                    && foreign(&peer, self.place).is_none()
+                {
+                    return self.adopt(line, &peer).await;
+                }
+                line.error = Some(spawn::describe(status));
+            }
+            Seen::Ended(Err(error)) => line.error = Some(format!("failed to watch it: {error}")),
+            Seen::Late => line.error = Some("did not become ready in time; it goes on trying".to_owned()),
+            Seen::Orphaned => {
+                line.error = Some(ORPHANED.to_owned());
+                return;
+            }
         }
-        Seen::Ended(Ok(status)) => line.error = Some(spawn::describe(status)),
-        Seen::Ended(Err(error)) => line.error = Some(format!("failed to watch it: {error}")),
-        Seen::Late => line.error = Some("did not become ready in time; it goes on trying".to_owned()),
+        line.log = started.said();
+        line.log.push(format!("(all of it: {})", started.log().display()));
     }
-    line.log = started.said();
-    line.log.push(format!("(all of it: {})", started.log().display()));
+
+    async fn wait(&self, line: &Line, ended: impl Future<Output = io::Result<ExitStatus>>) -> Seen {
+        let mut given_up = self.given_up.subscribe();
+        let orphaned = given_up.wait_for(|given_up| *given_up && line.service != ORCHESTRATOR);
+        tokio::select! {
+            usable = usable(self.place, line) => Seen::Usable(usable),
+            ended = ended => Seen::Ended(ended),
+            _ = orphaned => Seen::Orphaned,
+            () = sleep_until(self.give_up) => Seen::Late,
+        }
+    }
 }
 
 /// Serves, and is known to the orchestrator where it has to be.

@@ -66,13 +66,23 @@ pub struct Status {
 
 #[derive(Debug)]
 enum Item {
-    Begin { answer: String, in_reply_to: String, started: i64 },
+    Begin {
+        answer: String,
+        in_reply_to: String,
+        started: i64,
+    },
     Restart,
     Text(String),
     /// What is left of a whole answer, cut chunk by chunk.
-    Whole { rest: String, end: End },
+    Whole {
+        rest: String,
+        end: End,
+    },
     End(End),
-    Say { phase: Phase, message: String },
+    Say {
+        phase: Phase,
+        message: String,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -114,7 +124,13 @@ pub struct Answers {
 
 impl Answers {
     pub fn new(cut: Cut) -> Self {
-        Answers { cut, current: None, queue: VecDeque::new(), queued_bytes: 0, taken: Taken::default() }
+        Answers {
+            cut,
+            current: None,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            taken: Taken::default(),
+        }
     }
 
     pub fn is_full(&self) -> bool {
@@ -127,7 +143,10 @@ impl Answers {
 
     /// The next frame is a chunk, which may have to wait its turn.
     pub fn is_chunk_next(&self) -> bool {
-        matches!(self.queue.front(), Some(Item::Text(_) | Item::Whole { .. } | Item::End(_)))
+        matches!(
+            self.queue.front(),
+            Some(Item::Text(_) | Item::Whole { .. } | Item::End(_))
+        )
     }
 
     /// An answer has begun and not ended.
@@ -148,7 +167,9 @@ impl Answers {
         }
         let text = current.again.as_mut().unwrap_or(&mut current.pushed);
         // A hole is filled by the whole answer at its end; what overlaps is here already.
-        let Some(fresh) = text.len().checked_sub(index).and_then(|known| piece.get(known..)) else { return first };
+        let Some(fresh) = text.len().checked_sub(index).and_then(|known| piece.get(known..)) else {
+            return first;
+        };
         if !self.cut.deltas || fresh.is_empty() {
             return first;
         }
@@ -170,13 +191,20 @@ impl Answers {
         if said.sequence > 0 {
             extra.insert("sequence".into(), said.sequence.to_string());
         }
-        let end = End { total: said.content.len() as u64, extra, cancelled };
+        let end = End {
+            total: said.content.len() as u64,
+            extra,
+            cancelled,
+        };
         if self.cut.deltas {
             self.catch_up(said.content, true);
             self.queue.push_back(Item::End(end));
         } else {
             self.queued_bytes += said.content.len();
-            self.queue.push_back(Item::Whole { rest: said.content, end });
+            self.queue.push_back(Item::Whole {
+                rest: said.content,
+                end,
+            });
         }
         self.current = None;
         first
@@ -189,7 +217,10 @@ impl Answers {
     }
 
     pub fn say(&mut self, phase: Phase, message: &str) {
-        self.queue.push_back(Item::Say { phase, message: message.into() });
+        self.queue.push_back(Item::Say {
+            phase,
+            message: message.into(),
+        });
     }
 
     /// Leaves out what is queued.
@@ -202,8 +233,17 @@ impl Answers {
     /// The next frame for the client.
     pub fn next(&mut self, now: i64) -> Option<Frame> {
         match self.queue.pop_front()? {
-            Item::Begin { answer, in_reply_to, started } => {
-                self.taken = Taken { answer, in_reply_to, started: Some(started), ..Taken::default() };
+            Item::Begin {
+                answer,
+                in_reply_to,
+                started,
+            } => {
+                self.taken = Taken {
+                    answer,
+                    in_reply_to,
+                    started: Some(started),
+                    ..Taken::default()
+                };
                 Some(self.status(Phase::Active, String::new(), None))
             }
             Item::Restart => {
@@ -227,7 +267,10 @@ impl Answers {
                 if last {
                     self.complete(&end);
                 } else {
-                    self.queue.push_front(Item::Whole { rest: rest.to_owned(), end });
+                    self.queue.push_front(Item::Whole {
+                        rest: rest.to_owned(),
+                        end,
+                    });
                 }
                 Some(frame)
             }
@@ -247,9 +290,16 @@ impl Answers {
         if self.current.is_some() {
             return false;
         }
-        self.current = Some(Current { id: answer.into(), ..Current::default() });
+        self.current = Some(Current {
+            id: answer.into(),
+            ..Current::default()
+        });
         let (answer, in_reply_to) = (answer.into(), in_reply_to.into());
-        self.queue.push_back(Item::Begin { answer, in_reply_to, started: now });
+        self.queue.push_back(Item::Begin {
+            answer,
+            in_reply_to,
+            started: now,
+        });
         true
     }
 
@@ -282,8 +332,15 @@ impl Answers {
 
     /// The status follows its last chunk at once, whatever else is queued.
     fn complete(&mut self, end: &End) {
-        let phase = if end.cancelled { Phase::Cancelled } else { Phase::Complete };
-        self.queue.push_front(Item::Say { phase, message: String::new() });
+        let phase = if end.cancelled {
+            Phase::Cancelled
+        } else {
+            Phase::Complete
+        };
+        self.queue.push_front(Item::Say {
+            phase,
+            message: String::new(),
+        });
     }
 
     fn chunk(&mut self, text: String, is_delta: bool, end: Option<(&End, bool)>) -> Frame {
@@ -320,8 +377,17 @@ impl Answers {
     }
 
     fn status(&self, phase: Phase, message: String, ended: Option<i64>) -> Frame {
-        let Taken { bytes, chunks, started, .. } = self.taken;
-        Frame::Status(Status { phase, message, bytes, chunks, started, ended })
+        let Taken {
+            bytes, chunks, started, ..
+        } = self.taken;
+        Frame::Status(Status {
+            phase,
+            message,
+            bytes,
+            chunks,
+            started,
+            ended,
+        })
     }
 }
 
@@ -332,151 +398,4 @@ impl Current {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn said(content: &str) -> Said {
-        let extra = BTreeMap::from([("in_reply_to".into(), "q".into())]);
-        Said { id: "a".into(), sequence: 2, content: content.into(), extra }
-    }
-
-    fn drain(answers: &mut Answers) -> Vec<Frame> {
-        std::iter::from_fn(|| answers.next(9)).collect()
-    }
-
-    /// What a client prints that shows the text of every chunk, and clears the line when told that it starts over.
-    fn printed(frames: &[Frame]) -> String {
-        frames.iter().fold(String::new(), |mut text, frame| {
-            match frame {
-                Frame::Chunk(chunk) => text.push_str(&chunk.text),
-                Frame::Status(status) if status.message.contains("starts over") => text.clear(),
-                Frame::Status(_) => {}
-            }
-            text
-        })
-    }
-
-    fn phases(frames: &[Frame]) -> Vec<Phase> {
-        let phase = |frame: &Frame| match frame {
-            Frame::Status(status) => Some(status.phase),
-            Frame::Chunk(_) => None,
-        };
-        frames.iter().filter_map(phase).collect()
-    }
-
-    #[test]
-    fn deltas_then_an_empty_end() {
-        let mut answers = Answers::new(Cut { deltas: true, size: 0 });
-        assert!(answers.delta("a", "q", 0, "Hel", 1));
-        let mut frames = drain(&mut answers);
-        assert!(!answers.delta("a", "q", 3, "lo", 2));
-        answers.finish(said("Hello!"), 3);
-        frames.extend(drain(&mut answers));
-        assert_eq!(printed(&frames), "Hello!");
-        assert_eq!(phases(&frames), [Phase::Active, Phase::Complete]);
-        let Frame::Chunk(last) = &frames[frames.len() - 2] else { panic!("{frames:?}") };
-        assert!(last.is_final && !last.is_delta && last.text.is_empty());
-        assert_eq!((last.total_bytes, last.extra["in_reply_to"].as_str(), last.extra["sequence"].as_str()), (6, "q", "2"));
-        let Frame::Status(status) = &frames[frames.len() - 1] else { panic!("{frames:?}") };
-        assert_eq!((status.bytes, status.chunks, status.started, status.ended), (6, 3, Some(1), Some(9)));
-    }
-
-    #[test]
-    fn what_a_slow_client_did_not_take_grows_together() {
-        let mut answers = Answers::new(Cut { deltas: true, size: 0 });
-        for index in 0..1000 {
-            answers.delta("a", "q", index, "x", 1);
-        }
-        let frames = drain(&mut answers);
-        assert_eq!(frames.len(), 2, "a status and one chunk");
-        assert_eq!(printed(&frames).len(), 1000);
-    }
-
-    #[test]
-    fn the_whole_answer_is_cut_and_its_last_piece_is_final() {
-        let mut answers = Answers::new(Cut { deltas: false, size: 4 });
-        answers.delta("a", "q", 0, "no", 1);
-        answers.finish(said("0123456789"), 2);
-        let frames = drain(&mut answers);
-        assert_eq!(printed(&frames), "0123456789");
-        let chunks: Vec<_> = frames
-            .iter()
-            .filter_map(|frame| match frame {
-                Frame::Chunk(chunk) => Some((chunk.sequence, chunk.text.as_str(), chunk.is_delta, chunk.is_final)),
-                Frame::Status(_) => None,
-            })
-            .collect();
-        assert_eq!(chunks, [(0, "0123", false, false), (1, "4567", false, false), (2, "89", false, true)]);
-    }
-
-    #[test]
-    fn an_empty_answer_still_ends() {
-        for deltas in [true, false] {
-            let mut answers = Answers::new(Cut { deltas, size: 3 });
-            answers.finish(said(""), 2);
-            let frames = drain(&mut answers);
-            assert_eq!(phases(&frames), [Phase::Active, Phase::Complete]);
-            assert!(matches!(&frames[1], Frame::Chunk(chunk) if chunk.is_final));
-        }
-    }
-
-    #[test]
-    fn the_same_again_says_nothing_and_something_else_says_so() {
-        let mut answers = Answers::new(Cut { deltas: true, size: 0 });
-        answers.delta("a", "q", 0, "one two", 1);
-        let mut frames = drain(&mut answers);
-        answers.delta("a", "q", 0, "one ", 1);
-        answers.delta("a", "q", 4, "two three", 1);
-        frames.extend(drain(&mut answers));
-        assert_eq!(printed(&frames), "one two three");
-        assert_eq!(phases(&frames), [Phase::Active]);
-
-        answers.delta("b", "q", 0, "one", 1);
-        answers.delta("b", "q", 3, "self", 1);
-        frames.extend(drain(&mut answers));
-        assert_eq!(printed(&frames), "oneself");
-        assert_eq!(phases(&frames), [Phase::Active, Phase::Active]);
-        answers.finish(said("oneself alone"), 3);
-        frames.extend(drain(&mut answers));
-        assert_eq!(printed(&frames), "oneself alone");
-    }
-
-    #[test]
-    fn joining_in_the_middle_waits_for_the_whole() {
-        let mut answers = Answers::new(Cut { deltas: true, size: 0 });
-        answers.delta("a", "q", 5, "later", 1);
-        let mut frames = drain(&mut answers);
-        assert_eq!(printed(&frames), "");
-        answers.finish(said("firstlater"), 3);
-        frames.extend(drain(&mut answers));
-        assert_eq!(printed(&frames), "firstlater");
-    }
-
-    proptest! {
-        /// Whatever is repeated, cut or lost on the way, the client ends with the answer.
-        #[test]
-        fn the_client_ends_with_the_answer(
-            text in "\\PC{0,60}",
-            deltas in any::<bool>(),
-            size in 0usize..8,
-            steps in prop::collection::vec((0usize..60, 1usize..20, any::<bool>()), 0..20),
-        ) {
-            let mut answers = Answers::new(Cut { deltas, size });
-            let mut frames = Vec::new();
-            for (from, length, take) in steps {
-                let from = text.floor_char_boundary(from);
-                let to = text.floor_char_boundary(from + length);
-                answers.delta("a", "q", from, &text[from..to], 1);
-                if take {
-                    frames.extend(drain(&mut answers));
-                }
-            }
-            answers.finish(said(&text), 2);
-            frames.extend(drain(&mut answers));
-            prop_assert_eq!(printed(&frames), text);
-            prop_assert!(!phases(&frames).contains(&Phase::Error));
-            prop_assert!(answers.is_empty() && answers.queued_bytes == 0);
-        }
-    }
-}
+mod tests;

@@ -26,16 +26,30 @@ pub enum Follow {
     All,
     /// Only the answer to this message. `alone`: no older message still waits for its answer, so that pieces
     /// without a name can only be of this one.
-    One { message_id: String, alone: bool },
+    One {
+        message_id: String,
+        alone: bool,
+    },
 }
 
 /// What happened, for the log of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Noted {
-    Stored { id: String },
-    Begun { in_reply_to: String },
-    Answered { id: String, sequence: u64, in_reply_to: String },
-    Failed { message_id: String, error: String },
+    Stored {
+        id: String,
+    },
+    Begun {
+        in_reply_to: String,
+    },
+    Answered {
+        id: String,
+        sequence: u64,
+        in_reply_to: String,
+    },
+    Failed {
+        message_id: String,
+        error: String,
+    },
 }
 
 #[derive(Debug)]
@@ -104,7 +118,12 @@ impl Conversation {
     pub fn ask(&mut self, message: Outgoing, now: i64) {
         // The same message twice under way is one message.
         if self.owed.iter().all(|owed| owed.message.id != message.id) {
-            self.owed.push_back(Owed { message, sent: false, stored: false, deadline: now.saturating_add(self.patience) });
+            self.owed.push_back(Owed {
+                message,
+                sent: false,
+                stored: false,
+                deadline: now.saturating_add(self.patience),
+            });
         }
     }
 
@@ -158,7 +177,8 @@ impl Conversation {
     pub fn lost(&mut self) {
         let waits = !self.owed.is_empty() || self.is_waiting() || self.answers.is_answering();
         if waits && !std::mem::replace(&mut self.paused, true) {
-            self.answers.say(Phase::Paused, "the orchestrator cannot be reached; trying again");
+            self.answers
+                .say(Phase::Paused, "the orchestrator cannot be reached; trying again");
         }
     }
 
@@ -171,7 +191,10 @@ impl Conversation {
         }
         self.answers.fail(error);
         self.done |= one;
-        let failed = |owed: Owed| Noted::Failed { message_id: owed.message.id, error: error.into() };
+        let failed = |owed: Owed| Noted::Failed {
+            message_id: owed.message.id,
+            error: error.into(),
+        };
         owed.into_iter().map(failed).collect()
     }
 
@@ -212,7 +235,12 @@ impl Conversation {
                 }
                 (!again).then_some(Noted::Stored { id })
             }
-            Incoming::Delta { answer, index, text, in_reply_to } => {
+            Incoming::Delta {
+                answer,
+                index,
+                text,
+                in_reply_to,
+            } => {
                 if !self.wants_piece(in_reply_to.as_deref()) {
                     return None;
                 }
@@ -241,7 +269,10 @@ impl Conversation {
                     self.answers.fail(&error);
                 }
                 self.done |= matches!(self.follow, Follow::One { .. });
-                Some(Noted::Failed { message_id: failed, error })
+                Some(Noted::Failed {
+                    message_id: failed,
+                    error,
+                })
             }
             Incoming::Nothing => None,
         }
@@ -253,10 +284,17 @@ impl Conversation {
         if !self.done && self.silent_until.is_some_and(|at| at <= now) {
             return self.give_up(error);
         }
-        let Some(at) = self.owed.iter().position(|owed| owed.deadline <= now) else { return Vec::new() };
-        let Some(late) = self.owed.remove(at) else { return Vec::new() };
+        let Some(at) = self.owed.iter().position(|owed| owed.deadline <= now) else {
+            return Vec::new();
+        };
+        let Some(late) = self.owed.remove(at) else {
+            return Vec::new();
+        };
         self.answers.fail(error);
-        vec![Noted::Failed { message_id: late.message.id, error: error.into() }]
+        vec![Noted::Failed {
+            message_id: late.message.id,
+            error: error.into(),
+        }]
     }
 
     pub fn deadline(&self) -> Option<i64> {
@@ -283,7 +321,10 @@ impl Conversation {
 
     fn answer(&mut self, said: Said, now: i64) -> Option<Noted> {
         let asked = said.in_reply_to().to_owned();
-        let owed = self.owed.iter().position(|owed| !asked.is_empty() && owed.message.id == asked);
+        let owed = self
+            .owed
+            .iter()
+            .position(|owed| !asked.is_empty() && owed.message.id == asked);
         let fresh = said.sequence == 0 || said.sequence > self.cursor;
         self.heard_up_to(said.sequence);
         if let Follow::One { message_id, .. } = &self.follow {
@@ -300,7 +341,11 @@ impl Conversation {
         if self.cancelling == Cancelling::Asked && said.is_cancelled() {
             self.cancelling = Cancelling::Said;
         }
-        let noted = Noted::Answered { id: said.id.clone(), sequence: said.sequence, in_reply_to: asked };
+        let noted = Noted::Answered {
+            id: said.id.clone(),
+            sequence: said.sequence,
+            in_reply_to: asked,
+        };
         self.answers.finish(said, now);
         Some(noted)
     }
@@ -326,103 +371,4 @@ impl Conversation {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeMap;
-
-    const DELTAS: Cut = Cut { deltas: true, size: 0 };
-
-    fn message(id: &str) -> Outgoing {
-        Outgoing {
-            id: id.into(),
-            time: None,
-            role: Role::User,
-            content: "hi".into(),
-            extra: BTreeMap::new(),
-        }
-    }
-
-    fn answer(sequence: u64, to: &str, content: &str) -> Incoming {
-        let extra = BTreeMap::from([("in_reply_to".into(), to.into())]);
-        Incoming::Answer(Said { id: format!("to-{to}"), sequence, content: content.into(), extra })
-    }
-
-    fn text(conversation: &mut Conversation) -> String {
-        let mut text = String::new();
-        while let Some(frame) = conversation.next_frame(0) {
-            if let Frame::Chunk(chunk) = frame {
-                text.push_str(&chunk.text);
-            }
-        }
-        text
-    }
-
-    #[test]
-    fn what_is_owed_goes_out_again_and_is_answered_once() {
-        let mut chat = Conversation::new(Follow::All, DELTAS, 100, 0);
-        chat.heard_up_to(4);
-        chat.ask(message("q"), 0);
-        assert_eq!(chat.next_message().unwrap().id, "q");
-        assert_eq!(chat.next_message(), None);
-        assert_eq!(chat.take(Incoming::Ack { id: "q".into() }, 1), Some(Noted::Stored { id: "q".into() }));
-        chat.lost();
-        chat.resumed();
-        assert_eq!(chat.next_message().unwrap().id, "q", "the same id, so stored once");
-        assert!(chat.take(answer(6, "q", "yes"), 2).is_some());
-        assert!(chat.is_settled());
-        assert!(chat.take(answer(6, "q", "yes"), 3).is_none(), "the stored answer again, for the repeat");
-        assert_eq!(text(&mut chat), "yes");
-        assert_eq!(chat.cursor(), 6);
-    }
-
-    #[test]
-    fn an_old_answer_is_given_to_who_asks_again() {
-        let mut chat = Conversation::new(Follow::All, DELTAS, 100, 0);
-        chat.heard_up_to(10);
-        assert!(chat.take(answer(6, "q", "yes"), 2).is_none());
-        chat.ask(message("q"), 0);
-        assert!(chat.take(answer(6, "q", "yes"), 2).is_some());
-        assert_eq!(text(&mut chat), "yes");
-    }
-
-    #[test]
-    fn silence_ends_at_the_deadline_and_signs_of_life_move_it() {
-        let mut chat = Conversation::new(Follow::All, DELTAS, 100, 0);
-        chat.ask(message("q"), 0);
-        assert_eq!(chat.deadline(), Some(100));
-        let piece = Incoming::Delta { answer: "a".into(), index: 0, text: "x".into(), in_reply_to: None };
-        assert_eq!(chat.take(piece, 90), Some(Noted::Begun { in_reply_to: "q".into() }));
-        assert_eq!(chat.tick(150), []);
-        assert!(matches!(&chat.tick(190)[..], [Noted::Failed { message_id, .. }] if message_id == "q"));
-        assert!(chat.is_settled());
-    }
-
-    #[test]
-    fn only_the_answer_that_is_followed() {
-        let follow = Follow::One { message_id: "q2".into(), alone: false };
-        let mut one = Conversation::new(follow, DELTAS, 100, 0);
-        let piece = |to: Option<&str>| Incoming::Delta {
-            answer: "a".into(),
-            index: 0,
-            text: "x".into(),
-            in_reply_to: to.map(Into::into),
-        };
-        assert_eq!(one.take(piece(None), 0), None);
-        assert_eq!(one.take(piece(Some("q1")), 0), None);
-        assert_eq!(one.take(answer(2, "q1", "no"), 0), None);
-        assert!(!one.is_done());
-        assert!(one.take(piece(Some("q2")), 0).is_some());
-        assert!(one.take(answer(3, "q2", "xyz"), 0).is_some());
-        assert!(one.is_done());
-        assert_eq!(text(&mut one), "xyz");
-    }
-
-    #[test]
-    fn a_message_to_the_record_is_settled_by_its_ack() {
-        let mut chat = Conversation::new(Follow::All, DELTAS, 100, 0);
-        chat.ask(Outgoing { role: Role::System, ..message("s") }, 0);
-        assert!(chat.under_way().is_empty());
-        chat.take(Incoming::Ack { id: "s".into() }, 1);
-        assert!(chat.is_settled());
-    }
-}
+mod tests;

@@ -9,7 +9,11 @@ pub enum Error {
     #[error("{0} must not be negative")]
     Negative(&'static str),
     #[error("{what} of {size} bytes is longer than {limit}")]
-    TooLong { what: &'static str, size: usize, limit: usize },
+    TooLong {
+        what: &'static str,
+        size: usize,
+        limit: usize,
+    },
     #[error("{field} has the unknown value {value}")]
     UnknownValue { field: &'static str, value: i32 },
     #[error("{0} is not a valid time")]

@@ -34,8 +34,14 @@ pub struct SessionFilter {
 impl SessionFilter {
     pub fn matches(&self, session: &Session) -> bool {
         self.state.is_none_or(|state| session.state == state)
-            && self.states.as_ref().is_none_or(|states| states.contains(&session.state))
-            && self.user_id.as_ref().is_none_or(|user| session.wish.metadata.user_id == *user)
+            && self
+                .states
+                .as_ref()
+                .is_none_or(|states| states.contains(&session.state))
+            && self
+                .user_id
+                .as_ref()
+                .is_none_or(|user| session.wish.metadata.user_id == *user)
             && has_all(&session.wish.metadata.labels, &self.labels)
     }
 }
@@ -88,12 +94,48 @@ mod tests {
         let session = session();
         let none = SessionFilter::default();
         assert!(none.matches(&session));
-        assert!(SessionFilter { state: Some(State::Initializing), ..none.clone() }.matches(&session));
-        assert!(!SessionFilter { state: Some(State::Idle), ..none.clone() }.matches(&session));
-        assert!(!SessionFilter { states: Some(vec![State::Active]), ..none.clone() }.matches(&session));
-        assert!(!SessionFilter { user_id: Some("bob".into()), ..none.clone() }.matches(&session));
-        assert!(SessionFilter { labels: labels("a", "1"), ..none.clone() }.matches(&session));
-        assert!(!SessionFilter { labels: labels("a", "2"), ..none }.matches(&session));
+        assert!(
+            SessionFilter {
+                state: Some(State::Initializing),
+                ..none.clone()
+            }
+            .matches(&session)
+        );
+        assert!(
+            !SessionFilter {
+                state: Some(State::Idle),
+                ..none.clone()
+            }
+            .matches(&session)
+        );
+        assert!(
+            !SessionFilter {
+                states: Some(vec![State::Active]),
+                ..none.clone()
+            }
+            .matches(&session)
+        );
+        assert!(
+            !SessionFilter {
+                user_id: Some("bob".into()),
+                ..none.clone()
+            }
+            .matches(&session)
+        );
+        assert!(
+            SessionFilter {
+                labels: labels("a", "1"),
+                ..none.clone()
+            }
+            .matches(&session)
+        );
+        assert!(
+            !SessionFilter {
+                labels: labels("a", "2"),
+                ..none
+            }
+            .matches(&session)
+        );
     }
 
     #[test]
@@ -101,19 +143,59 @@ mod tests {
         let event = Event::of(&session(), Kind::SessionCreated);
         let none = EventFilter::default();
         assert!(none.matches(&event));
-        assert!(EventFilter { session: Some("s1".into()), ..none.clone() }.matches(&event));
-        assert!(!EventFilter { session: Some("s2".into()), ..none.clone() }.matches(&event));
-        assert!(EventFilter { kind: Some(Some(Kind::SessionCreated)), ..none.clone() }.matches(&event));
-        assert!(!EventFilter { kind: Some(None), ..none.clone() }.matches(&event));
-        assert!(!EventFilter { source: Some("x".into()), ..none.clone() }.matches(&event));
-        assert!(!EventFilter { priority: Some(Priority::Low), ..none.clone() }.matches(&event));
+        assert!(
+            EventFilter {
+                session: Some("s1".into()),
+                ..none.clone()
+            }
+            .matches(&event)
+        );
+        assert!(
+            !EventFilter {
+                session: Some("s2".into()),
+                ..none.clone()
+            }
+            .matches(&event)
+        );
+        assert!(
+            EventFilter {
+                kind: Some(Some(Kind::SessionCreated)),
+                ..none.clone()
+            }
+            .matches(&event)
+        );
+        assert!(
+            !EventFilter {
+                kind: Some(None),
+                ..none.clone()
+            }
+            .matches(&event)
+        );
+        assert!(
+            !EventFilter {
+                source: Some("x".into()),
+                ..none.clone()
+            }
+            .matches(&event)
+        );
+        assert!(
+            !EventFilter {
+                priority: Some(Priority::Low),
+                ..none.clone()
+            }
+            .matches(&event)
+        );
         let labels = BTreeMap::from([("c".into(), "3".into())]);
         assert!(!EventFilter { labels, ..none }.matches(&event));
     }
 
     #[test]
     fn a_user_sees_only_what_is_theirs() {
-        let mut viewer = Viewer { principal: "uid:7".into(), admin: false, anonymous: false };
+        let mut viewer = Viewer {
+            principal: "uid:7".into(),
+            admin: false,
+            anonymous: false,
+        };
         assert!(viewer.sees("uid:7") && !viewer.sees("uid:8") && !viewer.sees(""));
         viewer.admin = true;
         assert!(viewer.sees("uid:8"));

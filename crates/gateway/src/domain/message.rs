@@ -35,7 +35,13 @@ impl Asked {
             }
         }
         let id = if self.id.is_empty() { id() } else { self.id };
-        Outgoing { id, time: self.time, role: self.role, content: self.content, extra }
+        Outgoing {
+            id,
+            time: self.time,
+            role: self.role,
+            content: self.content,
+            extra,
+        }
     }
 }
 
@@ -77,14 +83,26 @@ impl Said {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incoming {
     /// A message is stored.
-    Ack { id: String },
+    Ack {
+        id: String,
+    },
     /// A piece of a coming answer; `index` is its byte offset.
-    Delta { answer: String, index: usize, text: String, in_reply_to: Option<String> },
+    Delta {
+        answer: String,
+        index: usize,
+        text: String,
+        in_reply_to: Option<String>,
+    },
     Answer(Said),
     /// A message that is not an answer.
-    Other { sequence: u64 },
+    Other {
+        sequence: u64,
+    },
     /// A turn failed.
-    Failed { message_id: Option<String>, error: String },
+    Failed {
+        message_id: Option<String>,
+        error: String,
+    },
     /// Nothing for us.
     Nothing,
 }

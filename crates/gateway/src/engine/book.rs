@@ -28,16 +28,26 @@ pub(super) struct Entry {
 
 impl Entry {
     fn new(session: Session) -> Self {
-        Entry { session, ended: CancellationToken::new(), turn: Arc::default(), told: 0, dirty: false }
+        Entry {
+            session,
+            ended: CancellationToken::new(),
+            turn: Arc::default(),
+            told: 0,
+            dirty: false,
+        }
     }
 }
 
 impl Book {
     /// Those that were never finished are handed back.
     pub fn of(sessions: Vec<Session>) -> (Book, Vec<Session>) {
-        let (unfinished, open): (Vec<_>, Vec<_>) =
-            sessions.into_iter().partition(|session| session.state == State::Initializing);
-        let entries = open.into_iter().map(|session| (session.id.clone(), Entry::new(session))).collect();
+        let (unfinished, open): (Vec<_>, Vec<_>) = sessions
+            .into_iter()
+            .partition(|session| session.state == State::Initializing);
+        let entries = open
+            .into_iter()
+            .map(|session| (session.id.clone(), Entry::new(session)))
+            .collect();
         (Book { entries, making: 0 }, unfinished)
     }
 
@@ -88,12 +98,18 @@ impl Book {
     }
 
     pub fn due(&self, now: i64) -> Vec<String> {
-        let due = self.entries.values().filter(|entry| entry.session.due_at().is_some_and(|at| at <= now));
+        let due = self
+            .entries
+            .values()
+            .filter(|entry| entry.session.due_at().is_some_and(|at| at <= now));
         due.map(|entry| entry.session.id.clone()).collect()
     }
 
     pub fn of_orchestrator(&self, session: &str) -> Option<String> {
-        let found = self.entries.values().find(|entry| entry.session.orchestrator_session == session)?;
+        let found = self
+            .entries
+            .values()
+            .find(|entry| entry.session.orchestrator_session == session)?;
         Some(found.session.id.clone())
     }
 }

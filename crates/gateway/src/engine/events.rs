@@ -58,9 +58,20 @@ impl Handle {
             None => newest,
         };
         let (out, events) = mpsc::channel(QUEUE);
-        let reading = Reading { handle: self.clone(), viewer, filter, cursor, head, out };
+        let reading = Reading {
+            handle: self.clone(),
+            viewer,
+            filter,
+            cursor,
+            head,
+            out,
+        };
         tokio::spawn(reading.run());
-        Ok(Subscription { events, log_id: self.inner.store.log_id().to_owned(), counted })
+        Ok(Subscription {
+            events,
+            log_id: self.inner.store.log_id().to_owned(),
+            counted,
+        })
     }
 }
 
@@ -86,7 +97,10 @@ impl Reading {
             if over {
                 return Ok(());
             }
-            let end = self.filter.end.map(|end| Duration::from_nanos(u64::try_from(end - now()).unwrap_or(0)));
+            let end = self
+                .filter
+                .end
+                .map(|end| Duration::from_nanos(u64::try_from(end - now()).unwrap_or(0)));
             tokio::select! {
                 changed = self.head.changed() => {
                     if changed.is_err() {
@@ -107,7 +121,12 @@ impl Reading {
             self.cursor = trimmed;
             // Nothing older than the reader's own beginning is lost to it.
             if self.filter.start.is_none() {
-                self.say(Logged { sequence: trimmed, time: now(), event: lost }).await?;
+                self.say(Logged {
+                    sequence: trimmed,
+                    time: now(),
+                    event: lost,
+                })
+                .await?;
             }
         }
         let events = store.events(self.cursor, READ).await?;
@@ -124,6 +143,9 @@ impl Reading {
     }
 
     async fn say(&self, logged: Logged) -> Result<(), Error> {
-        self.out.send(Ok(logged)).await.map_err(|_| Error::Deadline("find the reader"))
+        self.out
+            .send(Ok(logged))
+            .await
+            .map_err(|_| Error::Deadline("find the reader"))
     }
 }

@@ -8,6 +8,7 @@ mod events;
 mod once;
 mod sessions;
 mod stream;
+mod talk;
 mod tend;
 mod watch;
 

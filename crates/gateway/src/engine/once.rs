@@ -43,7 +43,11 @@ pub(super) fn answered<T: Serialize>(change: Change, ticket: Option<&Ticket>, an
         None => change,
         Some(ticket) => {
             let answer = serde_json::to_string(answer).expect("our answers have text keys only");
-            let first = FirstAnswer { at: now(), fingerprint: ticket.fingerprint.clone(), answer };
+            let first = FirstAnswer {
+                at: now(),
+                fingerprint: ticket.fingerprint.clone(),
+                answer,
+            };
             change.first_answer(&ticket.key, &first)
         }
     }
@@ -70,7 +74,11 @@ impl Handle {
         let fingerprint = hex(&Sha256::digest(&request));
         let known = self.inner.store.first_answer(&key).await?;
         match known.filter(|first| first.at > now() - FIRST_ANSWER_TTL) {
-            None => Ok(Before::Fresh(Some(Ticket { key, fingerprint, _stripe: stripe }))),
+            None => Ok(Before::Fresh(Some(Ticket {
+                key,
+                fingerprint,
+                _stripe: stripe,
+            }))),
             Some(first) if first.fingerprint != fingerprint => Err(Error::KeyReused),
             Some(first) => serde_json::from_str(&first.answer)
                 .map(Before::Answered)

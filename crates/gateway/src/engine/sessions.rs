@@ -51,7 +51,10 @@ impl Handle {
     /// The intent is written first, so that nothing is left behind at the orchestrator whatever fails.
     async fn make(&self, owner: String, wish: Wish, ticket: Option<once::Ticket>) -> Result<Session, Error> {
         let mut session = Session::new(new_id()?, owner, wish, now());
-        self.inner.store.commit(Change::default().put(&session), session.created_at).await?;
+        self.inner
+            .store
+            .commit(Change::default().put(&session), session.created_at)
+            .await?;
         match self.inner.orchestrator.create_session(&session, &session.id).await {
             Ok(made) => session.orchestrator_session = made,
             Err(error) => {
@@ -88,7 +91,10 @@ impl Handle {
 
     pub(super) fn find(&self, viewer: &Viewer, id: &str) -> Result<(Session, CancellationToken), Error> {
         let book = self.inner.book.lock();
-        let entry = book.get(id).filter(|entry| viewer.sees(&entry.session.owner)).ok_or(Error::SessionNotFound)?;
+        let entry = book
+            .get(id)
+            .filter(|entry| viewer.sees(&entry.session.owner))
+            .ok_or(Error::SessionNotFound)?;
         if entry.session.wish.requires_auth() && viewer.anonymous {
             return Err(Error::RequiresAuth);
         }
@@ -99,7 +105,10 @@ impl Handle {
     pub fn list(&self, viewer: &Viewer, filter: &SessionFilter) -> Vec<Session> {
         let mut found: Vec<Session> = {
             let book = self.inner.book.lock();
-            let seen = book.iter().map(|entry| &entry.session).filter(|session| viewer.sees(&session.owner));
+            let seen = book
+                .iter()
+                .map(|entry| &entry.session)
+                .filter(|session| viewer.sees(&session.owner));
             seen.filter(|session| filter.matches(session)).cloned().collect()
         };
         found.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
@@ -112,7 +121,10 @@ impl Handle {
             Before::Fresh(ticket) => ticket,
         };
         let (session, _) = self.find(viewer, id)?;
-        self.inner.orchestrator.close_session(&session.orchestrator_session, reason).await?;
+        self.inner
+            .orchestrator
+            .close_session(&session.orchestrator_session, reason)
+            .await?;
         if self.end(id, reason, ticket.as_ref()).await? || ticket.is_none() {
             return Ok(());
         }
@@ -126,7 +138,9 @@ impl Handle {
     pub(super) async fn end(&self, id: &str, reason: &str, ticket: Option<&once::Ticket>) -> Result<bool, Error> {
         let Some(turn) = self.turn_of(id) else { return Ok(false) };
         let _turn = turn.lock().await;
-        let Some(mut session) = self.present(id) else { return Ok(false) };
+        let Some(mut session) = self.present(id) else {
+            return Ok(false);
+        };
         session.step(Command::Close, now())?;
         let change = once::answered(closing(&session, reason), ticket, &());
         self.inner.store.commit(change, session.updated_at).await?;
@@ -138,20 +152,32 @@ impl Handle {
     pub(super) async fn tick(&self, id: &str) -> Result<(), Error> {
         let Some(turn) = self.turn_of(id) else { return Ok(()) };
         let _turn = turn.lock().await;
-        let Some(mut session) = self.present(id) else { return Ok(()) };
+        let Some(mut session) = self.present(id) else {
+            return Ok(());
+        };
         match session.step(Command::Tick, now())? {
             Outcome::Idled => {
                 let event = Event::of(&session, Kind::SessionUpdated).with("state", "idle");
-                self.inner.store.commit(Change::default().put(&session).event(event), session.updated_at).await?;
+                self.inner
+                    .store
+                    .commit(Change::default().put(&session).event(event), session.updated_at)
+                    .await?;
                 self.show(session);
             }
             Outcome::Expired => {
-                self.inner.store.commit(closing(&session, "timeout"), session.updated_at).await?;
+                self.inner
+                    .store
+                    .commit(closing(&session, "timeout"), session.updated_at)
+                    .await?;
                 self.inner.book.lock().remove(id);
                 let (handle, orchestrator_session) = (self.clone(), session.orchestrator_session);
                 // Its own timeout is the same; this only makes it sooner.
                 tokio::spawn(async move {
-                    let closed = handle.inner.orchestrator.close_session(&orchestrator_session, "timeout").await;
+                    let closed = handle
+                        .inner
+                        .orchestrator
+                        .close_session(&orchestrator_session, "timeout")
+                        .await;
                     if let Err(error) = closed {
                         tracing::debug!(%error, orchestrator_session, "left to its own timeout");
                     }
@@ -171,7 +197,10 @@ impl Handle {
         session.check_size(size, most)?;
         if session.step(Command::Use, now())? == Outcome::Woke {
             let event = Event::of(&session, Kind::SessionUpdated).with("state", "active");
-            self.inner.store.commit(Change::default().put(&session).event(event), session.updated_at).await?;
+            self.inner
+                .store
+                .commit(Change::default().put(&session).event(event), session.updated_at)
+                .await?;
             self.show(session);
         } else {
             self.show(session);
@@ -194,12 +223,21 @@ impl Handle {
         let (fresh, correlation_id) = (new_id()?, asked.correlation_id.clone());
         // With a key the id is made of it: what a crash left stored is found again, not stored twice.
         let outgoing = asked.outgoing(|| ticket.as_ref().map_or(fresh, once::Ticket::id));
-        let (message_id, time) = match self.inner.orchestrator.send(&session.orchestrator_session, outgoing).await {
+        let (message_id, time) = match self
+            .inner
+            .orchestrator
+            .send(&session.orchestrator_session, outgoing)
+            .await
+        {
             Ok(sent) => sent,
             Err(error) if error.kind == Remote::Exists && !chosen => return Err(Error::KeyReused),
             Err(error) => return Err(self.refused(id, error).await),
         };
-        let sent = Sent { message_id, session_id: id.into(), time: time.unwrap_or_else(now) };
+        let sent = Sent {
+            message_id,
+            session_id: id.into(),
+            time: time.unwrap_or_else(now),
+        };
         let event = Event::of(&session, Kind::MessageSent).about(&sent.message_id, &correlation_id);
         let change = once::answered(Change::default().event(event), ticket.as_ref(), &sent);
         self.inner.store.commit(change, now()).await?;
@@ -221,7 +259,9 @@ impl Handle {
     pub(super) async fn remember_use(&self) {
         let dirty: Vec<String> = {
             let mut book = self.inner.book.lock();
-            let used = book.iter_mut().filter_map(|entry| std::mem::take(&mut entry.dirty).then_some(&entry.session.id));
+            let used = book
+                .iter_mut()
+                .filter_map(|entry| std::mem::take(&mut entry.dirty).then_some(&entry.session.id));
             used.cloned().collect()
         };
         for id in dirty {

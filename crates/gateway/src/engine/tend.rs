@@ -21,7 +21,9 @@ impl Handle {
     pub(super) async fn keep_time(self) {
         loop {
             let due_at = self.inner.book.lock().due_at();
-            let wait = due_at.map_or(LONGEST, |at| Duration::from_nanos(u64::try_from(at - now()).unwrap_or(0)));
+            let wait = due_at.map_or(LONGEST, |at| {
+                Duration::from_nanos(u64::try_from(at - now()).unwrap_or(0))
+            });
             tokio::select! {
                 () = tokio::time::sleep(wait.min(LONGEST)) => {}
                 () = self.inner.sooner.notified() => continue,
@@ -87,7 +89,10 @@ impl Handle {
         if let Some(made) = made {
             orchestrator.close_session(&made, "it was never finished").await?;
         }
-        self.inner.store.commit(Change::default().remove(&session.id), now()).await?;
+        self.inner
+            .store
+            .commit(Change::default().remove(&session.id), now())
+            .await?;
         Ok(())
     }
 }

@@ -53,8 +53,13 @@ impl Handle {
         let before = now();
         let ours: Vec<(String, String)> = {
             let book = self.inner.book.lock();
-            let older = book.iter().map(|entry| &entry.session).filter(|session| session.created_at <= before);
-            older.map(|session| (session.id.clone(), session.orchestrator_session.clone())).collect()
+            let older = book
+                .iter()
+                .map(|entry| &entry.session)
+                .filter(|session| session.created_at <= before);
+            older
+                .map(|session| (session.id.clone(), session.orchestrator_session.clone()))
+                .collect()
         };
         if ours.is_empty() {
             return Ok(());

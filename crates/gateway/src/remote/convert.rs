@@ -18,8 +18,11 @@ const GATEWAY_SESSION: &str = "nexus.gateway_session";
 
 pub(super) fn create(id: &str, wish: &Wish) -> CreateSessionRequest {
     let metadata = &wish.metadata;
-    let mut labels: std::collections::HashMap<_, _> =
-        metadata.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut labels: std::collections::HashMap<_, _> = metadata
+        .labels
+        .iter()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     labels.insert(GATEWAY_SESSION.into(), id.into());
     CreateSessionRequest {
         metadata: Some(SessionMetadata {
@@ -48,17 +51,20 @@ pub(super) fn outgoing(message: Outgoing) -> Message {
         timestamp: message.time.map(timestamp),
         role: role.into(),
         content: message.content,
-        metadata: Some(MessageMetadata { extra: message.extra.into_iter().collect(), ..MessageMetadata::default() }),
+        metadata: Some(MessageMetadata {
+            extra: message.extra.into_iter().collect(),
+            ..MessageMetadata::default()
+        }),
         sequence: 0,
     }
 }
 
 pub(super) fn incoming(frame: StreamMessageResponse) -> Incoming {
     match frame.payload {
-        Some(Payload::Message(message)) if message.role() == MessageRole::Assistant => {
-            Incoming::Answer(said(message))
-        }
-        Some(Payload::Message(message)) => Incoming::Other { sequence: message.sequence },
+        Some(Payload::Message(message)) if message.role() == MessageRole::Assistant => Incoming::Answer(said(message)),
+        Some(Payload::Message(message)) => Incoming::Other {
+            sequence: message.sequence,
+        },
         Some(Payload::Event(event)) => event_of(event),
         Some(Payload::Heartbeat(())) | None => Incoming::Nothing,
     }
@@ -75,8 +81,17 @@ fn event_of(mut event: Event) -> Incoming {
     if event.r#type() == EventType::IpcMessage
         && let (Some(text), Some(answer)) = (event.data.remove("delta"), event.data.remove("message_id"))
     {
-        let index = event.data.get("index").and_then(|index| index.parse().ok()).unwrap_or(0);
-        return Incoming::Delta { answer, index, text, in_reply_to: event.data.remove("in_reply_to") };
+        let index = event
+            .data
+            .get("index")
+            .and_then(|index| index.parse().ok())
+            .unwrap_or(0);
+        return Incoming::Delta {
+            answer,
+            index,
+            text,
+            in_reply_to: event.data.remove("in_reply_to"),
+        };
     }
     Incoming::Nothing
 }
@@ -86,7 +101,10 @@ pub(super) fn said(message: Message) -> Said {
         id: message.id,
         sequence: message.sequence,
         content: message.content,
-        extra: message.metadata.map(|metadata| metadata.extra.into_iter().collect()).unwrap_or_default(),
+        extra: message
+            .metadata
+            .map(|metadata| metadata.extra.into_iter().collect())
+            .unwrap_or_default(),
     }
 }
 
@@ -98,5 +116,8 @@ pub(super) fn timestamp(nanos: i64) -> Timestamp {
 }
 
 pub(super) fn nanos(timestamp: &Timestamp) -> i64 {
-    timestamp.seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(timestamp.nanos))
+    timestamp
+        .seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(i64::from(timestamp.nanos))
 }

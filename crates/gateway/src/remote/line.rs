@@ -53,7 +53,9 @@ struct Open {
 #[derive(Debug)]
 pub enum Signal {
     /// Joined; everything after this message will come.
-    Up { cursor: u64 },
+    Up {
+        cursor: u64,
+    },
     Frame(Incoming),
     /// It will come back by itself.
     Lost(Error),
@@ -64,7 +66,13 @@ pub enum Signal {
 impl Line {
     pub(super) fn new(connection: Connection, place: Arc<()>, session: &str) -> Self {
         let backoff = Backoff::new(connection.options().reconnect_interval, 0);
-        Line { connection, session: session.into(), state: State::Closed, backoff, _place: place }
+        Line {
+            connection,
+            session: session.into(),
+            state: State::Closed,
+            backoff,
+            _place: place,
+        }
     }
 
     /// `cursor`: what was heard before; `None` means that listening begins at the newest message.
@@ -101,7 +109,10 @@ impl Line {
     /// Where to send, while it is open.
     pub fn out(&self) -> Option<Out> {
         match &self.state {
-            State::Open(open) => Some(Out { frames: open.out.clone(), session: self.session.clone() }),
+            State::Open(open) => Some(Out {
+                frames: open.out.clone(),
+                session: self.session.clone(),
+            }),
             _ => None,
         }
     }
@@ -141,7 +152,10 @@ impl Line {
             self.state = State::Closed;
             return Signal::Ended(error);
         }
-        let pause = self.backoff.next_pause().unwrap_or(self.connection.options().reconnect_interval);
+        let pause = self
+            .backoff
+            .next_pause()
+            .unwrap_or(self.connection.options().reconnect_interval);
         self.state = State::Pause(Box::pin(tokio::time::sleep(pause)));
         Signal::Lost(error)
     }
@@ -164,7 +178,10 @@ impl Out {
     /// Waits for room; `None` if the line was lost meanwhile.
     pub async fn slot(&self) -> Option<Slot<'_>> {
         let permit = self.frames.reserve().await.ok()?;
-        Some(Slot { permit, session: &self.session })
+        Some(Slot {
+            permit,
+            session: &self.session,
+        })
     }
 
     /// Asks that turns be cancelled; the present one if none is named.
@@ -215,7 +232,12 @@ async fn open(connection: Connection, session: String, cursor: Option<u64>) -> R
         acks: true,
     };
     out.try_send(join).expect("the channel is new and has room");
-    let call = async move { connection.orchestrator().stream_messages(ReceiverStream::new(frames)).await };
+    let call = async move {
+        connection
+            .orchestrator()
+            .stream_messages(ReceiverStream::new(frames))
+            .await
+    };
     // Headers come at once from an orchestrator that is well.
     let frames = match tokio::time::timeout(Duration::from_secs(10), call).await {
         Ok(answer) => answer?.into_inner(),

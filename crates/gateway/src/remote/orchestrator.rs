@@ -57,7 +57,12 @@ pub struct Place {
 impl Orchestrator {
     pub fn new(address: Address, options: Options) -> Self {
         let main = Connection::lazy(&address, &options);
-        Orchestrator { address, options, main, lines: Arc::default() }
+        Orchestrator {
+            address,
+            options,
+            main,
+            lines: Arc::default(),
+        }
     }
 
     pub fn connection(&self) -> &Connection {
@@ -79,8 +84,17 @@ impl Orchestrator {
 
     /// A session that is not there any more is closed.
     pub async fn close_session(&self, session_id: &str, reason: &str) -> Result<(), Error> {
-        let request = CloseSessionRequest { session_id: session_id.into(), reason: reason.into() };
-        match self.main.orchestrator().close_session(request).await.map_err(Error::from) {
+        let request = CloseSessionRequest {
+            session_id: session_id.into(),
+            reason: reason.into(),
+        };
+        match self
+            .main
+            .orchestrator()
+            .close_session(request)
+            .await
+            .map_err(Error::from)
+        {
             Ok(_) => Ok(()),
             Err(error) if error.kind == Kind::NotFound => Ok(()),
             Err(error) => Err(error),
@@ -90,7 +104,10 @@ impl Orchestrator {
     /// The message's id, and the orchestrator's time for it in nanoseconds.
     pub async fn send(&self, session_id: &str, message: Outgoing) -> Result<(String, Option<i64>), Error> {
         let message = Some(convert::outgoing(message));
-        let request = SendMessageRequest { session_id: session_id.into(), message };
+        let request = SendMessageRequest {
+            session_id: session_id.into(),
+            message,
+        };
         let sent = self.main.orchestrator().send_message(request).await?.into_inner();
         Ok((sent.message_id, sent.timestamp.as_ref().map(convert::nanos)))
     }
@@ -123,7 +140,10 @@ impl Orchestrator {
             names: vec!["session.closed".into(), "session.deleted".into()],
             ..EventFilter::default()
         };
-        let request = SubscribeEventsRequest { filter: Some(filter), after_sequence: None };
+        let request = SubscribeEventsRequest {
+            filter: Some(filter),
+            after_sequence: None,
+        };
         Ok(self.main.orchestrator().subscribe_events(request).await?.into_inner())
     }
 
@@ -225,7 +245,10 @@ impl Orchestrator {
             end_time: Some(convert::timestamp(now)),
             ..EventFilter::default()
         };
-        let request = SubscribeEventsRequest { filter: Some(filter), after_sequence: None };
+        let request = SubscribeEventsRequest {
+            filter: Some(filter),
+            after_sequence: None,
+        };
         let mut events = self.main.orchestrator().subscribe_events(request).await?.into_inner();
         let mut failed = None;
         while let Some(mut event) = events.message().await? {
@@ -238,11 +261,26 @@ impl Orchestrator {
 }
 
 pub(super) async fn newest(connection: &Connection, session_id: &str) -> Result<u64, Error> {
-    Ok(page(connection, session_id, 1, 0).await?.last().map_or(0, |message| message.sequence))
+    Ok(page(connection, session_id, 1, 0)
+        .await?
+        .last()
+        .map_or(0, |message| message.sequence))
 }
 
 async fn page(connection: &Connection, session_id: &str, limit: i32, before: u64) -> Result<Vec<Message>, Error> {
-    let request = GetSessionRequest { session_id: session_id.into(), message_limit: limit, messages_before: before };
-    let session = connection.orchestrator().get_session(request).await?.into_inner().session;
-    Ok(session.and_then(|session| session.context).map(|context| context.messages).unwrap_or_default())
+    let request = GetSessionRequest {
+        session_id: session_id.into(),
+        message_limit: limit,
+        messages_before: before,
+    };
+    let session = connection
+        .orchestrator()
+        .get_session(request)
+        .await?
+        .into_inner()
+        .session;
+    Ok(session
+        .and_then(|session| session.context)
+        .map(|context| context.messages)
+        .unwrap_or_default())
 }

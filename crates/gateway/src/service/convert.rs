@@ -104,8 +104,14 @@ pub fn session(session: Session) -> GatewaySession {
 }
 
 pub fn session_filter(filter: Option<GatewaySessionFilter>) -> Result<SessionFilter, Error> {
-    let Some(filter) = filter else { return Ok(SessionFilter::default()) };
-    let state = match known("filter.state", filter.state, GatewaySessionState::try_from(filter.state).ok())? {
+    let Some(filter) = filter else {
+        return Ok(SessionFilter::default());
+    };
+    let state = match known(
+        "filter.state",
+        filter.state,
+        GatewaySessionState::try_from(filter.state).ok(),
+    )? {
         GatewaySessionState::Unspecified => None,
         GatewaySessionState::Initializing => Some(State::Initializing),
         GatewaySessionState::Active => Some(State::Active),
@@ -116,7 +122,13 @@ pub fn session_filter(filter: Option<GatewaySessionFilter>) -> Result<SessionFil
     let states = match known("filter.status", filter.status, WireStatus::try_from(filter.status).ok())? {
         WireStatus::Unspecified => None,
         wanted => {
-            let all = [State::Initializing, State::Active, State::Idle, State::Closing, State::Closed];
+            let all = [
+                State::Initializing,
+                State::Active,
+                State::Idle,
+                State::Closing,
+                State::Closed,
+            ];
             Some(all.into_iter().filter(|state| status_of(*state) == wanted).collect())
         }
     };
@@ -130,7 +142,11 @@ pub fn session_filter(filter: Option<GatewaySessionFilter>) -> Result<SessionFil
 
 pub fn event_filter(session_id: String, filter: Option<GatewayEventFilter>) -> Result<EventFilter, Error> {
     let filter = filter.unwrap_or_default();
-    let kind = match known("filter.type", filter.r#type, GatewayEventType::try_from(filter.r#type).ok())? {
+    let kind = match known(
+        "filter.type",
+        filter.r#type,
+        GatewayEventType::try_from(filter.r#type).ok(),
+    )? {
         GatewayEventType::Unspecified => None,
         GatewayEventType::SessionCreated => Some(Some(Kind::SessionCreated)),
         GatewayEventType::SessionUpdated => Some(Some(Kind::SessionUpdated)),
@@ -143,7 +159,11 @@ pub fn event_filter(session_id: String, filter: Option<GatewayEventFilter>) -> R
         // Chunks are not logged, and an error of the log itself is told to everyone.
         GatewayEventType::StreamChunk | GatewayEventType::Error => Some(None),
     };
-    let priority = match known("filter.priority", filter.priority, WirePriority::try_from(filter.priority).ok())? {
+    let priority = match known(
+        "filter.priority",
+        filter.priority,
+        WirePriority::try_from(filter.priority).ok(),
+    )? {
         WirePriority::Unspecified => None,
         WirePriority::Low => Some(Priority::Low),
         WirePriority::Normal => Some(Priority::Normal),
@@ -201,13 +221,20 @@ pub fn event(logged: Logged, log_id: &str) -> GatewayEvent {
 }
 
 pub fn asked(message: GatewayMessage) -> Result<Asked, Error> {
-    let role = match known("message.role", message.role, GatewayMessageRole::try_from(message.role).ok())? {
+    let role = match known(
+        "message.role",
+        message.role,
+        GatewayMessageRole::try_from(message.role).ok(),
+    )? {
         GatewayMessageRole::Unspecified | GatewayMessageRole::User => Role::User,
         GatewayMessageRole::System => Role::System,
         GatewayMessageRole::Assistant => Role::Assistant,
     };
     let metadata = message.metadata.unwrap_or_default();
-    let time = message.timestamp.map(|time| nanos("message.timestamp", &time)).transpose()?;
+    let time = message
+        .timestamp
+        .map(|time| nanos("message.timestamp", &time))
+        .transpose()?;
     Ok(Asked {
         id: message.id,
         // Some clients send the epoch for "now".
@@ -230,7 +257,10 @@ pub fn client_frame(frame: StreamChatRequest) -> ClientFrame {
             Err(error) => Request::Bad(error),
         },
     };
-    ClientFrame { session_id: frame.session_id, request }
+    ClientFrame {
+        session_id: frame.session_id,
+        request,
+    }
 }
 
 pub fn wanted(request: StreamResponsesRequest) -> Result<Wanted, Error> {
@@ -324,7 +354,10 @@ fn nanos(field: &'static str, time: &Timestamp) -> Result<i64, Error> {
         return Err(Error::BadTime(field));
     }
     // Far enough is far enough: years beyond 2262 are the last moment that fits.
-    Ok(time.seconds.saturating_mul(SECOND).saturating_add(i64::from(time.nanos)))
+    Ok(time
+        .seconds
+        .saturating_mul(SECOND)
+        .saturating_add(i64::from(time.nanos)))
 }
 
 fn state(state: State) -> GatewaySessionState {

@@ -51,13 +51,19 @@ fn viewer<T>(request: &Request<T>) -> Viewer {
 }
 
 fn key<T>(request: &Request<T>) -> Result<Option<String>, Error> {
-    let Some(value) = request.metadata().get("idempotency-key") else { return Ok(None) };
+    let Some(value) = request.metadata().get("idempotency-key") else {
+        return Ok(None);
+    };
     let text = value.to_str().map_err(|_| Error::BadKey(256))?;
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
 fn required(id: String) -> Result<String, Error> {
-    if id.is_empty() { Err(domain::Error::Missing("session_id").into()) } else { Ok(id) }
+    if id.is_empty() {
+        Err(domain::Error::Missing("session_id").into())
+    } else {
+        Ok(id)
+    }
 }
 
 /// The count goes down the moment the answer is dropped, however it ends.
@@ -78,7 +84,10 @@ impl GatewayService for Service {
     ) -> Result<Response<CreateGatewaySessionResponse>, Status> {
         let (viewer, key) = (viewer(&request), key(&request)?);
         let CreateGatewaySessionRequest { metadata, config } = request.into_inner();
-        let session = self.gateway.create(&viewer, convert::wish(metadata, config), key.as_deref()).await?;
+        let session = self
+            .gateway
+            .create(&viewer, convert::wish(metadata, config), key.as_deref())
+            .await?;
         Ok(Response::new(CreateGatewaySessionResponse {
             session_id: session.id.clone(),
             session: Some(convert::session(session)),
@@ -101,7 +110,12 @@ impl GatewayService for Service {
     ) -> Result<Response<ListGatewaySessionsResponse>, Status> {
         let viewer = viewer(&request);
         let filter = convert::session_filter(request.into_inner().filter).map_err(Error::from)?;
-        let sessions: Vec<_> = self.gateway.list(&viewer, &filter).into_iter().map(convert::session).collect();
+        let sessions: Vec<_> = self
+            .gateway
+            .list(&viewer, &filter)
+            .into_iter()
+            .map(convert::session)
+            .collect();
         let total_count = i32::try_from(sessions.len()).unwrap_or(i32::MAX);
         Ok(Response::new(ListGatewaySessionsResponse { sessions, total_count }))
     }
@@ -113,8 +127,13 @@ impl GatewayService for Service {
         let (viewer, key) = (viewer(&request), key(&request)?);
         let CloseGatewaySessionRequest { session_id, reason } = request.into_inner();
         let session_id = required(session_id)?;
-        self.gateway.close(&viewer, &session_id, &reason, key.as_deref()).await?;
-        Ok(Response::new(CloseGatewaySessionResponse { session_id, state: GatewaySessionState::Closed.into() }))
+        self.gateway
+            .close(&viewer, &session_id, &reason, key.as_deref())
+            .await?;
+        Ok(Response::new(CloseGatewaySessionResponse {
+            session_id,
+            state: GatewaySessionState::Closed.into(),
+        }))
     }
 
     async fn gateway_send_message(
@@ -145,7 +164,10 @@ impl GatewayService for Service {
         let frames = request.into_inner().map(|frame| frame.ok().map(convert::client_frame));
         let chat = self.gateway.chat(viewer, frames)?;
         let replies = ReceiverStream::new(chat.replies);
-        Ok(counted(replies.map(|reply| reply.map(convert::chat_reply).map_err(Status::from)), chat.counted))
+        Ok(counted(
+            replies.map(|reply| reply.map(convert::chat_reply).map_err(Status::from)),
+            chat.counted,
+        ))
     }
 
     type StreamResponsesStream = Answers<StreamResponsesResponse>;

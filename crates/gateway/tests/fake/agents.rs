@@ -59,7 +59,10 @@ impl AgentService for Fake {
         absent()
     }
 
-    async fn get_task_status(&self, _: Request<GetTaskStatusRequest>) -> Result<Response<GetTaskStatusResponse>, Status> {
+    async fn get_task_status(
+        &self,
+        _: Request<GetTaskStatusRequest>,
+    ) -> Result<Response<GetTaskStatusResponse>, Status> {
         absent()
     }
 

@@ -2,8 +2,10 @@
 //! the test says. `Fake::kill` is sudden: every connection breaks at once.
 
 #![expect(dead_code, reason = "each test file uses its own part of it")]
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod agents;
+pub mod ask;
 mod orchestrator;
 pub mod site;
 
@@ -18,7 +20,8 @@ use nexus_proto::{
     agent::v1::{RegisterRequest, agent_service_server::AgentServiceServer},
     orchestrator::v1::{
         Event, EventMetadata, EventType, Message, MessageMetadata, MessageRole, Session, SessionState,
-        StreamMessageResponse, orchestrator_service_server::OrchestratorServiceServer, stream_message_response::Payload,
+        StreamMessageResponse, orchestrator_service_server::OrchestratorServiceServer,
+        stream_message_response::Payload,
     },
 };
 use tokio::sync::{Notify, broadcast};
@@ -68,12 +71,20 @@ pub struct Process {
 
 impl Fake {
     pub fn new(socket: &Path) -> Fake {
-        Fake { memory: Arc::default(), changed: Arc::default(), socket: socket.to_owned() }
+        Fake {
+            memory: Arc::default(),
+            changed: Arc::default(),
+            socket: socket.to_owned(),
+        }
     }
 
     pub fn start(&self) -> Process {
         let _absent = std::fs::remove_file(&self.socket);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let (fake, socket) = (self.clone(), self.socket.clone());
         let listener = {
             let _inside = runtime.enter();
@@ -105,14 +116,19 @@ impl Fake {
                 let _again = tokio::time::timeout(Duration::from_millis(20), changed).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap_or_else(|_| panic!("waited for {what}"))
+        tokio::time::timeout(Duration::from_secs(10), wait)
+            .await
+            .unwrap_or_else(|_| panic!("waited for {what}"))
     }
 
     /// Waits until a message is stored; its id.
     pub async fn asked(&self, session: &str, content: &str) -> String {
         self.until(&format!("the message {content:?}"), |memory| {
             let kept = memory.sessions.get(session)?;
-            kept.messages.iter().find(|message| message.content == content).map(|message| message.id.clone())
+            kept.messages
+                .iter()
+                .find(|message| message.content == content)
+                .map(|message| message.id.clone())
         })
         .await
     }
@@ -157,7 +173,9 @@ impl Memory {
     }
 
     pub fn kept(&mut self, session: &str) -> Result<&mut Kept, Status> {
-        self.sessions.get_mut(session).ok_or_else(|| Status::not_found(format!("session not found: {session}")))
+        self.sessions
+            .get_mut(session)
+            .ok_or_else(|| Status::not_found(format!("session not found: {session}")))
     }
 
     /// Stores a message, or finds it again. Returns its sequence, and whether it is new.
@@ -181,7 +199,11 @@ impl Memory {
         }
         message.sequence = kept.messages.len() as u64 + 1;
         message.timestamp = Some(std::time::SystemTime::now().into());
-        let (id, sequence, user) = (message.id.clone(), message.sequence, message.role() == MessageRole::User);
+        let (id, sequence, user) = (
+            message.id.clone(),
+            message.sequence,
+            message.role() == MessageRole::User,
+        );
         let words = message.content.clone();
         kept.messages.push(message);
         if user {
@@ -210,7 +232,11 @@ impl Memory {
             data.insert("in_reply_to".into(), turn);
         }
         kept.partial.push_str(text);
-        let event = Event { r#type: EventType::IpcMessage.into(), data, ..Event::default() };
+        let event = Event {
+            r#type: EventType::IpcMessage.into(),
+            data,
+            ..Event::default()
+        };
         kept.tell(0, Payload::Event(event));
     }
 
@@ -218,12 +244,19 @@ impl Memory {
         let kept = self.sessions.get_mut(session).unwrap();
         let turn = kept.turns.pop_front().expect("a message waits for its answer");
         let mut all = HashMap::from([("in_reply_to".to_owned(), turn.clone())]);
-        all.extend(extra.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        all.extend(
+            extra
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        );
         let message = Message {
             id: format!("answer-{turn}"),
             role: MessageRole::Assistant.into(),
             content: std::mem::take(&mut kept.partial),
-            metadata: Some(MessageMetadata { extra: all, ..MessageMetadata::default() }),
+            metadata: Some(MessageMetadata {
+                extra: all,
+                ..MessageMetadata::default()
+            }),
             sequence: kept.messages.len() as u64 + 1,
             timestamp: Some(std::time::SystemTime::now().into()),
         };
@@ -239,7 +272,10 @@ impl Memory {
             r#type: EventType::TaskFailed.into(),
             name: "turn.failed".into(),
             data: HashMap::from([("error".to_owned(), error.to_owned()), ("message_id".to_owned(), turn)]),
-            metadata: Some(EventMetadata { session_id: session.into(), ..EventMetadata::default() }),
+            metadata: Some(EventMetadata {
+                session_id: session.into(),
+                ..EventMetadata::default()
+            }),
             ..Event::default()
         };
         kept.tell(0, Payload::Event(event.clone()));
@@ -247,16 +283,23 @@ impl Memory {
     }
 
     pub fn close(&mut self, session: &str) {
-        let Some(kept) = self.sessions.get_mut(session) else { return };
+        let Some(kept) = self.sessions.get_mut(session) else {
+            return;
+        };
         if kept.session.state() == SessionState::Closed {
             return;
         }
         kept.session.state = SessionState::Closed.into();
-        let _nobody = kept.tell.send((0, Err(Status::failed_precondition("session is not active"))));
+        let _nobody = kept
+            .tell
+            .send((0, Err(Status::failed_precondition("session is not active"))));
         self.publish(Event {
             r#type: EventType::SessionClosed.into(),
             name: "session.closed".into(),
-            metadata: Some(EventMetadata { session_id: session.into(), ..EventMetadata::default() }),
+            metadata: Some(EventMetadata {
+                session_id: session.into(),
+                ..EventMetadata::default()
+            }),
             ..Event::default()
         });
     }
@@ -264,13 +307,16 @@ impl Memory {
     fn publish(&mut self, mut event: Event) {
         event.sequence = self.events.len() as u64 + 1;
         self.events.push(event.clone());
-        self.subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
+        self.subscribers
+            .retain(|subscriber| subscriber.send(event.clone()).is_ok());
     }
 }
 
 impl Kept {
     fn tell(&self, not_to: u64, payload: Payload) {
-        let _nobody = self.tell.send((not_to, Ok(StreamMessageResponse { payload: Some(payload) })));
+        let _nobody = self
+            .tell
+            .send((not_to, Ok(StreamMessageResponse { payload: Some(payload) })));
     }
 }
 

@@ -23,7 +23,10 @@ impl OrchestratorService for Fake {
         &self,
         request: Request<CreateSessionRequest>,
     ) -> Result<Response<CreateSessionResponse>, Status> {
-        let key = request.metadata().get("idempotency-key").map(|key| key.to_str().unwrap().to_owned());
+        let key = request
+            .metadata()
+            .get("idempotency-key")
+            .map(|key| key.to_str().unwrap().to_owned());
         let request = request.into_inner();
         let mut memory = self.memory();
         let known = key.as_ref().and_then(|key| memory.keys.get(key)).cloned();
@@ -33,7 +36,10 @@ impl OrchestratorService for Fake {
             id: id.clone(),
             state: SessionState::Active.into(),
             metadata: request.metadata,
-            context: Some(SessionContext { config: request.config, ..SessionContext::default() }),
+            context: Some(SessionContext {
+                config: request.config,
+                ..SessionContext::default()
+            }),
             ..Session::default()
         };
         memory.sessions.entry(id.clone()).or_insert_with(|| Kept {
@@ -45,16 +51,32 @@ impl OrchestratorService for Fake {
         });
         drop(memory);
         self.changed.notify_waiters();
-        Ok(Response::new(CreateSessionResponse { session_id: id, session: Some(session) }))
+        Ok(Response::new(CreateSessionResponse {
+            session_id: id,
+            session: Some(session),
+        }))
     }
 
     async fn get_session(&self, request: Request<GetSessionRequest>) -> Result<Response<GetSessionResponse>, Status> {
         let request = request.into_inner();
         let mut memory = self.memory();
         let kept = memory.kept(&request.session_id)?;
-        let before = if request.messages_before == 0 { u64::MAX } else { request.messages_before };
-        let older = kept.messages.iter().filter(|message| message.sequence < before).cloned().collect::<Vec<_>>();
-        let limit = if request.message_limit == 0 { usize::MAX } else { request.message_limit as usize };
+        let before = if request.messages_before == 0 {
+            u64::MAX
+        } else {
+            request.messages_before
+        };
+        let older = kept
+            .messages
+            .iter()
+            .filter(|message| message.sequence < before)
+            .cloned()
+            .collect::<Vec<_>>();
+        let limit = if request.message_limit == 0 {
+            usize::MAX
+        } else {
+            request.message_limit as usize
+        };
         let mut session = kept.session.clone();
         session.context = Some(SessionContext {
             messages: older[older.len().saturating_sub(limit)..].to_vec(),
@@ -66,10 +88,16 @@ impl OrchestratorService for Fake {
     async fn list_sessions(&self, _: Request<ListSessionsRequest>) -> Result<Response<ListSessionsResponse>, Status> {
         let memory = self.memory();
         let sessions: Vec<_> = memory.sessions.values().map(|kept| kept.session.clone()).collect();
-        Ok(Response::new(ListSessionsResponse { sessions, ..ListSessionsResponse::default() }))
+        Ok(Response::new(ListSessionsResponse {
+            sessions,
+            ..ListSessionsResponse::default()
+        }))
     }
 
-    async fn update_session(&self, _: Request<UpdateSessionRequest>) -> Result<Response<UpdateSessionResponse>, Status> {
+    async fn update_session(
+        &self,
+        _: Request<UpdateSessionRequest>,
+    ) -> Result<Response<UpdateSessionResponse>, Status> {
         absent()
     }
 
@@ -80,20 +108,33 @@ impl OrchestratorService for Fake {
         let session_id = request.into_inner().session_id;
         self.memory().kept(&session_id)?;
         self.close(&session_id);
-        Ok(Response::new(CloseSessionResponse { session_id, state: SessionState::Closed.into() }))
+        Ok(Response::new(CloseSessionResponse {
+            session_id,
+            state: SessionState::Closed.into(),
+        }))
     }
 
-    async fn delete_session(&self, _: Request<DeleteSessionRequest>) -> Result<Response<DeleteSessionResponse>, Status> {
+    async fn delete_session(
+        &self,
+        _: Request<DeleteSessionRequest>,
+    ) -> Result<Response<DeleteSessionResponse>, Status> {
         absent()
     }
 
-    async fn send_message(&self, request: Request<SendMessageRequest>) -> Result<Response<SendMessageResponse>, Status> {
+    async fn send_message(
+        &self,
+        request: Request<SendMessageRequest>,
+    ) -> Result<Response<SendMessageResponse>, Status> {
         let SendMessageRequest { session_id, message } = request.into_inner();
         let message = message.ok_or_else(|| Status::invalid_argument("message is required"))?;
         let (message_id, ..) = self.memory().store(&session_id, message)?;
         self.changed.notify_waiters();
         let timestamp = Some(std::time::SystemTime::now().into());
-        Ok(Response::new(SendMessageResponse { message_id, session_id, timestamp }))
+        Ok(Response::new(SendMessageResponse {
+            message_id,
+            session_id,
+            timestamp,
+        }))
     }
 
     type StreamMessagesStream = Answers<StreamMessageResponse>;
@@ -107,10 +148,16 @@ impl OrchestratorService for Fake {
         let fake = self.clone();
         tokio::spawn(async move {
             let talk = async {
-                let Some(first) = frames.message().await? else { return Ok(()) };
+                let Some(first) = frames.message().await? else {
+                    return Ok(());
+                };
                 let (stored, mut told, me) = fake.join(&first)?;
                 for message in stored {
-                    let _gone = out.send(Ok(StreamMessageResponse { payload: Some(Payload::Message(message)) })).await;
+                    let _gone = out
+                        .send(Ok(StreamMessageResponse {
+                            payload: Some(Payload::Message(message)),
+                        }))
+                        .await;
                 }
                 fake.hear(&first.session_id, first.payload, &out, me).await?;
                 loop {
@@ -155,7 +202,10 @@ impl OrchestratorService for Fake {
         absent()
     }
 
-    async fn stop_container(&self, _: Request<StopContainerRequest>) -> Result<Response<StopContainerResponse>, Status> {
+    async fn stop_container(
+        &self,
+        _: Request<StopContainerRequest>,
+    ) -> Result<Response<StopContainerResponse>, Status> {
         absent()
     }
 
@@ -174,13 +224,22 @@ impl OrchestratorService for Fake {
     ) -> Result<Response<Self::SubscribeEventsStream>, Status> {
         let filter = request.into_inner().filter.unwrap_or_default();
         let wanted = move |event: &Event| {
-            let session = event.metadata.as_ref().map_or("", |metadata| metadata.session_id.as_str());
+            let session = event
+                .metadata
+                .as_ref()
+                .map_or("", |metadata| metadata.session_id.as_str());
             (filter.names.is_empty() || filter.names.contains(&event.name))
                 && (filter.session_id.is_empty() || filter.session_id == session)
         };
         let mut memory = self.memory();
         if filter.end_time.is_some() {
-            let past: Vec<_> = memory.events.iter().filter(|event| wanted(event)).cloned().map(Ok).collect();
+            let past: Vec<_> = memory
+                .events
+                .iter()
+                .filter(|event| wanted(event))
+                .cloned()
+                .map(Ok)
+                .collect();
             return Ok(Response::new(Box::pin(futures_util::stream::iter(past))));
         }
         let (subscriber, events) = broadcast::channel(1024);
@@ -200,17 +259,27 @@ impl OrchestratorService for Fake {
 }
 
 impl Fake {
-    #[expect(clippy::type_complexity, reason = "a test's own tuple")]
-    fn join(&self, first: &StreamMessageRequest) -> Result<(Vec<Message>, broadcast::Receiver<super::Told>, u64), Status> {
+    fn join(
+        &self,
+        first: &StreamMessageRequest,
+    ) -> Result<(Vec<Message>, broadcast::Receiver<super::Told>, u64), Status> {
         let mut memory = self.memory();
         memory.streams += 1;
         let me = memory.streams;
         let kept = memory.kept(&first.session_id)?;
         if kept.session.state() == SessionState::Closed {
-            return Err(Status::failed_precondition(format!("session is not active: {}", first.session_id)));
+            return Err(Status::failed_precondition(format!(
+                "session is not active: {}",
+                first.session_id
+            )));
         }
         let after = first.after_sequence.unwrap_or(u64::MAX);
-        let stored = kept.messages.iter().filter(|message| message.sequence > after).cloned().collect();
+        let stored = kept
+            .messages
+            .iter()
+            .filter(|message| message.sequence > after)
+            .cloned()
+            .collect();
         Ok((stored, kept.tell.subscribe(), me))
     }
 
@@ -227,13 +296,21 @@ impl Fake {
             Some(Asked::Message(message)) => {
                 let said_to_others = Event {
                     r#type: EventType::IpcMessage.into(),
-                    data: [("role", "user"), ("content", &message.content)].map(|(k, v)| (k.into(), v.into())).into(),
+                    data: [("role", "user"), ("content", &message.content)]
+                        .map(|(k, v)| (k.into(), v.into()))
+                        .into(),
                     ..Event::default()
                 };
                 let (id, sequence, new) = self.memory().store(session, message)?;
                 self.changed.notify_waiters();
                 let data = [("ack".to_owned(), id.clone())].into();
-                let _gone = out.send(reply(Payload::Event(Event { data, sequence, ..Event::default() }))).await;
+                let _gone = out
+                    .send(reply(Payload::Event(Event {
+                        data,
+                        sequence,
+                        ..Event::default()
+                    })))
+                    .await;
                 let answer = {
                     let mut memory = self.memory();
                     let kept = memory.kept(session)?;
@@ -241,7 +318,10 @@ impl Fake {
                         kept.tell(me, Payload::Event(said_to_others));
                     }
                     let answer = format!("answer-{id}");
-                    kept.messages.iter().find(|message| !new && message.id == answer).cloned()
+                    kept.messages
+                        .iter()
+                        .find(|message| !new && message.id == answer)
+                        .cloned()
                 };
                 if let Some(answer) = answer {
                     let _gone = out.send(reply(Payload::Message(answer))).await;

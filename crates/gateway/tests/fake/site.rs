@@ -41,7 +41,14 @@ impl Site {
         // A restarted neighbour is found again quickly.
         settings.push(("common.reconnect_interval", "50ms"));
         let orchestrator = Some(fake.start());
-        let mut site = Site { root, fake, orchestrator, gateway: None, settings, _dir: dir };
+        let mut site = Site {
+            root,
+            fake,
+            orchestrator,
+            gateway: None,
+            settings,
+            _dir: dir,
+        };
         site.start_gateway().await;
         site
     }
@@ -81,14 +88,29 @@ impl Site {
     /// A session, and the orchestrator's behind it.
     pub async fn session(&self, config: Option<GatewaySessionConfig>) -> (String, String) {
         let request = CreateGatewaySessionRequest { metadata: None, config };
-        let session = self.client().create_gateway_session(request).await.unwrap().into_inner().session.unwrap();
+        let session = self
+            .client()
+            .create_gateway_session(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .session
+            .unwrap();
         (session.id, session.orchestrator_session_id)
     }
 
     pub async fn chat(&self) -> Talk {
         let (frames, sent) = mpsc::channel(64);
-        let heard = self.client().stream_chat(ReceiverStream::new(sent)).await.unwrap().into_inner();
-        Talk { frames: Some(frames), heard }
+        let heard = self
+            .client()
+            .stream_chat(ReceiverStream::new(sent))
+            .await
+            .unwrap()
+            .into_inner();
+        Talk {
+            frames: Some(frames),
+            heard,
+        }
     }
 }
 
@@ -96,7 +118,9 @@ impl Site {
 pub fn as_user<T>(message: T, uid: &'static str) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("nexus-peer-uid", uid.parse().unwrap());
-    request.metadata_mut().insert("nexus-peer-role", "user".parse().unwrap());
+    request
+        .metadata_mut()
+        .insert("nexus-peer-role", "user".parse().unwrap());
     request
 }
 
@@ -116,8 +140,15 @@ pub fn user(id: &str, content: &str) -> GatewayMessage {
 }
 
 pub fn cuts(chunk_size: i64, enable_delta: bool) -> Option<GatewaySessionConfig> {
-    let stream_config = Some(StreamConfig { chunk_size, chunk_delay_ns: 0, enable_delta });
-    Some(GatewaySessionConfig { stream_config, ..GatewaySessionConfig::default() })
+    let stream_config = Some(StreamConfig {
+        chunk_size,
+        chunk_delay_ns: 0,
+        enable_delta,
+    });
+    Some(GatewaySessionConfig {
+        stream_config,
+        ..GatewaySessionConfig::default()
+    })
 }
 
 /// One StreamChat.
@@ -128,20 +159,28 @@ pub struct Talk {
 
 impl Talk {
     pub async fn send(&self, session: &str, payload: Option<stream_chat_request::Payload>) {
-        let frame = StreamChatRequest { session_id: session.into(), payload };
+        let frame = StreamChatRequest {
+            session_id: session.into(),
+            payload,
+        };
         self.frames.as_ref().unwrap().send(frame).await.unwrap();
     }
 
     pub async fn say(&self, session: &str, message: GatewayMessage) {
-        self.send(session, Some(stream_chat_request::Payload::Message(message))).await;
+        self.send(session, Some(stream_chat_request::Payload::Message(message)))
+            .await;
     }
 
     pub async fn heartbeat(&self, session: &str) {
-        self.send(session, Some(stream_chat_request::Payload::Heartbeat(()))).await;
+        self.send(session, Some(stream_chat_request::Payload::Heartbeat(())))
+            .await;
     }
 
     pub async fn cancel(&self, force: bool) {
-        let cancel = CancelStream { reason: "enough".into(), force };
+        let cancel = CancelStream {
+            reason: "enough".into(),
+            force,
+        };
         self.send("", Some(stream_chat_request::Payload::Cancel(cancel))).await;
     }
 
@@ -151,7 +190,10 @@ impl Talk {
 
     pub async fn next(&mut self) -> Result<Option<stream_chat_response::Payload>, Status> {
         let next = tokio::time::timeout(Duration::from_secs(10), self.heard.message());
-        Ok(next.await.expect("something within 10 s")?.and_then(|frame| frame.payload))
+        Ok(next
+            .await
+            .expect("something within 10 s")?
+            .and_then(|frame| frame.payload))
     }
 
     /// Reads until a status says so, or the stream ends.
@@ -184,7 +226,12 @@ pub async fn read_responses(stream: &mut Streaming<StreamResponsesResponse>, unt
     let mut heard = Heard::default();
     loop {
         let next = tokio::time::timeout(Duration::from_secs(10), stream.message());
-        match next.await.expect("something within 10 s").unwrap().map(|frame| frame.payload.unwrap()) {
+        match next
+            .await
+            .expect("something within 10 s")
+            .unwrap()
+            .map(|frame| frame.payload.unwrap())
+        {
             None => return heard,
             Some(stream_responses_response::Payload::Chunk(chunk)) => heard.chunk(chunk),
             Some(stream_responses_response::Payload::Heartbeat(())) => heard.heartbeats += 1,
