@@ -1,6 +1,6 @@
 //! Builds the parts in order and wires them.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use nexus_client::{Address, Options, register_forever};
 use nexus_config::Setting;
@@ -13,9 +13,6 @@ use nexus_proto::{
 use nexus_store::{Durability, Error as Engine, Sqlite};
 
 use crate::{Config, Error, engine::Handle, remote::Orchestrator, service::Service, store::Store};
-
-/// For the last writes of a stop.
-const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 
 /// The daemon `nexus-gateway`.
 pub struct Gateway;
@@ -69,10 +66,12 @@ impl Daemon for Gateway {
         let service = GatewayServiceServer::new(Service::new(handle.clone()))
             .max_decoding_message_size(common.max_message_bytes)
             .max_encoding_message_size(common.max_message_bytes);
+        // A quarter of the stop's budget is kept for the flush, which waits twice.
+        let flush_within = common.stop_budget / 10;
         let (reloaded, flushed) = (handle.clone(), handle);
         Ok(Built::new(Services::new().add(Access::USERS, service).alias())
             .reload(move |config| reloaded.reload(config))
-            .flush(async move { flushed.flush(FLUSH_WITHIN).await }))
+            .flush(async move { flushed.flush(flush_within).await }))
     }
 }
 

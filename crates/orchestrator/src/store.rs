@@ -287,6 +287,7 @@ fn task_doc(task: &Task) -> Bytes {
 pub fn session(key: &[u8], value: &[u8]) -> Result<Session, Error> {
     let doc = decode::<SessionDoc>(value)?;
     let mut session = Session::new(number(key), doc.id, doc.created);
+    session.knows_all = false;
     session.state = SessionState::try_from(doc.state).unwrap_or(SessionState::Closed);
     session.updated = doc.updated;
     session.expires = doc.expires;

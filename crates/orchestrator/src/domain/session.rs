@@ -57,6 +57,8 @@ pub struct Session {
     pub tail_bytes: usize,
     /// Ids chosen by clients, newest last, with their numbers.
     pub known: VecDeque<(Box<str>, u64)>,
+    /// Every id that a client ever chose here is in `known`: one that is not there is new, without a look at the disk.
+    pub knows_all: bool,
     /// How many such ids were ever added since this session was loaded.
     pub known_added: u64,
     pub turns: VecDeque<Turn>,
@@ -91,6 +93,7 @@ impl Session {
             tail: VecDeque::new(),
             tail_bytes: 0,
             known: VecDeque::new(),
+            knows_all: true,
             known_added: 0,
             turns: VecDeque::new(),
             streamed: None,
@@ -178,6 +181,7 @@ impl Session {
         self.known.push_back((id.into(), n));
         if self.known.len() > KNOWN_IDS {
             self.known.pop_front();
+            self.knows_all = false;
         }
     }
 }

@@ -161,13 +161,50 @@ impl Engine {
                 found = self.message_at(key, n).await?.filter(|message| message.id == id);
             }
         }
-        if found.is_none() {
-            let kept = self.inner.reader.get(store::CHOSEN, store::text(key, id).to_vec()).await?;
-            if let Some(n) = kept.and_then(|value| value.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))) {
-                found = self.message_at(key, n).await?;
-            }
+        if found.is_some() {
+            return Ok(found);
         }
-        Ok(found)
+        let all = self.knows_all(key).await?;
+        let known = self.look(|core| core.state.sessions.get(key).and_then(|session| session.known(id)));
+        let n = match known {
+            Some(n) => Some(n),
+            None if all => None,
+            None => {
+                let kept = self.inner.reader.get(store::CHOSEN, store::text(key, id).to_vec()).await?;
+                kept.and_then(|value| value.first_chunk().map(|bytes| u64::from_be_bytes(*bytes)))
+            }
+        };
+        match n {
+            Some(n) => self.message_at(key, n).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Whether every id that a client chose in this session is in memory; of one that was loaded, the ids are read once.
+    async fn knows_all(&self, key: u64) -> Result<bool, Error> {
+        let (knows, added) = self.look(|core| {
+            let session = core.state.sessions.get(key);
+            session.map_or((true, 0), |session| (session.knows_all, session.known_added))
+        });
+        if knows || added > 0 {
+            return Ok(knows);
+        }
+        let (from, to) = (store::key(key).to_vec(), store::above(key).to_vec());
+        let ids = self.inner.reader.scan(store::CHOSEN, from, to, KNOWN_IDS).await?;
+        self.look_mut(|core| {
+            let Some(session) = core.state.sessions.get_mut(key).filter(|session| session.known_added == 0) else {
+                return Ok(false);
+            };
+            let all = ids.len() < KNOWN_IDS;
+            for (key, n) in ids.iter().filter(|_| all) {
+                let id = String::from_utf8_lossy(&key[8..]);
+                session.remember(&id, n.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)));
+            }
+            // One added so that a session with too many is not read again for each message.
+            session.known_added = session.known_added.max(1);
+            session.knows_all = all;
+            Ok(all)
+        })
     }
 
     /// A message by its number, from memory or from disk.
