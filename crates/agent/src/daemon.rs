@@ -25,8 +25,6 @@ pub struct Agent;
 pub struct Config {
     pub role: String,
     pub name: String,
-    /// Every daemon has this setting; here it tells the orchestrator where we are.
-    pub socket_path: Option<PathBuf>,
     pub orchestrator_url: String,
     pub llm_url: String,
     pub model: String,
@@ -230,10 +228,7 @@ impl Daemon for Agent {
         let profile = Profile {
             name: config.agent_name().to_owned(),
             role: config.role.clone(),
-            socket: config
-                .socket_path
-                .clone()
-                .unwrap_or_else(|| Self::socket(config, &boot.root)),
+            socket: boot.socket.clone(),
             concurrency: config.concurrency,
         };
         let style = Arc::new(RwLock::new(Arc::new(config.style())));

@@ -35,6 +35,7 @@ pub(crate) async fn start<D: Daemon>(
         common: plan.common.clone(),
         root: plan.root.clone(),
         service: plan.service.clone(),
+        socket: listeners.socket().to_path_buf(),
         health: health.clone(),
         stop: stop.clone(),
     };

@@ -1,5 +1,6 @@
 //! What a daemon says about itself, and what it gets and gives when it is built.
 
+use std::path::PathBuf;
 use std::fmt::Debug;
 use std::future::Future;
 
@@ -49,6 +50,8 @@ pub struct Boot<C> {
     pub common: Common,
     pub root: Root,
     pub service: String,
+    /// The socket that is bound, whoever bound it.
+    pub socket: PathBuf,
     pub health: Health,
     pub stop: Stop,
 }

@@ -35,6 +35,7 @@ impl Daemon for Gateway {
             config,
             common,
             root,
+            socket,
             health,
             stop,
             ..
@@ -53,7 +54,6 @@ impl Daemon for Gateway {
         };
         let orchestrator = Orchestrator::new(Address::Unix(common.orchestrator.clone()), options);
 
-        let socket = Self::socket(&config, &root);
         let registration = register_forever(
             orchestrator.connection().clone(),
             move || registration(&socket),

@@ -1,6 +1,6 @@
 //! The `[llm]` settings.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use nexus_config::{Kind, Setting};
 use reqwest::Url;
@@ -10,8 +10,6 @@ use crate::domain::{breaker, catalogue, retry};
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
-    /// Every daemon has it; ours is told to the orchestrator.
-    pub socket_path: Option<PathBuf>,
     #[serde(default)]
     pub default_provider: String,
     #[serde(default)]

@@ -59,12 +59,7 @@ impl Daemon for Llm {
             ..Options::default()
         };
         let orchestrator = Connection::lazy(&Address::Unix(boot.common.orchestrator.clone()), &options);
-        let socket = boot
-            .config
-            .socket_path
-            .clone()
-            .unwrap_or_else(|| Self::socket(&boot.config, &boot.root));
-        let socket = socket.display().to_string();
+        let socket = boot.socket.display().to_string();
         tokio::spawn(register_forever(
             orchestrator,
             move || registration(&socket),

@@ -36,6 +36,8 @@ enum State {
     Stopped,
     Killed,
     NotRunning,
+    /// What listens there is another user's or another tree's: ours does not run.
+    NotOurs,
     Failed,
 }
 
@@ -63,6 +65,7 @@ pub async fn run(place: &Place, args: &DownArgs, output: &Output) -> Result<Exit
             State::Stopped => "stopped",
             State::Killed => "KILLED",
             State::NotRunning => "was not running",
+            State::NotOurs => "not ours",
             State::Failed => "STILL RUNS",
         };
         let pid = line.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
@@ -95,8 +98,18 @@ async fn one(place: &Place, service: String, budget: Duration, output: &Output) 
         Err(error) => return Ok(refused(line, format!("cannot connect to {}: {error}", path.display()))),
     };
     line.pid = Some(peer.pid);
-    if let Some(reason) = not_to_be_stopped(&peer, place) {
-        return Ok(refused(line, reason));
+    if let Some(whose) = foreign(&peer, place) {
+        line.state = State::NotOurs;
+        line.error = Some(whose);
+        return Ok(line);
+    }
+    if !peer.is_daemon() {
+        let program = peer.program().unwrap_or_else(|| "a program without a name".to_owned());
+        let pid = peer.pid;
+        return Ok(refused(
+            line,
+            format!("its socket is held by {program} (pid {pid}); stop it there, such as with systemctl"),
+        ));
     }
     let begin = Instant::now();
     line.state = match peer.hold() {
@@ -137,16 +150,9 @@ fn refused(mut line: Line, reason: String) -> Line {
     line
 }
 
-fn not_to_be_stopped(peer: &Peer, place: &Place) -> Option<String> {
+fn foreign(peer: &Peer, place: &Place) -> Option<String> {
     if !peer.is_ours() {
-        return Some(format!("belongs to uid {}; that user has to stop it", peer.uid));
-    }
-    if !peer.is_daemon() {
-        let program = peer.program().unwrap_or_else(|| "a program without a name".to_owned());
-        return Some(format!(
-            "its socket is held by {program} (pid {}); stop it there, such as with systemctl",
-            peer.pid
-        ));
+        return Some(format!("belongs to uid {}; only that user can stop it", peer.uid));
     }
     peer.is_of_another_tree(&place.root.db_dir())
         .then(|| "serves another NEXUS_ROOT; stop it with: nexus --root THAT down".to_owned())

@@ -141,6 +141,13 @@ fn the_daemon_of_another_tree_is_named_and_left_alone() {
         "{said}"
     );
     assert!(said.contains("GRPC_SOCKET_PATH"));
+    let done = tree.run(&["down"]);
+    assert_eq!(done.status.code(), Some(0));
+    assert!(
+        text(&done.stderr).contains("another NEXUS_ROOT"),
+        "{}",
+        text(&done.stderr)
+    );
 }
 
 #[test]

@@ -264,7 +264,9 @@ impl Stream {
                 self.at = 0;
             }
             if self.at < message.content.len() && message.content.is_char_boundary(self.at) {
-                frames.push(frame(Payload::Event(piece(session, &message.id, self.at, &message.content[self.at..]))));
+                let asked = message.metadata.as_ref().and_then(|m| m.extra.get("in_reply_to")).map_or("", String::as_str);
+                let rest = &message.content[self.at..];
+                frames.push(frame(Payload::Event(piece(session, &message.id, asked, self.at, rest))));
             }
             self.answer = None;
         }
@@ -281,7 +283,8 @@ impl Stream {
             self.at = 0;
         }
         if text.len() > self.at {
-            frames.push(frame(Payload::Event(piece(session, &turn.answer_id, self.at, &text[self.at..]))));
+            let piece = piece(session, &turn.answer_id, &turn.message_id, self.at, &text[self.at..]);
+            frames.push(frame(Payload::Event(piece)));
             self.at = text.len();
         }
     }
@@ -306,8 +309,10 @@ fn ephemeral(session: &Session, data: &[(&str, &str)]) -> Event {
     }
 }
 
-fn piece(session: &Session, message_id: &str, index: usize, delta: &str) -> Event {
-    ephemeral(session, &[("delta", delta), ("message_id", message_id), ("index", &index.to_string())])
+fn piece(session: &Session, message_id: &str, in_reply_to: &str, index: usize, delta: &str) -> Event {
+    let index = index.to_string();
+    let data = [("delta", delta), ("message_id", message_id), ("index", &index), ("in_reply_to", in_reply_to)];
+    ephemeral(session, &data)
 }
 
 /// Another's words: an event, since old clients would show any message as the assistant's.

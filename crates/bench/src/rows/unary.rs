@@ -1,0 +1,65 @@
+//! GetSession against a bare tonic server that answers as many bytes to as many bytes.
+
+use anyhow::Result;
+use bytes::Bytes;
+use nexus_proto::orchestrator::v1::GetSessionRequest;
+use prost::Message;
+
+use super::{GET_SESSION, Run, create_session, fill};
+use crate::{
+    daemons::{Place, Running},
+    echo::{Blob, UNARY},
+    figures::{Figure, Goal},
+    load::{Pool, Until},
+    wire::{Target, call_once},
+};
+
+const ROW: &str = "unary";
+const MESSAGES: usize = 5;
+
+pub async fn run(run: &Run) -> Result<Vec<Figure>> {
+    let place = Place::new(&run.bin, &run.dir)?;
+    let orchestrator = place.start("orchestrator").await?;
+    let session = create_session(&orchestrator.socket).await?;
+    fill(&orchestrator.socket, std::slice::from_ref(&session), MESSAGES).await?;
+
+    let request = GetSessionRequest {
+        session_id: session,
+        ..GetSessionRequest::default()
+    };
+    let request = Bytes::from(request.encode_to_vec());
+    let ours = Target::new(&orchestrator.socket, GET_SESSION);
+    let answer = call_once(&ours, request.clone()).await?;
+    let mut echo = Running::echo(&run.dir, answer.len())?;
+    echo.listening().await?;
+    let bare = Target::new(&echo.socket, UNARY);
+    let blob = Bytes::from(Blob::of_size(request.len()).encode_to_vec());
+
+    let mut figures = Vec::new();
+    for (connections, in_flight) in [(1, 1), (8, 64)] {
+        let ours = Pool::open(ours.clone(), connections).await?;
+        let bare = Pool::open(bare.clone(), connections).await?;
+        let (mut p50, mut p99, mut rate) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..=run.pairs {
+            let beside = bare.run(std::slice::from_ref(&blob), in_flight, Until::Time(run.time)).await?;
+            let seen = ours.run(std::slice::from_ref(&request), in_flight, Until::Time(run.time)).await?;
+            // The first pair only warms both up.
+            if round > 0 {
+                p50.push((seen.quantile(0.5), beside.quantile(0.5)));
+                p99.push((seen.quantile(0.99), beside.quantile(0.99)));
+                rate.push((seen.rate(), beside.rate()));
+            }
+        }
+        let name = |what| format!("GetSession {what}, {connections} connections, {in_flight} in flight");
+        let bytes = format!("answer of {} bytes", answer.len());
+        let rate = Figure::pairs(ROW, name("rate"), "/s", &rate);
+        let p50 = Figure::pairs(ROW, name("p50"), "us", &p50).note(bytes);
+        let p99 = Figure::pairs(ROW, name("p99"), "us", &p99);
+        figures.extend(if in_flight == 1 {
+            [p50.goal(Goal::AtMost(1.2)), rate, p99]
+        } else {
+            [p50, rate.goal(Goal::AtLeast(0.75)), p99]
+        });
+    }
+    Ok(figures)
+}

@@ -1,0 +1,44 @@
+//! Builds what ships and measures it. The measuring is a program of its own, `crates/bench`: this only builds, and says
+//! where things are.
+
+use std::{ffi::OsString, process::Command};
+
+use anyhow::Result;
+
+use crate::cargo;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to build with; what ships is `dist`, and takes minutes
+    #[arg(long, default_value = "dist")]
+    profile: String,
+    /// Less of everything: to see that it works
+    #[arg(long)]
+    quick: bool,
+    /// Only these rows: unary, durable, grown, deltas, fanout, door, start, idle, sizes
+    #[arg(long, value_name = "ROW")]
+    only: Vec<String>,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    // Apart, so that the daemons are built with their own features and not with those of the measuring.
+    let bin = cargo::build_binaries(&args.profile)?;
+    cargo::run(cargo::cargo().args(["build", "--profile", &args.profile, "--package", "nexus-bench"]))?;
+    let mut command = Command::new(bin.join("nexus-bench"));
+    let paths: [(&str, OsString); 3] = [
+        ("--bin", bin.into()),
+        ("--out", cargo::target_dir()?.join("bench").into()),
+        ("--profile", args.profile.clone().into()),
+    ];
+    command.arg("run");
+    for (flag, value) in paths {
+        command.arg(flag).arg(value);
+    }
+    if args.quick {
+        command.arg("--quick");
+    }
+    for row in &args.only {
+        command.args(["--only", row]);
+    }
+    cargo::run(&mut command)
+}

@@ -1,0 +1,100 @@
+//! grpc-go, dialling as existing Go programs do: the raw path becomes `:authority`. The scenarios are in `foreign/go`.
+
+mod foreign_kit;
+
+use std::{process::Command, time::Duration};
+
+use foreign_kit::{Site, checkout, has, made, output, which};
+
+const FORMS: [&str; 3] = ["dial", "passthrough", "unix"];
+
+/// False if there is no Go here. Builds the client anew if it is not of these sources.
+fn ready() -> bool {
+    let needs = [
+        (which("go"), "go"),
+        (made("bin/protoc"), "protoc, which comes with the Python packages"),
+        (made("bin/protoc-gen-go-grpc"), "the Go client"),
+    ];
+    if !has("foreign_go", &needs) {
+        return false;
+    }
+    static BUILT: std::sync::Once = std::sync::Once::new();
+    BUILT.call_once(|| {
+        let mut build = Command::new(checkout().join("tests/foreign/go/build.sh"));
+        if let Err(problem) = output(&mut build, Duration::from_secs(300)) {
+            panic!("{problem}");
+        }
+    });
+    true
+}
+
+/// Every scenario must report itself: a client that does nothing proves nothing.
+fn play(site: &Site, form: &str, scenarios: &[&str]) {
+    let mut client = Command::new(made("bin/foreign-go"));
+    client.arg("-socket").arg(site.socket()).args(["-form", form]).args(scenarios);
+    let said = site.run(&mut client, Duration::from_secs(180));
+    for scenario in scenarios {
+        assert!(said.contains(&format!("ok {scenario} ({form})")), "nothing said of {scenario}:\n{said}");
+    }
+}
+
+#[test]
+fn the_path_as_authority_is_answered() {
+    if ready() {
+        play(&Site::orchestrator(), "dial", &["authority"]);
+    }
+}
+
+#[test]
+fn the_terminal_client_gets_an_answer_to_each_message() {
+    if ready() {
+        let site = Site::orchestrator();
+        for form in FORMS {
+            play(&site, form, &["terminal", "heartbeat", "mistakes"]);
+        }
+    }
+}
+
+#[test]
+fn agents_register_and_workers_work_with_or_without_a_stream() {
+    if ready() {
+        let site = Site::orchestrator();
+        for form in FORMS {
+            play(&site, form, &["register", "worker", "unheard", "health"]);
+        }
+    }
+}
+
+#[test]
+fn an_assistant_answers_in_every_form_that_assistants_use() {
+    if ready() {
+        play(&Site::orchestrator(), "dial", &["assistant"]);
+    }
+}
+
+#[test]
+fn the_model_daemon_and_the_gateway_are_reached_at_the_same_address() {
+    if ready() {
+        let site = Site::whole();
+        for form in FORMS {
+            play(&site, form, &["front"]);
+        }
+    }
+}
+
+#[test]
+fn large_messages_pass_and_larger_ones_are_refused() {
+    if ready() {
+        play(&Site::orchestrator(), "dial", &["large"]);
+    }
+}
+
+#[test]
+fn thousands_of_calls_with_changing_headers_stay_in_step() {
+    if ready() {
+        let site = Site::orchestrator();
+        for form in FORMS {
+            play(&site, form, &["churn"]);
+        }
+    }
+}
