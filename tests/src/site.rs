@@ -10,7 +10,6 @@ use std::{
 
 use nexus_client::{Address, Connection, Options, ServerUid};
 use nexus_config::Root;
-use nexus_proto::orchestrator::v1::CreateSessionRequest;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -178,8 +177,7 @@ impl Site {
     /// Waits until a question is answered. The session it takes is gone again afterwards.
     pub async fn answers(&mut self) {
         let connection = self.connect();
-        let session = connection.orchestrator().create_session(CreateSessionRequest::default());
-        let session = session.await.expect("a session can be made").into_inner().session_id;
+        let session = crate::ask::create(&connection, "probe").await;
         let mut talk = Talk::open(&connection, &session, None, false)
             .await
             .expect("a stream can be opened");

@@ -51,7 +51,8 @@ impl Talk {
             payload: None,
         };
         say.try_send(first).expect("the queue is new");
-        let opening = connection.orchestrator().stream_messages(ReceiverStream::new(said));
+        let mut client = connection.orchestrator();
+        let opening = client.stream_messages(ReceiverStream::new(said));
         let frames = within("the stream to open", opening).await?.into_inner();
         Ok(Talk { session: session.into(), say: Some(say), frames })
     }

@@ -4,7 +4,8 @@ mod foreign_kit;
 
 use std::{process::Command, time::Duration};
 
-use foreign_kit::{Site, checkout, has, made, output, which};
+use foreign_kit::{checkout, has, made, orchestrator, run, which, with};
+use nexus_tests::{Daemon, Site};
 
 const FORMS: [&str; 3] = ["dial", "passthrough", "unix"];
 
@@ -21,9 +22,7 @@ fn ready() -> bool {
     static BUILT: std::sync::Once = std::sync::Once::new();
     BUILT.call_once(|| {
         let mut build = Command::new(checkout().join("tests/foreign/go/build.sh"));
-        if let Err(problem) = output(&mut build, Duration::from_secs(300)) {
-            panic!("{problem}");
-        }
+        run(&mut build, Duration::from_secs(300));
     });
     true
 }
@@ -31,8 +30,8 @@ fn ready() -> bool {
 /// Every scenario must report itself: a client that does nothing proves nothing.
 fn play(site: &Site, form: &str, scenarios: &[&str]) {
     let mut client = Command::new(made("bin/foreign-go"));
-    client.arg("-socket").arg(site.socket()).args(["-form", form]).args(scenarios);
-    let said = site.run(&mut client, Duration::from_secs(180));
+    client.arg("-socket").arg(site.socket(Daemon::Orchestrator)).args(["-form", form]).args(scenarios);
+    let said = run(&mut client, Duration::from_secs(180));
     for scenario in scenarios {
         assert!(said.contains(&format!("ok {scenario} ({form})")), "nothing said of {scenario}:\n{said}");
     }
@@ -41,14 +40,14 @@ fn play(site: &Site, form: &str, scenarios: &[&str]) {
 #[test]
 fn the_path_as_authority_is_answered() {
     if ready() {
-        play(&Site::orchestrator(), "dial", &["authority"]);
+        play(&orchestrator(), "dial", &["authority"]);
     }
 }
 
 #[test]
 fn the_terminal_client_gets_an_answer_to_each_message() {
     if ready() {
-        let site = Site::orchestrator();
+        let site = orchestrator();
         for form in FORMS {
             play(&site, form, &["terminal", "heartbeat", "mistakes"]);
         }
@@ -58,7 +57,7 @@ fn the_terminal_client_gets_an_answer_to_each_message() {
 #[test]
 fn agents_register_and_workers_work_with_or_without_a_stream() {
     if ready() {
-        let site = Site::orchestrator();
+        let site = orchestrator();
         for form in FORMS {
             play(&site, form, &["register", "worker", "unheard", "health"]);
         }
@@ -68,14 +67,14 @@ fn agents_register_and_workers_work_with_or_without_a_stream() {
 #[test]
 fn an_assistant_answers_in_every_form_that_assistants_use() {
     if ready() {
-        play(&Site::orchestrator(), "dial", &["assistant"]);
+        play(&orchestrator(), "dial", &["assistant"]);
     }
 }
 
 #[test]
 fn the_model_daemon_and_the_gateway_are_reached_at_the_same_address() {
     if ready() {
-        let site = Site::whole();
+        let site = with(&[Daemon::Llm, Daemon::Gateway, Daemon::Agent]);
         for form in FORMS {
             play(&site, form, &["front"]);
         }
@@ -85,14 +84,14 @@ fn the_model_daemon_and_the_gateway_are_reached_at_the_same_address() {
 #[test]
 fn large_messages_pass_and_larger_ones_are_refused() {
     if ready() {
-        play(&Site::orchestrator(), "dial", &["large"]);
+        play(&orchestrator(), "dial", &["large"]);
     }
 }
 
 #[test]
 fn thousands_of_calls_with_changing_headers_stay_in_step() {
     if ready() {
-        let site = Site::orchestrator();
+        let site = orchestrator();
         for form in FORMS {
             play(&site, form, &["churn"]);
         }
