@@ -17,8 +17,14 @@ pub fn message(id: &str, role: MessageRole, content: &str) -> Message {
 }
 
 pub async fn create(connection: &Connection, name: &str) -> String {
-    let metadata = SessionMetadata { name: name.into(), ..SessionMetadata::default() };
-    let request = CreateSessionRequest { metadata: Some(metadata), config: None };
+    let metadata = SessionMetadata {
+        name: name.into(),
+        ..SessionMetadata::default()
+    };
+    let request = CreateSessionRequest {
+        metadata: Some(metadata),
+        config: None,
+    };
     let answer = connection.orchestrator().create_session(request).await;
     answer.expect("a session can be made").into_inner().session_id
 }
@@ -28,7 +34,10 @@ pub async fn session(connection: &Connection, id: &str) -> Session {
 }
 
 pub async fn find(connection: &Connection, id: &str) -> Result<Session, Status> {
-    let request = GetSessionRequest { session_id: id.into(), ..GetSessionRequest::default() };
+    let request = GetSessionRequest {
+        session_id: id.into(),
+        ..GetSessionRequest::default()
+    };
     let answer = connection.orchestrator().get_session(request).await?;
     Ok(answer.into_inner().session.expect("an answer has its session"))
 }
@@ -48,7 +57,10 @@ pub async fn delete(connection: &Connection, id: &str) {
 
 /// Stores a message by the unary call; the answer is its id.
 pub async fn send(connection: &Connection, session: &str, message: Message) -> Result<String, Status> {
-    let request = SendMessageRequest { session_id: session.into(), message: Some(message) };
+    let request = SendMessageRequest {
+        session_id: session.into(),
+        message: Some(message),
+    };
     let answer = connection.orchestrator().send_message(request).await?;
     Ok(answer.into_inner().message_id)
 }

@@ -57,7 +57,10 @@ pub struct Call {
 
 impl Call {
     pub fn message(message: &[u8]) -> Call {
-        Call { bytes: vec![framed(message)], ..Call::default() }
+        Call {
+            bytes: vec![framed(message)],
+            ..Call::default()
+        }
     }
 
     pub fn deadline(mut self, deadline: Duration) -> Call {
@@ -120,7 +123,11 @@ async fn answer(connection: &Connection, request: Request<Body>) -> Answer {
 
 fn ended(status: Status, messages: Vec<Bytes>) -> Answer {
     let reason = Error::from(status.clone()).reason;
-    Answer { status, reason, messages }
+    Answer {
+        status,
+        reason,
+        messages,
+    }
 }
 
 fn split(mut data: BytesMut) -> Vec<Bytes> {

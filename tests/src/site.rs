@@ -229,7 +229,9 @@ impl Site {
     }
 
     pub fn dial(&self, daemon: Daemon) -> Dial {
-        Dial { socket: self.socket(daemon) }
+        Dial {
+            socket: self.socket(daemon),
+        }
     }
 }
 

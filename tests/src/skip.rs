@@ -9,7 +9,10 @@ pub const NOBODY: u32 = 65534;
 pub fn skipped(test: &str, missing: &str) {
     let line = format!("{test}: {missing}");
     println!("skipped: {line}");
-    assert!(env::var("CI").as_deref() != Ok("true"), "nothing may be skipped here: {line}");
+    assert!(
+        env::var("CI").as_deref() != Ok("true"),
+        "nothing may be skipped here: {line}"
+    );
     if let Some(path) = env::var_os("NEXUS_TESTS_SKIPPED") {
         let file = File::options().create(true).append(true).open(path);
         file.and_then(|mut file| writeln!(file, "{line}"))

@@ -25,24 +25,32 @@ pub struct Talk {
 pub enum Frame {
     Message(Message),
     /// A piece of the coming answer `message_id`, at this byte.
-    Delta { message_id: String, index: usize, text: String },
+    Delta {
+        message_id: String,
+        index: usize,
+        text: String,
+    },
     /// A message of ours is stored, at this place.
-    Ack { message_id: String, sequence: u64 },
+    Ack {
+        message_id: String,
+        sequence: u64,
+    },
     /// There is no answer to a message.
-    Failed { message_id: String, error: String },
+    Failed {
+        message_id: String,
+        error: String,
+    },
     /// What another one said in this session.
-    Words { message_id: String, content: String },
+    Words {
+        message_id: String,
+        content: String,
+    },
     Heartbeat,
     Other(Event),
 }
 
 impl Talk {
-    pub async fn open(
-        connection: &Connection,
-        session: &str,
-        after: Option<u64>,
-        acks: bool,
-    ) -> Result<Talk, Status> {
+    pub async fn open(connection: &Connection, session: &str, after: Option<u64>, acks: bool) -> Result<Talk, Status> {
         let (say, said) = mpsc::channel(QUEUED);
         let first = StreamMessageRequest {
             session_id: session.into(),
@@ -54,7 +62,11 @@ impl Talk {
         let mut client = connection.orchestrator();
         let opening = client.stream_messages(ReceiverStream::new(said));
         let frames = within("the stream to open", opening).await?.into_inner();
-        Ok(Talk { session: session.into(), say: Some(say), frames })
+        Ok(Talk {
+            session: session.into(),
+            say: Some(say),
+            frames,
+        })
     }
 
     async fn send(&self, payload: stream_message_request::Payload) -> bool {
@@ -78,7 +90,9 @@ impl Talk {
     }
 
     pub async fn cancel(&self, message_id: &str) -> bool {
-        let cancel = CancelTurn { message_id: message_id.into() };
+        let cancel = CancelTurn {
+            message_id: message_id.into(),
+        };
         self.send(stream_message_request::Payload::Cancel(cancel)).await
     }
 
@@ -133,10 +147,17 @@ fn frame(response: StreamMessageResponse) -> Frame {
     if let Some(error) = data.remove("error") {
         Frame::Failed { message_id, error }
     } else if let Some(message_id) = data.remove("ack") {
-        Frame::Ack { message_id, sequence: event.sequence }
+        Frame::Ack {
+            message_id,
+            sequence: event.sequence,
+        }
     } else if let Some(text) = data.remove("delta") {
         let index = data.get("index").and_then(|index| index.parse().ok());
-        Frame::Delta { message_id, index: index.expect("a piece says where it belongs"), text }
+        Frame::Delta {
+            message_id,
+            index: index.expect("a piece says where it belongs"),
+            text,
+        }
     } else if data.get("role").is_some_and(|role| role == "user") {
         let content = data.remove("content").expect("words have a content");
         Frame::Words { message_id, content }

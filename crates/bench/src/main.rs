@@ -24,6 +24,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use figures::Figure;
 use report::Setting;
@@ -99,7 +100,15 @@ fn measure(args: &RunArgs) -> Result<()> {
         quick: args.quick,
     };
     let before = load_average();
-    let figures = runtime.block_on(rows(&run, &args.only))?;
+    let figures = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        // A run that is broken off still ends what it started: everything of ours goes with the future.
+        tokio::select! {
+            figures = rows(&run, &args.only) => figures,
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            _ = terminate.recv() => bail!("told to stop"),
+        }
+    })?;
     let setting = Setting {
         date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         profile: args.profile.clone(),

@@ -1,5 +1,6 @@
 //! What people run from a checkout. Each command is a file and says what it does before it does it.
 
+mod bench;
 mod cargo;
 mod dist;
 mod graph;
@@ -32,6 +33,8 @@ enum Command {
         #[arg(long)]
         bless: bool,
     },
+    /// Measure what ships, beside yardsticks of its own
+    Bench(bench::Args),
     /// Build what ships, and show how large it is
     Dist,
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Down => up::down(),
         Command::Test(args) => test::run(&args),
         Command::Graph { bless } => graph::run(bless),
+        Command::Bench(args) => bench::run(&args),
         Command::Dist => dist::run(),
     };
     match done {

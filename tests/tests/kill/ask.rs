@@ -1,61 +1,65 @@
-//! A client of unary calls: it says what it has to say, and looks into the session for the answers at the end.
+//! A client of unary calls: it says what it has to say, and looks into the session for the answer.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use nexus_proto::orchestrator::v1::MessageRole;
-use nexus_tests::{PATIENCE, ask, in_reply_to};
-use tokio::time::sleep;
+use nexus_proto::orchestrator::v1::{GetSessionRequest, Message, MessageRole};
+use nexus_tests::{ask, in_reply_to};
+use tonic::Status;
 
 use super::{Client, Moment};
 
-/// Between two questions, at most: a session answers one after the other.
-const PAUSE_MS: u64 = 600;
+/// No question takes longer, however many kills fall into it.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Looks at the session until the question is repeated: its turn may have failed.
+const LOOKS: usize = 20;
+/// Newer than the answer there is at most what the other client of the session and its answers add.
+const NEWEST: i32 = 50;
 
 pub async fn asker(mut client: Client) {
-    let mut asked = BTreeMap::new();
+    let mut asked = 0;
     while !client.is_over() {
-        let id = format!("{}-{}", client.name, asked.len());
-        let question = client.question();
-        send(&mut client, &id, &question).await;
-        asked.insert(id, question);
-        sleep(Duration::from_millis(client.random.below(PAUSE_MS))).await;
-    }
-    // Turns that failed are open again once their question is repeated.
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let messages = ask::messages(&client.connection, &client.session).await;
-        for answered in messages.iter().filter_map(in_reply_to) {
-            asked.remove(answered);
+        let id = format!("{}-{asked}", client.name);
+        let question = client.question(&id);
+        let until = Instant::now() + LONGEST;
+        while !once(&mut client, &id, &question).await {
+            assert!(Instant::now() < until, "{id} has no answer after {LONGEST:?}");
         }
-        if asked.is_empty() {
-            return;
-        }
-        assert!(Instant::now() < until, "no answer to {asked:?}");
-        for (id, question) in &asked {
-            send(&mut client, id, question).await;
-        }
-        client.pause().await;
+        asked += 1;
     }
 }
 
-/// Until it is acknowledged.
-async fn send(client: &mut Client, id: &str, question: &str) {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        client.note(Moment::Received);
-        let message = ask::message(id, MessageRole::User, question);
-        match ask::send(&client.connection, &client.session, message).await {
-            Ok(stored) => {
-                assert_eq!(stored, id);
-                client.record.ack(&client.session, id, 0);
-                client.note(Moment::Stored);
-                return;
+/// Asks once. True if there is an answer a while later.
+async fn once(client: &mut Client, id: &str, question: &str) -> bool {
+    client.note(Moment::Received);
+    let message = ask::message(id, MessageRole::User, question);
+    match ask::send(&client.connection, &client.session, message).await {
+        Ok(stored) => assert_eq!(stored, id),
+        Err(error) => {
+            client.try_again(&error).await;
+            return false;
+        }
+    }
+    client.record.ack(&client.session, id, 0);
+    client.note(Moment::Stored);
+    for _ in 0..LOOKS {
+        match newest(client).await {
+            Ok(messages) if messages.iter().any(|message| in_reply_to(message) == Some(id)) => {
+                client.note(Moment::Answered);
+                return true;
             }
+            Ok(_) => client.pause().await,
             Err(error) => client.try_again(&error).await,
         }
-        assert!(Instant::now() < until, "{id} cannot be sent");
     }
+    false
+}
+
+async fn newest(client: &Client) -> Result<Vec<Message>, Status> {
+    let request = GetSessionRequest {
+        session_id: client.session.clone(),
+        message_limit: NEWEST,
+        messages_before: 0,
+    };
+    let answer = client.connection.orchestrator().get_session(request).await?;
+    Ok(answer.into_inner().session.and_then(|session| session.context).unwrap_or_default().messages)
 }

@@ -11,8 +11,14 @@ pub struct Sent {
 
 /// Reads until as many messages of the sessions in question were seen as it is told to expect.
 pub async fn reader(connection: Connection, mut expected: watch::Receiver<Option<usize>>) -> Vec<Sent> {
-    let filter = EventFilter { names: vec!["message.sent".into()], ..EventFilter::default() };
-    let request = SubscribeEventsRequest { filter: Some(filter), after_sequence: Some(0) };
+    let filter = EventFilter {
+        names: vec!["message.sent".into()],
+        ..EventFilter::default()
+    };
+    let request = SubscribeEventsRequest {
+        filter: Some(filter),
+        after_sequence: Some(0),
+    };
     let mut events = Events::new(connection, request);
     let (mut seen, mut cursor) = (Vec::new(), 0);
     loop {

@@ -61,18 +61,17 @@ impl Client {
         sleep(Duration::from_millis(2 + self.random.below(15))).await;
     }
 
-    /// The next thing to ask: how far to count.
-    pub fn question(&mut self) -> String {
-        format!("count to {}", 5 + self.random.below(30))
+    /// Something to ask, as long as chance has it. The offline model repeats it, and its answer is a little longer.
+    pub fn question(&mut self, id: &str) -> String {
+        let words: Vec<String> = (0..self.random.below(30)).map(|number| number.to_string()).collect();
+        format!("{id} {}.", words.join(" "))
     }
 }
 
-/// What of an answer shows that it is whole, and to this question.
-pub fn whole_answer(question: &str) -> String {
-    let count = question.rsplit(' ').next().and_then(|count| count.parse::<u32>().ok());
-    let count = count.expect("every question ends with a number");
-    let numbers: Vec<String> = (1..=count).map(|number| number.to_string()).collect();
-    format!("{}\n", numbers.join(" "))
+/// True if this is the answer to that question, to its last word. Questions before it that have no answer stand in front
+/// of it: a model is never asked by one side twice in a row.
+pub fn answers(answer: &str, question: &str) -> bool {
+    answer.contains(&format!("{question}\" (")) && ["\".", "ollama/llama3.2"].iter().any(|end| answer.ends_with(end))
 }
 
 /// What was acknowledged: by session and id, with the place it was given where the acknowledgement says one.
@@ -92,6 +91,9 @@ impl Record {
 
     pub fn acked(&self) -> Vec<(String, String, u64)> {
         let acked = self.acked.lock().expect("no client panics while it writes");
-        acked.iter().map(|((session, id), n)| (session.clone(), id.clone(), *n)).collect()
+        acked
+            .iter()
+            .map(|((session, id), n)| (session.clone(), id.clone(), *n))
+            .collect()
     }
 }

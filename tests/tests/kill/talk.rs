@@ -31,15 +31,22 @@ pub struct Told {
 }
 
 pub async fn talker(mut client: Client) -> Told {
-    let mut told = Told { name: client.name.clone(), session: client.session.clone(), ..Told::default() };
+    let mut told = Told {
+        name: client.name.clone(),
+        session: client.session.clone(),
+        ..Told::default()
+    };
     let mut talk = None;
     while !client.is_over() {
         let id = format!("{}-{}", client.name, told.said.len());
-        let question = client.question();
+        let question = client.question(&id);
         told.said.push(id.clone());
         let until = Instant::now() + LONGEST;
         for attempt in 0.. {
-            assert!(Instant::now() < until, "{id} has no answer after {LONGEST:?} and {attempt} attempts: {told:?}");
+            assert!(
+                Instant::now() < until,
+                "{id} has no answer after {LONGEST:?} and {attempt} attempts: {told:?}"
+            );
             if attempt > 0 {
                 told.repeated.insert(id.clone());
             }
@@ -75,13 +82,21 @@ async fn once(client: &mut Client, open: &mut Option<Talk>, told: &mut Told, id:
                 client.record.ack(&client.session, &message_id, sequence);
                 client.note(Moment::Stored);
             }
-            Ok(Some(Frame::Delta { message_id, index, text })) => {
+            Ok(Some(Frame::Delta {
+                message_id,
+                index,
+                text,
+            })) => {
                 client.note(Moment::Routed);
                 let mut before = match piece.take() {
                     Some((of, before)) if of == message_id && index > 0 => before,
                     _ => String::new(),
                 };
-                assert_eq!(before.len(), index, "a piece of {message_id} is missing on one connection");
+                assert_eq!(
+                    before.len(),
+                    index,
+                    "a piece of {message_id} is missing on one connection"
+                );
                 before.push_str(&text);
                 piece = Some((message_id, before));
             }

@@ -26,6 +26,10 @@ pub enum Error {
     TaskNotFound,
     #[error("task {id} is {state} and cannot become {wanted}")]
     TaskState { id: String, state: &'static str, wanted: &'static str },
+    #[error("the lease on task {0} is over: it was offered again")]
+    LeaseOver(String),
+    #[error("this stream only watches task {0}; what its worker says comes from another")]
+    OnlyWatches(String),
     #[error("another stream of agent {0} took over")]
     StreamReplaced(String),
     #[error("{what} limit reached: {max}; raise it with {setting}")]

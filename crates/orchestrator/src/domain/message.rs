@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nexus_proto::orchestrator::v1::{Message, MessageRole, SessionState};
 
 use super::event::timestamp;
-use super::session::Stored;
+use super::sessions::gone;
 use super::turn::Turn;
 use super::{Effect, Error, Fact, State, Step};
 
@@ -19,20 +19,15 @@ impl State {
         step: &mut Step<'_>,
         key: u64,
         mut message: Message,
-        origin: u64,
     ) -> Result<u64, Error> {
         let max_turns = self.rules.max_queued_turns;
-        let session = self.sessions.get_mut(key).expect("the caller looked it up");
+        let session = self.sessions.get_mut(key).ok_or_else(|| gone(key))?;
         if session.is_closed() {
             return Err(Error::SessionClosed { doing: "add message to" });
         }
         let asks = message.role == i32::from(MessageRole::User);
-        if asks && session.turns.len() >= max_turns {
-            return Err(Error::Limit {
-                what: "waiting messages of the session",
-                max: max_turns,
-                setting: "orchestrator.max_queued_turns",
-            });
+        if asks {
+            session.room_for_turn(max_turns)?;
         }
         let n = session.head + 1;
         let chosen_id = !message.id.is_empty();
@@ -51,7 +46,7 @@ impl State {
             session.turns.push_back(Turn::new(&message, step.ids.with(n | Turn::ANSWER)));
         }
         let message = Arc::new(message);
-        let grown = session.push(Stored { message: message.clone(), origin });
+        let grown = session.push(message.clone());
         let woken = session.state == SessionState::Idle;
         if woken {
             session.state = SessionState::Active;

@@ -22,15 +22,8 @@ use super::{Error, Time, event};
 const TAIL_MESSAGES: usize = 64;
 /// A session's messages in memory may take this many bytes.
 const TAIL_BYTES: usize = 64 << 10;
-/// Message ids chosen by clients that are remembered without a look at the disk.
+/// Message ids chosen by clients that are remembered without a look at the disk, beside those not on disk yet.
 pub const KNOWN_IDS: usize = 1024;
-
-/// A message in memory, with the stream that sent it (0: none), which is never sent it back.
-#[derive(Clone, Debug)]
-pub struct Stored {
-    pub message: Arc<Message>,
-    pub origin: u64,
-}
 
 #[derive(Debug)]
 pub struct Session {
@@ -53,7 +46,7 @@ pub struct Session {
     /// Number of the newest message that is on disk.
     pub committed: u64,
     /// The newest messages, oldest first, without a hole up to `head`.
-    pub tail: VecDeque<Stored>,
+    pub tail: VecDeque<Arc<Message>>,
     pub tail_bytes: usize,
     /// Ids chosen by clients, newest last, with their numbers.
     pub known: VecDeque<(Box<str>, u64)>,
@@ -62,6 +55,8 @@ pub struct Session {
     /// How many such ids were ever added since this session was loaded.
     pub known_added: u64,
     pub turns: VecDeque<Turn>,
+    /// How many turns were ever over since this session was loaded.
+    pub turns_over: u64,
     /// The newest answer that came in pieces: a reader that missed some gets them before the whole.
     pub streamed: Option<Arc<str>>,
     /// Open StreamMessages.
@@ -96,6 +91,7 @@ impl Session {
             knows_all: true,
             known_added: 0,
             turns: VecDeque::new(),
+            turns_over: 0,
             streamed: None,
             streams: 0,
             version: 0,
@@ -144,10 +140,10 @@ impl Session {
     }
 
     /// Keeps a message in memory. Returns by how much the memory grew, negative where it shrank.
-    pub fn push(&mut self, stored: Stored) -> isize {
+    pub fn push(&mut self, message: Arc<Message>) -> isize {
         let before = self.tail_bytes as isize;
-        self.tail_bytes += weight(&stored.message);
-        self.tail.push_back(stored);
+        self.tail_bytes += weight(&message);
+        self.tail.push_back(message);
         while self.tail.len() > TAIL_MESSAGES || (self.tail_bytes > TAIL_BYTES && self.tail.len() > 1) {
             self.shrink();
         }
@@ -156,18 +152,18 @@ impl Session {
 
     /// Drops the oldest message from memory; returns the bytes that freed.
     pub fn shrink(&mut self) -> usize {
-        let freed = self.tail.pop_front().map_or(0, |oldest| weight(&oldest.message));
+        let freed = self.tail.pop_front().map_or(0, |oldest| weight(&oldest));
         self.tail_bytes -= freed;
         freed
     }
 
     /// The number of the oldest message in memory, `head + 1` if there is none.
     pub fn tail_start(&self) -> u64 {
-        self.tail.front().map_or(self.head + 1, |oldest| oldest.message.sequence)
+        self.tail.front().map_or(self.head + 1, |oldest| oldest.sequence)
     }
 
     /// A message in memory by its number.
-    pub fn in_tail(&self, n: u64) -> Option<&Stored> {
+    pub fn in_tail(&self, n: u64) -> Option<&Arc<Message>> {
         let start = self.tail_start();
         if n < start { None } else { self.tail.get((n - start) as usize) }
     }
@@ -179,10 +175,20 @@ impl Session {
     pub fn remember(&mut self, id: &str, n: u64) {
         self.known_added += 1;
         self.known.push_back((id.into(), n));
-        if self.known.len() > KNOWN_IDS {
+        let committed = self.committed;
+        while self.known.len() > KNOWN_IDS && self.known.front().is_some_and(|(_, n)| *n <= committed) {
             self.known.pop_front();
             self.knows_all = false;
         }
+    }
+
+    /// Refuses one more turn where too many wait.
+    pub fn room_for_turn(&self, max: usize) -> Result<(), Error> {
+        if self.turns.len() < max {
+            return Ok(());
+        }
+        let (what, setting) = ("waiting messages of the session", "orchestrator.max_queued_turns");
+        Err(Error::Limit { what, max, setting })
     }
 }
 

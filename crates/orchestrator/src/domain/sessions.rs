@@ -24,6 +24,8 @@ pub struct Sessions {
     /// Messages in memory in order of their arrival: the oldest goes first when memory is short.
     tails: VecDeque<(u64, u64)>,
     closed: VecDeque<u64>,
+    /// How many ever left the memory: whoever read one from disk meanwhile may hold what is no longer so.
+    pub removals: u64,
 }
 
 /// Whose sessions a caller may see.
@@ -80,6 +82,7 @@ impl Sessions {
 
     pub fn remove(&mut self, key: u64) -> Option<Session> {
         let session = self.by_key.remove(&key)?;
+        self.removals += 1;
         self.counted -= usize::from(session.counted);
         self.tails_bytes -= session.tail_bytes;
         Some(session)
@@ -87,10 +90,13 @@ impl Sessions {
 
     fn keep_closed(&mut self, key: u64) {
         self.closed.push_back(key);
-        while self.closed.len() > CLOSED_KEPT {
+        for _ in CLOSED_KEPT..self.closed.len() {
             let Some(oldest) = self.closed.pop_front() else { break };
-            if self.by_key.get(&oldest).is_some_and(|s| s.is_closed() && s.streams == 0) {
-                self.remove(oldest);
+            match self.by_key.get(&oldest) {
+                // Its streams are ending: it goes when they are gone.
+                Some(session) if session.streams > 0 => self.closed.push_back(oldest),
+                Some(session) if session.is_closed() => drop(self.remove(oldest)),
+                Some(_) | None => {}
             }
         }
     }
@@ -113,10 +119,14 @@ impl Sessions {
     pub fn grew(&mut self, key: u64, n: u64, by: isize) {
         self.tails_bytes = self.tails_bytes.saturating_add_signed(by);
         self.tails.push_back((key, n));
-        while self.tails_bytes > TAILS_BYTES || self.tails.len() > 4 * (TAILS_BYTES >> 8) {
+        let mut looked = self.tails.len();
+        while looked > 0 && (self.tails_bytes > TAILS_BYTES || self.tails.len() > 4 * (TAILS_BYTES >> 8)) {
+            looked -= 1;
             let Some((key, n)) = self.tails.pop_front() else { break };
             let Some(session) = self.by_key.get_mut(&key) else { continue };
-            if session.tail_start() <= n && session.head > n {
+            if n > session.committed {
+                self.tails.push_back((key, n)); // nobody could read it from disk yet
+            } else if session.tail_start() <= n {
                 self.tails_bytes -= session.shrink();
             }
         }
@@ -170,7 +180,7 @@ impl State {
         metadata: Option<SessionMetadata>,
         context: Option<SessionContext>,
     ) -> Result<(), Error> {
-        let session = self.sessions.get_mut(key).expect("the caller looked it up");
+        let session = self.sessions.get_mut(key).ok_or_else(|| gone(key))?;
         if session.is_closed() {
             return Err(Error::SessionClosed { doing: "update" });
         }
@@ -203,7 +213,7 @@ impl State {
     /// Closing what is closed changes nothing and is no error.
     pub fn close_session(&mut self, step: &mut Step<'_>, key: u64, reason: &str) -> Result<(), Error> {
         step.grows = false;
-        let session = self.sessions.get_mut(key).expect("the caller looked it up");
+        let session = self.sessions.get(key).ok_or_else(|| gone(key))?;
         if session.is_closed() {
             return Ok(());
         }
@@ -218,24 +228,29 @@ impl State {
         let closed = event::build(step, "session.closed", ORCHESTRATOR, about, &data);
         step.fact(Fact::Session(key));
         step.fact(Fact::Event { session: key, event: closed });
-        step.effect(Effect::Close { session: key });
+        step.effect(Effect::Close { session: key, id });
         self.sessions.recount(key);
         self.sessions.keep_closed(key);
         Ok(())
     }
 
     /// For good, messages and events too.
-    pub fn delete_session(&mut self, step: &mut Step<'_>, key: u64) {
+    pub fn delete_session(&mut self, step: &mut Step<'_>, key: u64) -> Result<(), Error> {
+        if self.sessions.get(key).is_none() {
+            return Err(gone(key));
+        }
         step.grows = false;
         self.end_turns(step, key, "NOT_FOUND: session was deleted");
         step.facts.retain(|fact| !matches!(fact, Fact::Event { session, .. } if *session == key));
-        let Some(session) = self.sessions.remove(key) else { return };
+        let session = self.sessions.remove(key).expect("it was here a line ago");
         let data = [("session_id", &*session.id)];
         let about = About { session_id: session.id.as_ref().into(), ..About::default() };
         let deleted = event::build(step, "session.deleted", ORCHESTRATOR, about, &data);
         step.fact(Fact::SessionGone(key));
         step.fact(Fact::Event { session: 0, event: deleted });
-        step.effect(Effect::Close { session: key });
+        step.effect(Effect::Close { session: key, id: session.id.clone() });
+        step.effect(Effect::Forget { id: session.id });
+        Ok(())
     }
 
     /// A stream opened (`true`) or ended on a session.
@@ -306,4 +321,9 @@ pub fn about(session: &Session) -> About {
         labels: session.metadata.labels.clone(),
         high: false,
     }
+}
+
+/// What there is to say of a session that went away while a call was on its way to it.
+pub fn gone(key: u64) -> Error {
+    Error::SessionNotFound(format!("{key:016x}"))
 }

@@ -44,9 +44,11 @@ pub enum Effect {
     /// A turn is over: whoever waits for its answer is told, with the error where there is one.
     TurnOver { session: u64, n: u64, error: Option<Event> },
     /// Ends the streams of a session.
-    Close { session: u64 },
-    /// Hands a message to an agent that holds a stream.
-    Deliver { agent: u64, message: Box<AgentMessage> },
+    Close { session: u64, id: Arc<str> },
+    /// A session is gone for good: its events leave the memory too.
+    Forget { id: Arc<str> },
+    /// Hands a message to an agent that holds a stream. Mail is kept where that fails, or ends before it was read.
+    Deliver { agent: u64, message: Box<AgentMessage>, mail: bool },
     /// A task moved: whoever watches or works it is told.
     Task { task: u64, note: super::task::Note },
     /// The set of registered daemons changed.

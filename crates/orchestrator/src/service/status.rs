@@ -30,6 +30,8 @@ impl From<Refusal> for Status {
             Error::NotYourAgent { .. } => (Code::PermissionDenied, "NOT_YOUR_AGENT"),
             Error::TaskNotFound => (Code::NotFound, "TASK_NOT_FOUND"),
             Error::TaskState { .. } => (Code::FailedPrecondition, "TASK_STATE"),
+            Error::LeaseOver(_) => (Code::FailedPrecondition, "LEASE_OVER"),
+            Error::OnlyWatches(_) => (Code::FailedPrecondition, "ONLY_WATCHES"),
             Error::StreamReplaced(_) => (Code::Aborted, "STREAM_REPLACED"),
             Error::Limit { .. } => (Code::ResourceExhausted, "LIMIT"),
             Error::TooLarge { .. } => (Code::ResourceExhausted, "ANSWER_TOO_LARGE"),

@@ -16,7 +16,10 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus}
 
 /// Daemons in a fresh `~/nexus` whose home is the site's folder.
 fn site() -> Site {
-    let folder = tempfile::Builder::new().prefix("nexus-").tempdir().expect("a temporary folder can be made");
+    let folder = tempfile::Builder::new()
+        .prefix("nexus-")
+        .tempdir()
+        .expect("a temporary folder can be made");
     let (root, socket) = (folder.path().join("nexus"), folder.path().join("grpc.sock"));
     Site::at(Arc::new(folder), &root, &socket)
 }
@@ -69,7 +72,10 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 /// The directory of the whole workspace.
 pub fn checkout() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace").to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ is in the workspace")
+        .to_path_buf()
 }
 
 /// What `foreign/setup.sh` made.
@@ -77,11 +83,15 @@ pub fn made(path: &str) -> PathBuf {
     checkout().join("target/foreign").join(path)
 }
 
-/// True if all of these exist; otherwise the suite is skipped by name, and its tests are over.
-pub fn has(suite: &str, needs: &[(PathBuf, &str)]) -> bool {
+/// True if all of these exist; otherwise the test is skipped by name, and over.
+pub fn has(needs: &[(PathBuf, &str)]) -> bool {
     let missing = needs.iter().find(|(path, _)| !path.exists());
     if let Some((_, what)) = missing {
-        nexus_tests::skipped(suite, &format!("{what} is missing; run tests/foreign/setup.sh"));
+        let thread = thread::current();
+        nexus_tests::skipped(
+            thread.name().unwrap_or("foreign"),
+            &format!("{what} is missing; run tests/foreign/setup.sh"),
+        );
     }
     missing.is_none()
 }
@@ -89,14 +99,20 @@ pub fn has(suite: &str, needs: &[(PathBuf, &str)]) -> bool {
 /// A program of the system, where `PATH` has it; else a path that does not exist.
 pub fn which(name: &str) -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).map(|place| place.join(name)).find(|path| path.is_file());
+    let found = env::split_paths(&path)
+        .map(|place| place.join(name))
+        .find(|path| path.is_file());
     found.unwrap_or_else(|| Path::new("/nowhere").join(name))
 }
 
 /// Runs a foreign program, and gives what it printed. Its failure or its deadline is the test's.
 pub fn run(command: &mut Command, deadline: Duration) -> String {
     let shown = format!("{command:?}");
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
     let mut child = child.unwrap_or_else(|e| panic!("failed to run {shown}: {e}"));
     let text = Arc::new(Mutex::new(String::new()));
     let readers = [

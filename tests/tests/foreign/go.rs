@@ -1,10 +1,8 @@
 //! grpc-go, dialling as existing Go programs do: the raw path becomes `:authority`. The scenarios are in `foreign/go`.
 
-mod foreign_kit;
-
 use std::{process::Command, time::Duration};
 
-use foreign_kit::{checkout, has, made, orchestrator, run, which, with};
+use crate::kit::{checkout, has, made, orchestrator, run, which, with};
 use nexus_tests::{Daemon, Site};
 
 const FORMS: [&str; 3] = ["dial", "passthrough", "unix"];
@@ -16,7 +14,7 @@ fn ready() -> bool {
         (made("bin/protoc"), "protoc, which comes with the Python packages"),
         (made("bin/protoc-gen-go-grpc"), "the Go client"),
     ];
-    if !has("foreign_go", &needs) {
+    if !has(&needs) {
         return false;
     }
     static BUILT: std::sync::Once = std::sync::Once::new();
@@ -30,10 +28,17 @@ fn ready() -> bool {
 /// Every scenario must report itself: a client that does nothing proves nothing.
 fn play(site: &Site, form: &str, scenarios: &[&str]) {
     let mut client = Command::new(made("bin/foreign-go"));
-    client.arg("-socket").arg(site.socket(Daemon::Orchestrator)).args(["-form", form]).args(scenarios);
+    client
+        .arg("-socket")
+        .arg(site.socket(Daemon::Orchestrator))
+        .args(["-form", form])
+        .args(scenarios);
     let said = run(&mut client, Duration::from_secs(180));
     for scenario in scenarios {
-        assert!(said.contains(&format!("ok {scenario} ({form})")), "nothing said of {scenario}:\n{said}");
+        assert!(
+            said.contains(&format!("ok {scenario} ({form})")),
+            "nothing said of {scenario}:\n{said}"
+        );
     }
 }
 

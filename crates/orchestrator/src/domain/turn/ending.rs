@@ -1,0 +1,119 @@
+//! How turns end, and how one that lost its assistant goes on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use nexus_proto::orchestrator::v1::{Message, MessageMetadata, MessageRole};
+
+use super::{Over, Phase, Turn};
+use crate::domain::event::{self, TURN_FAILED, timestamp};
+use crate::domain::sessions::about;
+use crate::domain::timers::Timer;
+use crate::domain::{Effect, Fact, State, Step};
+
+impl State {
+    /// An assistant's stream broke: its turns are offered once more, or fail.
+    pub fn assistant_lost(&mut self, step: &mut Step<'_>, agent: u64) {
+        for key in self.agents.take_turns(agent) {
+            let Some(turn) = self.sessions.get_mut(key).and_then(|session| session.turns.front_mut()) else { continue };
+            if !matches!(turn.phase, Phase::Running { agent: running, .. } if running == agent) {
+                continue;
+            }
+            if turn.attempt > 1 || turn.tool_ran {
+                self.fail_turn(step, key, "UNAVAILABLE: the assistant went away while it answered");
+                continue;
+            }
+            turn.attempt += 1;
+            turn.phase = Phase::Waiting { grace: None };
+            let n = turn.n;
+            step.fact(Fact::Turn { session: key, n });
+            step.effect(Effect::Dispatch { session: key });
+        }
+    }
+
+    /// Looks at the turn of a session whose timer came due.
+    pub fn turn_due(&mut self, step: &mut Step<'_>, key: u64) {
+        let Some(turn) = self.sessions.get(key).and_then(|session| session.turns.front()) else { return };
+        match turn.phase {
+            Phase::Running { until, .. } if until <= step.now => {
+                self.tell_cancel(step, key);
+                self.fail_turn(step, key, "DEADLINE_EXCEEDED: timed out waiting for the assistant's answer");
+            }
+            Phase::Running { until: later, .. } | Phase::Waiting { grace: Some(later) } if later > step.now => {
+                self.timers.set(later, Timer::Turn(key));
+            }
+            Phase::Waiting { grace: Some(_) } => self.dispatch(step, key),
+            Phase::Running { .. } | Phase::Waiting { grace: None } => {}
+        }
+    }
+
+    /// Ends every turn of a session with the same error.
+    pub fn end_turns(&mut self, step: &mut Step<'_>, key: u64, error: &str) {
+        while self.sessions.get(key).is_some_and(|session| !session.turns.is_empty()) {
+            self.tell_cancel(step, key);
+            self.fail_turn(step, key, error);
+        }
+    }
+
+    pub(super) fn finish_turn(&mut self, step: &mut Step<'_>, key: u64, content: String, mut extra: HashMap<String, String>) {
+        // The answer to what was taken may use the space that is kept back.
+        step.grows = false;
+        let session = self.sessions.get_mut(key).expect("its turn was just seen");
+        let turn = session.turns.pop_front().expect("its turn was just seen");
+        let n = session.head + 1;
+        extra.insert("in_reply_to".into(), turn.message_id.to_string());
+        let message = Arc::new(Message {
+            id: turn.answer_id.to_string(),
+            timestamp: Some(timestamp(step.now)),
+            role: MessageRole::Assistant.into(),
+            content,
+            metadata: Some(MessageMetadata { extra, ..MessageMetadata::default() }),
+            sequence: n,
+        });
+        session.head = n;
+        session.updated = step.now;
+        if matches!(&turn.phase, Phase::Running { text, .. } if !text.is_empty()) {
+            session.streamed = Some(turn.answer_id.clone());
+        }
+        let grown = session.push(message.clone());
+        self.sessions.grew(key, n, grown);
+        self.left(step, &turn, key);
+        step.fact(Fact::Message { session: key, n, message, chosen_id: false });
+        step.fact(Fact::TurnOver { session: key, n: turn.n, over: Over::Answered { answer: n } });
+        step.effect(Effect::Stored { session: key, n });
+        step.effect(Effect::TurnOver { session: key, n: turn.n, error: None });
+        step.effect(Effect::Dispatch { session: key });
+    }
+
+    pub(super) fn fail_turn(&mut self, step: &mut Step<'_>, key: u64, error: &str) {
+        let session = self.sessions.get_mut(key).expect("its turn was just seen");
+        let turn = session.turns.pop_front().expect("its turn was just seen");
+        self.turn_failed(step, key, &turn, error);
+        step.effect(Effect::Dispatch { session: key });
+    }
+
+    pub(super) fn turn_failed(&mut self, step: &mut Step<'_>, key: u64, turn: &Turn, error: &str) {
+        step.grows = false;
+        self.left(step, turn, key);
+        let session = self.sessions.get(key).expect("its turn was just seen");
+        let data = [("error", error), ("message_id", &*turn.message_id), ("session_id", &*session.id)];
+        let failed = event::build(step, TURN_FAILED, event::SYSTEM, about(session), &data);
+        step.fact(Fact::TurnOver { session: key, n: turn.n, over: Over::Failed { error: error.into() } });
+        step.fact(Fact::Event { session: key, event: failed.clone() });
+        step.effect(Effect::TurnOver { session: key, n: turn.n, error: Some(failed) });
+    }
+
+    /// Frees the assistant's place; sessions that waited for one may go on.
+    fn left(&mut self, step: &mut Step<'_>, turn: &Turn, key: u64) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.turns_over += 1;
+        }
+        self.agents.waiting.remove(&key);
+        if let Phase::Running { agent, .. } = turn.phase {
+            self.agents.turn_ended(agent, key);
+            if let Some(next) = self.agents.waiting.pop_first() {
+                step.effect(Effect::Dispatch { session: next });
+            }
+        }
+    }
+}
