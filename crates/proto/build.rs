@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     tonic_prost_build::configure()
         .build_transport(false)
+        .codec_path("crate::Codec")
         .bytes(".")
         .emit_rerun_if_changed(false)
         .compile_fds(parsed)?;

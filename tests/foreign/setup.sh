@@ -54,7 +54,7 @@ go_client() {
             google.golang.org/grpc/cmd/protoc-gen-go-grpc) || { missing+=("the Go modules of go.sum"); return 1; }
         done_with go-tools go/go.sum
     fi
-    [ -x "$out/bin/protoc" ] || { missing+=("protoc, which comes with the Python packages"); return 1; }
+    [ -x "$out/bin/protoc" ] || { missing+=("protoc (grpcio-tools has it)"); return 1; }
     "$here/go/build.sh" || { missing+=("a Go client that builds"); return 1; }
 }
 

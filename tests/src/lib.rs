@@ -14,6 +14,7 @@ mod random;
 pub mod raw;
 mod site;
 mod skip;
+mod skipped;
 mod talk;
 
 use std::time::Duration;

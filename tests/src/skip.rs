@@ -1,24 +1,11 @@
 //! Tests that need more than a Rust toolchain: a second user, a mount.
 
-use std::{env, ffi::OsStr, fs::File, io::Write, path::Path, process::Command};
+use std::{ffi::OsStr, path::Path, process::Command};
+
+pub use crate::skipped::skipped;
 
 /// The user that owns nothing.
 pub const NOBODY: u32 = 65534;
-
-/// Says by name that a test could not run, and why. Where everything must run it fails instead.
-pub fn skipped(test: &str, missing: &str) {
-    let line = format!("{test}: {missing}");
-    println!("skipped: {line}");
-    assert!(
-        env::var("CI").as_deref() != Ok("true"),
-        "nothing may be skipped here: {line}"
-    );
-    if let Some(path) = env::var_os("NEXUS_TESTS_SKIPPED") {
-        let file = File::options().create(true).append(true).open(path);
-        file.and_then(|mut file| writeln!(file, "{line}"))
-            .expect("the list of skipped tests can be written");
-    }
-}
 
 /// A command that runs `program` as [`NOBODY`], or why there is none.
 pub fn as_nobody(program: &Path) -> Result<Command, String> {

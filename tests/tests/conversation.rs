@@ -33,8 +33,17 @@ impl Pieces {
 /// Everything up to the next message or error.
 async fn listen(talk: &mut Talk, pieces: &mut Pieces) -> Frame {
     loop {
-        match talk.next().await.expect("the stream goes on").expect("the stream goes on") {
-            Frame::Delta { message_id, index, text } => pieces.take(&message_id, index, &text),
+        match talk
+            .next()
+            .await
+            .expect("the stream goes on")
+            .expect("the stream goes on")
+        {
+            Frame::Delta {
+                message_id,
+                index,
+                text,
+            } => pieces.take(&message_id, index, &text),
             Frame::Ack { .. } => {}
             whole => return whole,
         }
@@ -51,8 +60,17 @@ async fn answer(talk: &mut Talk, pieces: &mut Pieces) -> Message {
 /// Until the answer has begun.
 async fn first_piece(talk: &mut Talk, pieces: &mut Pieces) {
     loop {
-        match talk.next().await.expect("the stream goes on").expect("the stream goes on") {
-            Frame::Delta { message_id, index, text } => return pieces.take(&message_id, index, &text),
+        match talk
+            .next()
+            .await
+            .expect("the stream goes on")
+            .expect("the stream goes on")
+        {
+            Frame::Delta {
+                message_id,
+                index,
+                text,
+            } => return pieces.take(&message_id, index, &text),
             Frame::Ack { .. } => {}
             other => panic!("a piece was due, not {other:?}"),
         }
@@ -69,19 +87,32 @@ async fn pieces_make_the_answer_and_the_session_keeps_it() {
 
     talk.say("q1", "please count to 40").await;
     let ack = talk.next().await.unwrap();
-    assert_eq!(ack, Some(Frame::Ack { message_id: "q1".into(), sequence: 1 }), "stored before it is answered");
+    assert_eq!(
+        ack,
+        Some(Frame::Ack {
+            message_id: "q1".into(),
+            sequence: 1
+        }),
+        "stored before it is answered"
+    );
     let mut pieces = Pieces::default();
     let first = answer(&mut talk, &mut pieces).await;
     assert_eq!(in_reply_to(&first), Some("q1"));
     assert_eq!(first.role(), MessageRole::Assistant);
     assert!(first.content.contains("38 39 40"), "{first:?}");
-    assert_eq!((pieces.of, pieces.text, pieces.begun), (first.id.clone(), first.content.clone(), 1));
+    assert_eq!(
+        (pieces.of, pieces.text, pieces.begun),
+        (first.id.clone(), first.content.clone(), 1)
+    );
 
     // The conversation is the session's: the next answer knows the first question.
     talk.say("q2", "and now?").await;
     let mut pieces = Pieces::default();
     let second = answer(&mut talk, &mut pieces).await;
-    assert!(second.content.contains("it began with \"please count to 40\""), "{second:?}");
+    assert!(
+        second.content.contains("it began with \"please count to 40\""),
+        "{second:?}"
+    );
     assert_eq!(pieces.text, second.content);
 
     // The same id again is the same message, and its answer comes again.
@@ -97,12 +128,16 @@ async fn pieces_make_the_answer_and_the_session_keeps_it() {
     }
 
     // No id, and a model asked for by name.
-    let mut named = ask::message("", MessageRole::User, "who are you?");
-    named.metadata.get_or_insert_default().extra.insert("model".into(), "offline/echo".into());
-    let models = connection.llm();
-    drop(models);
-    talk.message(ask::message("", MessageRole::User, "hello")).await;
+    let mut named = ask::message("", MessageRole::User, "hello");
+    let wanted = named.metadata.get_or_insert_default();
+    wanted.extra.insert("model".into(), "offline/nexus-offline-1".into());
+    talk.message(named).await;
     let third = answer(&mut talk, &mut Pieces::default()).await;
+    let model = third.metadata.as_ref().unwrap().extra.get("model");
+    assert!(
+        model.is_some_and(|model| model.contains("nexus-offline-1")),
+        "{third:?}"
+    );
     let messages = ask::messages(&connection, &session).await;
     ask::in_order(&messages);
     assert_eq!(messages.len(), 6);
@@ -176,7 +211,10 @@ async fn two_streams_of_one_session_hear_each_other_and_not_themselves() {
 
     one.say("q", "hello both").await;
     let (mut here, mut there) = (Pieces::default(), Pieces::default());
-    let words = Frame::Words { message_id: "q".into(), content: "hello both".into() };
+    let words = Frame::Words {
+        message_id: "q".into(),
+        content: "hello both".into(),
+    };
     assert_eq!(listen(&mut other, &mut there).await, words);
     let heard = answer(&mut other, &mut there).await;
     let answered = answer(&mut one, &mut here).await;
@@ -185,8 +223,17 @@ async fn two_streams_of_one_session_hear_each_other_and_not_themselves() {
     assert_eq!(here.text, answered.content);
 
     // A unary message reaches both, and its answer too.
-    ask::send(&connection, &session, ask::message("u", MessageRole::User, "from elsewhere")).await.unwrap();
-    let words = Frame::Words { message_id: "u".into(), content: "from elsewhere".into() };
+    ask::send(
+        &connection,
+        &session,
+        ask::message("u", MessageRole::User, "from elsewhere"),
+    )
+    .await
+    .unwrap();
+    let words = Frame::Words {
+        message_id: "u".into(),
+        content: "from elsewhere".into(),
+    };
     for talk in [&mut one, &mut other] {
         assert_eq!(listen(talk, &mut Pieces::default()).await, words);
         assert_eq!(in_reply_to(&answer(talk, &mut Pieces::default()).await), Some("u"));
@@ -270,7 +317,9 @@ async fn an_assistant_killed_while_it_speaks_begins_once_more() {
 
 #[tokio::test]
 async fn an_assistant_that_never_comes_back_fails_the_turn_within_the_grace() {
-    let mut site = Site::new().env(SLOW.0, SLOW.1).env("NEXUS_ORCHESTRATOR__ASSISTANT_GRACE", "300ms");
+    let mut site = Site::new()
+        .env(SLOW.0, SLOW.1)
+        .env("NEXUS_ORCHESTRATOR__ASSISTANT_GRACE", "300ms");
     site.up_line().await;
     let connection = site.connect();
     let session = ask::create(&connection, "gone").await;

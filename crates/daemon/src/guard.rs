@@ -26,7 +26,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Code, Status, body::Body};
 
 use crate::{
-    ends::{GRPC_STATUS, late, restate, shutting_down},
+    ends::{GRPC_STATUS, code_of, late, restate, shutting_down},
     guard_body::GuardBody,
     metrics,
     panics::guarded,
@@ -288,6 +288,14 @@ impl Running {
         let failed = head.headers.get(GRPC_STATUS).is_some();
         if failed {
             restate(&mut head.headers);
+        }
+        if let Some(span) = &self.span {
+            let _entered = span.enter();
+            let code = if failed { code_of(&head.headers) } else { Code::Ok };
+            match self.method.kind {
+                Kind::Stream if !failed => tracing::debug!("stream open"),
+                _ => tracing::debug!(?code, "answered"),
+            }
         }
         let ended = self.started.map(|started| Ended::new(self.method.clone(), started));
         let body = match self.method.kind {

@@ -6,6 +6,9 @@ use tonic::{Code, Status};
 
 const ERROR_INFO_URL: &str = "type.googleapis.com/google.rpc.ErrorInfo";
 const DOMAIN: &str = "nexus";
+/// Longest sentence, in bytes. It travels in a header, twice, and clients give up a call whose headers are too large:
+/// what repeats a caller's words back must not become as long as they are.
+const SENTENCE: usize = 1024;
 
 /// `google.rpc.Status`, as `grpc-status-details-bin` carries it.
 #[derive(Clone, PartialEq, Message)]
@@ -37,7 +40,7 @@ struct ErrorInfo {
 
 /// A status whose details hold `ErrorInfo { reason, domain: "nexus" }`. `reason` is `UPPER_SNAKE_CASE` and never changes.
 pub fn status(code: Code, message: impl Into<String>, reason: &'static str) -> Status {
-    let message = message.into();
+    let message = cut(message.into());
     let info = ErrorInfo {
         reason: reason.into(),
         domain: DOMAIN.into(),
@@ -53,6 +56,14 @@ pub fn status(code: Code, message: impl Into<String>, reason: &'static str) -> S
     Status::with_details(code, message, Bytes::from(details.encode_to_vec()))
 }
 
+fn cut(mut message: String) -> String {
+    if message.len() > SENTENCE {
+        message.truncate(message.floor_char_boundary(SENTENCE));
+        message.push_str("...");
+    }
+    message
+}
+
 /// The stable reason of a status made by [`status`], here or by another daemon; `None` if it carries none.
 pub fn reason(status: &Status) -> Option<String> {
     let details = Details::decode(status.details()).ok()?;
@@ -63,6 +74,12 @@ pub fn reason(status: &Status) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentence_is_never_too_long_for_a_header() {
+        let sent = status(Code::NotFound, "ä".repeat(100_000), "SESSION_NOT_FOUND");
+        assert!(sent.message().len() <= SENTENCE + 3 && sent.message().ends_with("ä..."));
+    }
 
     #[test]
     fn the_reason_survives_the_wire() {

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod serve_kit;
+#[path = "../../../tests/src/skipped.rs"]
+mod skipped;
 
 use std::{os::unix::process::CommandExt, path::Path, process::Command, sync::Arc, time::Duration};
 
@@ -44,7 +46,7 @@ async fn as_another_uid_child() {
 /// `None`, after saying so, where we cannot become somebody else.
 async fn as_another_uid(daemon: &Daemon, test: &str) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("{test}: not run, calling as another uid needs root");
+        skipped::skipped(test, "root, to call as another uid");
         return None;
     }
     // A copy that the other uid can reach, wherever the build directory is.
@@ -110,7 +112,7 @@ async fn the_socket_itself_keeps_a_stranger_out() {
                 .success()
         );
     } else {
-        eprintln!("the_socket_itself_keeps_a_stranger_out: not run, becoming another uid needs root");
+        skipped::skipped("the_socket_itself_keeps_a_stranger_out", "root, to become another uid");
     }
     daemon.stopped().await;
 }

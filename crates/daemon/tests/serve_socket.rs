@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod serve_kit;
+#[path = "../../../tests/src/skipped.rs"]
+mod skipped;
 
 use std::{
     os::unix::{
@@ -165,7 +167,7 @@ async fn a_second_daemon_of_ours_is_told_of_the_first() {
 #[tokio::test]
 async fn another_users_stale_socket_is_kept() {
     if own_uid() != 0 {
-        return eprintln!("another_users_stale_socket_is_kept: not run, giving a file away needs root");
+        return skipped::skipped("another_users_stale_socket_is_kept", "root, to give a file away");
     }
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("x.sock");
@@ -290,7 +292,8 @@ async fn sockets_handed_over_are_served() {
     let mut child = match child {
         Ok(child) => child,
         Err(error) => {
-            return eprintln!("sockets_handed_over_are_served: not run, no systemd-socket-activate here ({error})");
+            let missing = format!("systemd-socket-activate ({error})");
+            return skipped::skipped("sockets_handed_over_are_served", &missing);
         }
     };
     let appears = async {

@@ -7,6 +7,9 @@
 //! There is no logic here, and never any: no conversion, no default, no validation. Who gives a field a meaning does
 //! so in its own `service/convert.rs`.
 
+mod codec;
+
+pub use codec::{Codec, Exact};
 pub use prost_types::{Duration, Timestamp};
 
 /// Messages and enums that the other packages share.

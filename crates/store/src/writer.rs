@@ -31,6 +31,8 @@ pub struct Transaction<T> {
 #[derive(Debug)]
 pub struct Committed<T> {
     pub receipts: Vec<(T, Result<(), Error>)>,
+    /// The changes, for the owner to drop: memory given back by the thread that took it is given back without a lock.
+    pub spent: Vec<Vec<Op>>,
 }
 
 /// Cheap to clone. The writer stops when the last clone is gone.
@@ -120,41 +122,43 @@ fn run<T: Receipt>(
     let mut seqs = Vec::with_capacity(batch);
     let mut failed_epoch = None;
     while queue.blocking_recv_many(&mut group, batch) > 0 {
-        let mut receipts = Vec::with_capacity(group.len());
         let low = room.as_mut().and_then(|room| room.check().err());
-        let mut kept: Vec<Transaction<T>> = Vec::with_capacity(group.len());
+        let mut receipts: Vec<(T, Result<(), Error>)> = Vec::with_capacity(group.len());
+        let mut spent: Vec<Vec<Op>> = Vec::with_capacity(group.len());
         let mut refused: Vec<(T, Result<(), Error>)> = Vec::new();
-        for transaction in group.drain(..) {
-            if failed_epoch.is_some_and(|epoch| transaction.epoch <= epoch) {
-                refused.push((transaction.receipt, Err(Error::Superseded)));
-            } else if let (true, Some(low)) = (transaction.grows, &low) {
-                failed_epoch = Some(transaction.epoch);
-                refused.push((transaction.receipt, Err(low.clone())));
+        let mut newest_epoch = None;
+        for Transaction { epoch, grows, ops, receipt } in group.drain(..) {
+            if failed_epoch.is_some_and(|failed| epoch <= failed) {
+                refused.push((receipt, Err(Error::Superseded)));
+            } else if let (true, Some(low)) = (grows, &low) {
+                failed_epoch = Some(epoch);
+                refused.push((receipt, Err(low.clone())));
             } else {
-                kept.push(transaction);
+                newest_epoch = Some(epoch);
+                spent.push(ops);
+                receipts.push((receipt, Ok(())));
             }
         }
-        if !kept.is_empty() {
+        if !receipts.is_empty() {
             seqs.clear();
-            let ops: Vec<&[Op]> = kept.iter().map(|t| t.ops.as_slice()).collect();
+            let ops: Vec<&[Op]> = spent.iter().map(Vec::as_slice).collect();
             match write.commit(&ops, &mut seqs) {
                 Ok(()) => {
-                    for (mut transaction, seq) in kept.into_iter().zip(&seqs) {
-                        transaction.receipt.committed(*seq);
-                        receipts.push((transaction.receipt, Ok(())));
+                    for ((receipt, _), seq) in receipts.iter_mut().zip(&seqs) {
+                        receipt.committed(*seq);
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, transactions = kept.len(), "failed to commit");
-                    for transaction in kept {
-                        failed_epoch = Some(transaction.epoch);
-                        receipts.push((transaction.receipt, Err(error.clone())));
+                    tracing::error!(%error, transactions = receipts.len(), "failed to commit");
+                    failed_epoch = newest_epoch;
+                    for (_, result) in &mut receipts {
+                        *result = Err(error.clone());
                     }
                 }
             }
         }
         receipts.append(&mut refused);
-        committed(Committed { receipts });
+        committed(Committed { receipts, spent });
     }
     if let Err(error) = write.close() {
         tracing::warn!(%error, "failed to close the store tidily");

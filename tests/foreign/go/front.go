@@ -42,16 +42,39 @@ func frontDoor(ctx context.Context, c *client) error {
 	return nil
 }
 
+// model asks for answers of many lengths: each must come whole, however its pieces fall.
 func model(ctx context.Context, c *client) error {
+	for n := 1; n <= 60; n++ {
+		asked := &llmv1.LLMRequest{
+			RequestId: fmt.Sprintf("req_%d_go", n),
+			Messages: []*llmv1.LLMMessage{
+				{Role: "system", Content: "Be brief."},
+				{Role: "user", Content: fmt.Sprintf("count to %d", n)},
+			},
+			Parameters: &llmv1.LLMParameters{MaxTokens: 4096, Temperature: 0.7},
+		}
+		if err := whole(ctx, c, asked); err != nil {
+			return fmt.Errorf("%s: %w", asked.Messages[1].Content, err)
+		}
+	}
+	return nil
+}
+
+func whole(ctx context.Context, c *client, asked *llmv1.LLMRequest) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stream, err := c.llm.StreamLLM(ctx)
 	if err != nil {
 		return err
 	}
-	if err := stream.Send(&llmv1.StreamLLMRequest{Payload: &llmv1.StreamLLMRequest_Request{Request: &llmv1.LLMRequest{
-		RequestId: "req_1_go", Messages: []*llmv1.LLMMessage{{Role: "user", Content: "hello from Go"}},
-		Parameters: &llmv1.LLMParameters{MaxTokens: 4096, Temperature: 0.7},
-	}}}); err != nil {
+	if err := stream.Send(&llmv1.StreamLLMRequest{Payload: &llmv1.StreamLLMRequest_Request{Request: asked}}); err != nil {
 		return err
+	}
+	// Some clients close their side at once, some after the end.
+	if len(asked.Messages[1].Content)%2 == 0 {
+		if err := stream.CloseSend(); err != nil {
+			return err
+		}
 	}
 	var text strings.Builder
 	for {

@@ -45,7 +45,8 @@ class Tap:
 
     def __init__(self, upstream):
         self.sent = b""
-        self.path = os.path.join(tempfile.mkdtemp(prefix="tap"), "t.sock")
+        self.place = tempfile.TemporaryDirectory(prefix="tap")
+        self.path = os.path.join(self.place.name, "t.sock")
         self.upstream = upstream
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(self.path)

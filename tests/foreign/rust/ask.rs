@@ -20,7 +20,10 @@ async fn main() -> anyhow::Result<()> {
         })),
         ..StreamMessageRequest::default()
     };
-    let mut frames = orchestrator.stream_messages(tokio_stream::once(question)).await?.into_inner();
+    let mut frames = orchestrator
+        .stream_messages(tokio_stream::once(question))
+        .await?
+        .into_inner();
     while let Some(frame) = frames.message().await? {
         match frame.payload {
             Some(Payload::Message(answer)) => println!("the whole answer: {}", answer.content),

@@ -7,22 +7,27 @@ use nexus_tests::{Daemon, Site};
 
 const FORMS: [&str; 3] = ["dial", "passthrough", "unix"];
 
-/// False if there is no Go here. Builds the client anew if it is not of these sources.
+/// False if there is no Go here.
 fn ready() -> bool {
     let needs = [
         (which("go"), "go"),
-        (made("bin/protoc"), "protoc, which comes with the Python packages"),
+        (made("bin/protoc"), "protoc (grpcio-tools has it)"),
         (made("bin/protoc-gen-go-grpc"), "the Go client"),
     ];
     if !has(&needs) {
         return false;
     }
+    build();
+    true
+}
+
+/// The stubs and the client, anew if they are not of these sources.
+pub fn build() {
     static BUILT: std::sync::Once = std::sync::Once::new();
     BUILT.call_once(|| {
         let mut build = Command::new(checkout().join("tests/foreign/go/build.sh"));
         run(&mut build, Duration::from_secs(300));
     });
-    true
 }
 
 /// Every scenario must report itself: a client that does nothing proves nothing.

@@ -34,15 +34,27 @@ impl Page {
         let mut last = String::new();
         let mut lines = text.lines();
         while let Some(line) = lines.next() {
-            let Some(fence) = line.trim_start().strip_prefix("```") else { continue };
-            let block: Vec<&str> = lines.by_ref().take_while(|line| !line.trim_start().starts_with("```")).collect();
+            let Some(fence) = line.trim_start().strip_prefix("```") else {
+                continue;
+            };
+            let block: Vec<&str> = lines
+                .by_ref()
+                .take_while(|line| !line.trim_start().starts_with("```"))
+                .collect();
             match fence.split_once(' ') {
                 Some((language, "run")) => {
                     last = language.to_owned();
-                    page.0.entry(last.clone()).or_default().push((block.join("\n") + "\n", Vec::new()));
+                    page.0
+                        .entry(last.clone())
+                        .or_default()
+                        .push((block.join("\n") + "\n", Vec::new()));
                 }
                 Some(("text", "out")) => {
-                    let (_, out) = page.0.get_mut(&last).and_then(|blocks| blocks.last_mut()).expect("a block before");
+                    let (_, out) = page
+                        .0
+                        .get_mut(&last)
+                        .and_then(|blocks| blocks.last_mut())
+                        .expect("a block before");
                     out.extend(block.into_iter().map(str::to_owned));
                 }
                 _ => panic!("a block that no test runs: {line}"),
@@ -82,7 +94,10 @@ impl Desk {
 
     fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
-        let ours = binary("nexus-orchestrator").parent().expect("it lies in a folder").to_path_buf();
+        let ours = binary("nexus-orchestrator")
+            .parent()
+            .expect("it lies in a folder")
+            .to_path_buf();
         let rest = env::var_os("PATH").unwrap_or_default();
         let path = [made("bin"), ours].into_iter().chain(env::split_paths(&rest));
         command
@@ -113,7 +128,7 @@ fn a_block_that_no_test_runs_is_noticed() {
 fn the_shell_lines_work() {
     let needs = [
         (made("bin/grpcurl"), "grpcurl"),
-        (made("bin/protoc"), "protoc, which comes with the Python packages"),
+        (made("bin/protoc"), "protoc (grpcio-tools has it)"),
         (made("bin/protoc-gen-go-grpc"), "protoc-gen-go-grpc"),
         (which("go"), "go"),
         (which("bash"), "bash"),
@@ -152,7 +167,13 @@ fn the_python_program_works() {
     let program: Vec<&str> = PAGE.blocks("python").iter().map(|(block, _)| block.as_str()).collect();
     let path = desk.write("program.py", &program.join("\n"));
     let said = run(desk.command(python).arg("-B").arg(path), DEADLINE);
-    for words in ["stored as number 1", "hello from Python", "stopped after", "session.created", "message.sent"] {
+    for words in [
+        "stored as number 1",
+        "hello from Python",
+        "stopped after",
+        "session.created",
+        "message.sent",
+    ] {
         assert!(said.contains(words), "{words:?} is not in:\n{said}");
     }
 }
@@ -169,10 +190,18 @@ fn the_go_program_works() {
         let source = desk.write("main.go", block);
         let program = desk.place.join("guide");
         let mut build = Command::new("go");
-        build.current_dir(checkout().join("tests/foreign/go")).env("GOPROXY", "off");
-        run(build.args(["build", "-mod=readonly", "-o"]).arg(&program).arg(source), DEADLINE);
+        build
+            .current_dir(checkout().join("tests/foreign/go"))
+            .env("GOPROXY", "off");
+        run(
+            build.args(["build", "-mod=readonly", "-o"]).arg(&program).arg(source),
+            DEADLINE,
+        );
         let said = run(&mut desk.command(&program), DEADLINE);
-        assert!(said.contains("the whole answer: ") && said.contains("hello from Go"), "{said}");
+        assert!(
+            said.contains("the whole answer: ") && said.contains("hello from Go"),
+            "{said}"
+        );
     }
 }
 
@@ -190,7 +219,10 @@ fn the_node_program_works() {
     for (block, _) in PAGE.blocks("js") {
         let program = desk.write("program.js", block);
         let said = run(desk.command("node").arg(program).env("NODE_PATH", &modules), DEADLINE);
-        assert!(said.contains("the whole answer: ") && said.contains("hello from Node"), "{said}");
+        assert!(
+            said.contains("the whole answer: ") && said.contains("hello from Node"),
+            "{said}"
+        );
     }
 }
 
@@ -198,10 +230,17 @@ fn the_node_program_works() {
 #[test]
 fn the_rust_program_works() {
     let block = &PAGE.blocks("rust")[0].0;
-    assert_eq!(include_str!("../../foreign/rust/ask.rs"), block, "foreign/rust/ask.rs and the page differ");
+    assert_eq!(
+        include_str!("../../foreign/rust/ask.rs"),
+        block,
+        "foreign/rust/ask.rs and the page differ"
+    );
     let desk = Desk::new();
     let mut program = desk.command(env!("CARGO_BIN_EXE_grpc-guide-rust"));
     program.env("GRPC_SOCKET_PATH", desk.site.socket(Daemon::Orchestrator));
     let said = run(&mut program, DEADLINE);
-    assert!(said.contains("the whole answer: ") && said.contains("hello from Rust"), "{said}");
+    assert!(
+        said.contains("the whole answer: ") && said.contains("hello from Rust"),
+        "{said}"
+    );
 }

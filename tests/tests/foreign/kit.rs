@@ -4,6 +4,7 @@
 use std::{
     env,
     io::Read,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -12,6 +13,10 @@ use std::{
 };
 
 use nexus_tests::{Daemon, Site};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 /// Daemons in a fresh `~/nexus` whose home is the site's folder.
@@ -87,11 +92,9 @@ pub fn made(path: &str) -> PathBuf {
 pub fn has(needs: &[(PathBuf, &str)]) -> bool {
     let missing = needs.iter().find(|(path, _)| !path.exists());
     if let Some((_, what)) = missing {
-        let thread = thread::current();
-        nexus_tests::skipped(
-            thread.name().unwrap_or("foreign"),
-            &format!("{what} is missing; run tests/foreign/setup.sh"),
-        );
+        // The test harness names a test's thread after it.
+        let test = format!("foreign::{}", thread::current().name().unwrap_or_default());
+        nexus_tests::skipped(&test, &format!("{what} is missing; run tests/foreign/setup.sh"));
     }
     missing.is_none()
 }
@@ -108,7 +111,9 @@ pub fn which(name: &str) -> PathBuf {
 /// Runs a foreign program, and gives what it printed. Its failure or its deadline is the test's.
 pub fn run(command: &mut Command, deadline: Duration) -> String {
     let shown = format!("{command:?}");
+    // A group of its own, so that what it started ends with it.
     let child = command
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -152,7 +157,8 @@ fn waited(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {
         }
         thread::sleep(Duration::from_millis(5));
     }
-    child.kill().expect("it is our own child");
+    let group = Pid::from_raw(i32::try_from(child.id()).expect("process ids are small"));
+    killpg(group, Signal::SIGKILL).expect("it is our own group");
     child.wait().expect("it is our own child");
     None
 }

@@ -61,5 +61,10 @@ async fn newest(client: &Client) -> Result<Vec<Message>, Status> {
         messages_before: 0,
     };
     let answer = client.connection.orchestrator().get_session(request).await?;
-    Ok(answer.into_inner().session.and_then(|session| session.context).unwrap_or_default().messages)
+    Ok(answer
+        .into_inner()
+        .session
+        .and_then(|session| session.context)
+        .unwrap_or_default()
+        .messages)
 }

@@ -97,7 +97,9 @@ impl Stream for Run {
                 return Poll::Ready(output);
             }
             let Some(work) = self.work.as_mut() else {
-                return Poll::Ready(None);
+                // The sender is gone with the work, so outputs that are left only wait for tokio's budget to be
+                // renewed, and it wakes us for that. This is not the end.
+                return Poll::Pending;
             };
             match work.as_mut().poll(cx) {
                 Poll::Ready(()) => self.work = None,

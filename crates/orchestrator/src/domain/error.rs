@@ -32,6 +32,10 @@ pub enum Error {
     OnlyWatches(String),
     #[error("another stream of agent {0} took over")]
     StreamReplaced(String),
+    #[error("the agent does not read and {0} messages wait for it")]
+    LinkFull(usize),
+    #[error("the task has no worker yet and more than {0} bytes of input wait for it")]
+    InputFull(usize),
     #[error("{what} limit reached: {max}; raise it with {setting}")]
     Limit { what: &'static str, max: usize, setting: &'static str },
     #[error("the answer would be larger than {max} bytes; ask for less with {with}")]

@@ -15,6 +15,7 @@ pub const SYSTEM: &str = "orchestrator";
 
 pub const MESSAGE_SENT: &str = "message.sent";
 pub const TURN_FAILED: &str = "turn.failed";
+pub const SESSION_DELETED: &str = "session.deleted";
 
 /// The value of the contract's enum for a name; UNSPECIFIED where it has none.
 pub fn type_of(name: &str) -> EventType {
@@ -82,8 +83,9 @@ pub fn build(step: &mut Step<'_>, name: &str, source: &str, about: About, data: 
     }
 }
 
-/// The event that a stored message is. It is never stored itself: the message's row stands for both.
-pub fn of_message(message: &Message, session_id: &str, labels: &HashMap<String, String>) -> Event {
+/// The event that a stored message is. It is never stored itself: the message's row stands for both. It happened when the
+/// message was stored, whatever time its sender gave it.
+pub fn of_message(message: &Message, session_id: &str, labels: &HashMap<String, String>, stored: Time) -> Event {
     let data = [
         ("message_id".to_owned(), message.id.clone()),
         ("role".to_owned(), role_name(message.role).to_owned()),
@@ -92,7 +94,7 @@ pub fn of_message(message: &Message, session_id: &str, labels: &HashMap<String, 
     Event {
         id: message.id.clone(),
         source: ORCHESTRATOR.into(),
-        timestamp: message.timestamp,
+        timestamp: Some(timestamp(stored)),
         data: data.into(),
         metadata: Some(EventMetadata {
             session_id: session_id.into(),

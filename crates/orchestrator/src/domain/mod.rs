@@ -17,6 +17,9 @@ pub mod task;
 pub mod timers;
 pub mod turn;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::Error;
 pub use step::{Effect, Fact, Step, Time};
 

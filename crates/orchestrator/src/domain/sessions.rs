@@ -245,11 +245,10 @@ impl State {
         let session = self.sessions.remove(key).expect("it was here a line ago");
         let data = [("session_id", &*session.id)];
         let about = About { session_id: session.id.as_ref().into(), ..About::default() };
-        let deleted = event::build(step, "session.deleted", ORCHESTRATOR, about, &data);
+        let deleted = event::build(step, event::SESSION_DELETED, ORCHESTRATOR, about, &data);
         step.fact(Fact::SessionGone(key));
         step.fact(Fact::Event { session: 0, event: deleted });
-        step.effect(Effect::Close { session: key, id: session.id.clone() });
-        step.effect(Effect::Forget { id: session.id });
+        step.effect(Effect::Close { session: key, id: session.id });
         Ok(())
     }
 

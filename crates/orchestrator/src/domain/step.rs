@@ -45,8 +45,6 @@ pub enum Effect {
     TurnOver { session: u64, n: u64, error: Option<Event> },
     /// Ends the streams of a session.
     Close { session: u64, id: Arc<str> },
-    /// A session is gone for good: its events leave the memory too.
-    Forget { id: Arc<str> },
     /// Hands a message to an agent that holds a stream. Mail is kept where that fails, or ends before it was read.
     Deliver { agent: u64, message: Box<AgentMessage>, mail: bool },
     /// A task moved: whoever watches or works it is told.

@@ -10,6 +10,8 @@
 mod lease;
 mod work;
 
+pub use work::is_workers;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

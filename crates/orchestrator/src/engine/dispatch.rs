@@ -1,10 +1,15 @@
-//! Gives waiting turns to assistants, one session after the other, and hands messages to agents.
+//! Gives waiting turns to assistants, one session after the other.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use nexus_proto::agent::v1::{AgentMessage, agent_message::Payload};
 use tokio_util::sync::CancellationToken;
 
 use super::{Core, Engine};
+
+/// How long to leave a store alone that did not take what a turn came to.
+const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(engine: Engine, stop: CancellationToken) {
     let waiting: Vec<u64> = engine.look(|core| core.state.agents.waiting.iter().copied().collect());
@@ -24,9 +29,10 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
             Ok(())
         });
         if let Err(error) = dispatched.await {
-            tracing::warn!(%error, "failed to dispatch a turn; its session waits for the next message");
-            if stop.is_cancelled() {
-                return;
+            tracing::warn!(%error, "failed to dispatch a turn; it is tried again");
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => engine.dispatch_later(session),
+                () = stop.cancelled() => return,
             }
         }
     }
@@ -36,29 +42,30 @@ impl Engine {
     /// Offers a turn. Its content is in memory, but for one that waited for long.
     pub(super) fn offer(&self, core: &mut Core, session: u64, n: u64, agent: u64, mut request: AgentMessage) {
         let content = core.state.sessions.get(session).and_then(|session| session.in_tail(n));
-        if let Some(stored) = content {
-            fill(&mut request, &stored.message.content);
-            self.deliver(core, agent, request);
-            return;
+        if let Some(message) = content {
+            fill(&mut request, &message.content);
+            return self.deliver(core, agent, request, false);
         }
         let engine = self.clone();
         tokio::spawn(async move {
-            match engine.message_at(session, n).await {
+            let correlation = request.metadata.as_ref().map(|m| m.correlation_id.clone()).unwrap_or_default();
+            let failed = match engine.message_at(session, n).await {
                 Ok(Some(message)) => {
                     fill(&mut request, &message.content);
-                    engine.look_mut(|core| engine.deliver(core, agent, request));
+                    return engine.look_mut(|core| {
+                        // Meanwhile it may have been cancelled, or offered to another.
+                        if core.state.is_offered(session, agent, &correlation) {
+                            engine.deliver(core, agent, request, false);
+                        }
+                    });
                 }
-                Ok(None) => tracing::warn!(n, "a turn's message is gone; the turn ends by its timeout"),
-                Err(error) => tracing::warn!(%error, n, "failed to read a turn's message; the turn ends by its timeout"),
+                Ok(None) => "INTERNAL: the message is gone".to_owned(),
+                Err(error) => format!("INTERNAL: {error}"),
+            };
+            if let Err(error) = engine.gave_up(agent, session, &correlation, &failed).await {
+                tracing::warn!(%error, failed, "failed to end a turn whose message cannot be read; it ends by its timeout");
             }
         });
-    }
-
-    /// Hands a message to an agent's stream. A stream that is full is no stream: it is ended, and its turns move on.
-    pub(super) fn deliver(&self, core: &mut Core, agent: u64, message: AgentMessage) {
-        if !core.links.send(agent, message) {
-            core.links.end(agent);
-        }
     }
 }
 

@@ -3,18 +3,20 @@
 
 use std::time::Duration;
 
-use nexus_store::{Op, Transaction};
+use nexus_store::{Op, Table, Transaction};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 
 use super::publish::Pending;
 use super::{Engine, wall};
-use crate::domain::Error;
+use crate::domain::{Error, event};
 use crate::store::{FIRST, First, TASK, task};
 
 const EVERY: Duration = Duration::from_secs(600);
-/// Documents looked at in one round.
+/// Documents removed from a table in one round.
 const AT_ONCE: usize = 10_000;
+/// Documents read at once.
+const PAGE: usize = 512;
 /// How long a task that ended can still be asked for.
 const TASK_KEPT_NS: i64 = 7 * 24 * 3600 * 1_000_000_000;
 
@@ -40,21 +42,39 @@ impl Engine {
             ops.push(Op::Trim { through });
         }
         let now = wall();
-        for (key, value) in self.inner.reader.scan(FIRST, Vec::new(), vec![0xff; 9], AT_ONCE).await? {
-            if First::decode(value).map_or(true, |first| first.expires <= now) {
-                ops.push(Op::Delete { table: FIRST, key });
-            }
-        }
-        for (key, value) in self.inner.reader.scan(TASK, Vec::new(), vec![0xff; 9], AT_ONCE).await? {
-            let ended = task(&key, &value)?.wire.completed_at;
-            if ended.is_some_and(|at| crate::domain::event::time(&at) < now.saturating_sub(TASK_KEPT_NS)) {
-                ops.push(Op::Delete { table: TASK, key });
-            }
-        }
+        let first_over = |_: &[u8], value: &[u8]| Ok(First::decode(value).map_or(true, |first| first.expires <= now));
+        let task_over = |key: &[u8], value: &[u8]| {
+            let ended = task(key, value)?.wire.completed_at;
+            Ok(ended.is_some_and(|at| event::time(&at) < now.saturating_sub(TASK_KEPT_NS)))
+        };
+        self.collect_old(FIRST, first_over, &mut ops).await?;
+        self.collect_old(TASK, task_over, &mut ops).await?;
         if ops.is_empty() {
             return Ok(());
         }
         self.change_disk(ops).await
+    }
+
+    /// Adds the removal of what is old in a table, up to a bound; the next round finds the rest.
+    async fn collect_old(
+        &self,
+        table: Table,
+        is_old: impl Fn(&[u8], &[u8]) -> Result<bool, Error>,
+        ops: &mut Vec<Op>,
+    ) -> Result<(), Error> {
+        let most = ops.len() + AT_ONCE;
+        let mut from = Vec::new();
+        while ops.len() < most {
+            let page = self.inner.reader.scan(table, from, vec![0xff; 9], PAGE).await?;
+            let Some((last, _)) = page.last() else { break };
+            from = [last, &[0][..]].concat();
+            for (key, value) in &page {
+                if is_old(key, value)? {
+                    ops.push(Op::Delete { table, key: key.clone() });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Up to which event the log is too old, or too big.

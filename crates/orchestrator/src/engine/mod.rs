@@ -12,16 +12,21 @@
 
 mod agents;
 mod dispatch;
+mod find;
 mod housekeeping;
 mod life;
+mod links;
 mod messages;
 mod once;
 mod publish;
 mod reads;
+mod rebuild;
 mod ring;
+mod said;
 mod streams;
 mod tasks;
 mod timers;
+mod watchers;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -34,22 +39,23 @@ use nexus_store::{Backend, Op, Reader, Room, Store, Transaction, Writer};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-pub use agents::{Caller as AgentCaller, Link};
+pub use agents::Caller as AgentCaller;
+pub use links::Link;
 pub use once::Once;
 pub(crate) use messages::Submitted;
 pub use reads::Wanted;
 pub use ring::{Published, Subscription};
 pub use streams::{Joined, Opened, Pull, StreamId};
-pub use tasks::Watcher;
+pub use watchers::Watcher;
 
 use crate::domain::ids::Ids;
 use crate::domain::{Effect, Error, Fact, Rules, State, Step, Time};
 use crate::store;
-use agents::Links;
+use links::Links;
 use publish::{Draft, Pending};
 use ring::Ring;
 use streams::Streams;
-use tasks::Watchers;
+use watchers::Watchers;
 
 /// How the engine is run.
 #[derive(Clone, Debug)]
@@ -214,7 +220,12 @@ impl Engine {
         let now = core.now();
         let core = &mut *core;
         let mut step = Step::new(now, &mut core.ids);
-        let mut parts = CoreParts { state: &mut core.state, streams: &mut core.streams };
+        let mut parts = CoreParts {
+            state: &mut core.state,
+            streams: &mut core.streams,
+            links: &mut core.links,
+            epoch: core.epoch,
+        };
         let answer = f(&mut parts, &mut step)?;
         let Step { facts, effects, grows, .. } = step;
         let mut ops = Vec::with_capacity(facts.len() + 1);
@@ -228,7 +239,7 @@ impl Engine {
             return Ok(Queued { answer, done: None });
         }
         core.tx += 1;
-        let drafts = facts.into_iter().filter_map(|fact| self.draft(core, fact)).collect();
+        let drafts = facts.into_iter().filter_map(|fact| self.draft(core, now, fact)).collect();
         let (tell, done) = oneshot::channel();
         let receipt = Pending { tx: core.tx, epoch: core.epoch, drafts, published: Vec::new(), effects, tell: Some(tell) };
         permit.send(Transaction { epoch: core.epoch, grows, ops, receipt });
@@ -237,14 +248,14 @@ impl Engine {
     }
 
     /// What of a fact is an event, with what is needed to show it.
-    fn draft(&self, core: &mut Core, fact: Fact) -> Option<Draft> {
+    fn draft(&self, core: &mut Core, time: Time, fact: Fact) -> Option<Draft> {
         let tx = core.tx;
         match fact {
             Fact::Message { session, message, .. } => {
                 let found = core.state.sessions.get_mut(session).expect("a message is decided with its session");
                 found.version = tx;
                 let (id, metadata, creator) = (found.id.clone(), found.metadata.clone(), found.creator.clone());
-                Some(Draft::Message { id, metadata, creator, message })
+                Some(Draft::Message { id, metadata, creator, message, time })
             }
             Fact::Event { session, event } => {
                 let found = core.state.sessions.get(session);
@@ -278,6 +289,15 @@ impl Engine {
         let settled = tokio::time::timeout(self.inner.options.store.read_deadline, committed.wait_for(|at| *at >= tx));
         settled.await.map_err(|_| nexus_store::Error::Busy)?.map_err(|_| nexus_store::Error::Closed)?;
         Ok(())
+    }
+
+    /// Waits until what was seen in this epoch, at this transaction, is on disk; false if it was undone.
+    pub(crate) async fn came_to_be(&self, (epoch, tx): (u64, u64)) -> Result<bool, Error> {
+        if *self.inner.committed.borrow() >= tx {
+            return Ok(true);
+        }
+        self.settled(tx).await?;
+        Ok(self.look(|core| core.epoch == epoch))
     }
 
     /// Looks at the state.
@@ -331,6 +351,9 @@ impl Engine {
 pub(crate) struct CoreParts<'a> {
     pub state: &'a mut State,
     pub streams: &'a mut Streams,
+    pub links: &'a mut Links,
+    /// Rises when the state is made anew: what was looked up before is no longer known to hold.
+    pub epoch: u64,
 }
 
 /// Registered services and their sockets, newest first for each service.
@@ -359,11 +382,11 @@ impl Engine {
                 Effect::Dispatch { session } => self.dispatch_later(session),
                 Effect::Offer { session, n, agent, request } => self.offer(core, session, n, agent, *request),
                 Effect::TurnOver { session, n, error } => core.turn_over(session, n, error),
-                Effect::Close { session } => core.close_streams(session),
-                Effect::Deliver { agent, message } => self.deliver(core, agent, *message),
+                Effect::Close { session, id } => core.close_streams(session, &id),
+                Effect::Deliver { agent, message, mail } => self.deliver(core, agent, *message, mail),
                 Effect::Task { task, note } => core.tell_task(task, &note),
                 Effect::Daemons => self.inner.daemons_moved.notify_waiters(),
-                Effect::Unlink { agent } => core.links.end(agent),
+                Effect::Unlink { agent } => drop(core.links.end(agent, Error::AgentNotFound)),
             }
         }
     }

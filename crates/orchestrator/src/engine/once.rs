@@ -7,6 +7,7 @@ use bytes::Bytes;
 use nexus_store::Op;
 use parking_lot::Mutex;
 use prost::Message;
+use tokio::sync::OwnedMutexGuard;
 
 use super::{CoreParts, Engine, wall};
 use crate::domain::{Error, Step};
@@ -26,23 +27,61 @@ pub struct Once {
     pub key: Bytes,
     /// The request, to tell another one under the same key.
     pub request: Bytes,
+    /// Whether two encoded requests are the same: equal ones may differ in the order of their maps.
+    same: fn(&[u8], &[u8]) -> bool,
 }
 
 impl Once {
-    /// `request` is any form of the request in which equal requests are equal.
-    pub fn new(principal: &str, method: &str, name: &str, request: Bytes) -> Result<Self, Error> {
+    pub fn new<T: Message + Default + PartialEq>(
+        principal: &str,
+        method: &str,
+        name: &str,
+        request: &T,
+    ) -> Result<Self, Error> {
         if name.len() > KEY_BYTES {
             return Err(Error::Invalid(format!("idempotency-key is longer than {KEY_BYTES} bytes")));
         }
         let key = [principal, "\0", method, "\0", name].concat().into();
-        Ok(Once { name: name.into(), key, request })
+        let same = |one: &[u8], other: &[u8]| match (T::decode(one), T::decode(other)) {
+            (Ok(one), Ok(other)) => one == other,
+            _ => false,
+        };
+        Ok(Once { name: name.into(), key, request: request.encode_to_vec().into(), same })
+    }
+
+    /// Keeps an answer as the first.
+    pub(super) fn keep<R: Message>(&self, answer: &R) -> Op {
+        let expires = wall().saturating_add(KEPT_NS);
+        let first = First { request: self.request.clone(), answer: answer.encode_to_vec().into(), expires };
+        Op::Put { table: FIRST, key: self.key.clone(), value: first.encode_to_vec().into() }
     }
 }
+
+type Gate = Arc<tokio::sync::Mutex<()>>;
 
 /// One gate for each key that is in use now: a repeat waits for the first.
 #[derive(Debug, Default)]
 pub(super) struct Gates {
-    open: Mutex<HashMap<Bytes, Arc<tokio::sync::Mutex<()>>>>,
+    open: Mutex<HashMap<Bytes, Gate>>,
+}
+
+/// A gate that was passed; dropping it lets the next one pass, and the last one takes the gate away.
+pub(super) struct Passed<'a> {
+    gates: &'a Gates,
+    key: Bytes,
+    gate: Gate,
+    guard: Option<OwnedMutexGuard<()>>,
+}
+
+impl Drop for Passed<'_> {
+    fn drop(&mut self) {
+        drop(self.guard.take());
+        let mut open = self.gates.open.lock();
+        // Ours and the table's: nobody else waits.
+        if Arc::strong_count(&self.gate) == 2 {
+            open.remove(&self.key);
+        }
+    }
 }
 
 impl Engine {
@@ -53,38 +92,36 @@ impl Engine {
         f: impl FnOnce(&mut CoreParts<'_>, &mut Step<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let Some(once) = once else { return self.queue(f).await?.done().await };
-        let gate = self.inner.once.open.lock().entry(once.key.clone()).or_default().clone();
-        let passed = gate.lock().await;
-        let answer = self.first_or(once.clone(), f).await;
-        drop(passed);
-        let mut open = self.inner.once.open.lock();
-        // Ours and the table's: nobody else waits.
-        if Arc::strong_count(&gate) == 2 {
-            open.remove(&once.key);
+        let _gate = self.gate(&once).await;
+        match self.first(&once).await? {
+            Some(answer) => Ok(answer),
+            None => self.queue_with(f, |answer| Some(once.keep(answer))).await?.done().await,
         }
-        answer
     }
 
-    async fn first_or<R: Message + Default>(
-        &self,
-        once: Once,
-        f: impl FnOnce(&mut CoreParts<'_>, &mut Step<'_>) -> Result<R, Error>,
-    ) -> Result<R, Error> {
-        if let Some(kept) = self.inner.reader.get(FIRST, once.key.to_vec()).await? {
-            let first = First::decode(kept).map_err(damaged)?;
-            if first.expires > wall() {
-                if first.request != once.request {
-                    return Err(Error::KeyReused(once.name));
-                }
-                return R::decode(first.answer).map_err(damaged);
-            }
+    /// Waits until no other call with this key is under way.
+    pub(super) async fn gate(&self, once: &Once) -> Passed<'_> {
+        let gates = &self.inner.once;
+        let gate = gates.open.lock().entry(once.key.clone()).or_default().clone();
+        // Made before the wait: a call that is given up meanwhile leaves nothing behind.
+        let mut passed = Passed { gates, key: once.key.clone(), gate: gate.clone(), guard: None };
+        passed.guard = Some(gate.lock_owned().await);
+        passed
+    }
+
+    /// The first answer to this call, if there was one.
+    pub(super) async fn first<R: Message + Default>(&self, once: &Once) -> Result<Option<R>, Error> {
+        // The first may be decided and not on disk yet, though whoever called has given up on it.
+        self.settled(self.look(|core| core.tx)).await?;
+        let Some(kept) = self.inner.reader.get(FIRST, once.key.to_vec()).await? else { return Ok(None) };
+        let first = First::decode(kept).map_err(damaged)?;
+        if first.expires <= wall() {
+            return Ok(None);
         }
-        let keep = |answer: &R| {
-            let expires = wall().saturating_add(KEPT_NS);
-            let first = First { request: once.request.clone(), answer: answer.encode_to_vec().into(), expires };
-            Some(Op::Put { table: FIRST, key: once.key.clone(), value: first.encode_to_vec().into() })
-        };
-        self.queue_with(f, keep).await?.done().await
+        if !(once.same)(&first.request, &once.request) {
+            return Err(Error::KeyReused(once.name.clone()));
+        }
+        R::decode(first.answer).map(Some).map_err(damaged)
     }
 }
 

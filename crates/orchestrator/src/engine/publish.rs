@@ -8,10 +8,8 @@ use nexus_store::{Committed, Receipt};
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Core, Engine, Published, wall};
-use crate::domain::turn::Phase;
-use crate::domain::{Effect, Error, event};
-use crate::store;
+use super::{Engine, Published};
+use crate::domain::{Effect, Error, Time, event};
 
 /// Committed groups that may wait to be published before the writer has to.
 const GROUPS: usize = 8;
@@ -19,7 +17,7 @@ const GROUPS: usize = 8;
 /// What becomes an event once its place in the log is known.
 #[derive(Debug)]
 pub(crate) enum Draft {
-    Message { id: Arc<str>, metadata: Arc<SessionMetadata>, creator: Arc<str>, message: Arc<Message> },
+    Message { id: Arc<str>, metadata: Arc<SessionMetadata>, creator: Arc<str>, message: Arc<Message>, time: Time },
     Event { creator: Arc<str>, event: Event },
 }
 
@@ -39,8 +37,8 @@ impl Receipt for Pending {
     fn committed(&mut self, first_seq: u64) {
         for (seq, draft) in (first_seq..).zip(self.drafts.drain(..)) {
             let (creator, event) = match draft {
-                Draft::Message { id, metadata, creator, message } => {
-                    (creator, event::of_message(&message, &id, &metadata.labels))
+                Draft::Message { id, metadata, creator, message, time } => {
+                    (creator, event::of_message(&message, &id, &metadata.labels, time))
                 }
                 Draft::Event { creator, event } => (creator, event),
             };
@@ -99,45 +97,5 @@ pub(crate) async fn run(engine: Engine, mut groups: mpsc::Receiver<Committed<Pen
             *at = newest.max(*at);
             rises
         });
-    }
-}
-
-impl Engine {
-    /// Makes the state anew from the disk, and attaches what is open now.
-    fn rebuild(&self, core: &mut Core) {
-        let rules = self.inner.options.rules.clone();
-        let loaded = self.inner.reader.now(|read| store::load(read, rules, wall()));
-        let (mut state, _) = match loaded {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                tracing::error!(%error, "failed to read the state back; the next failed write tries again");
-                return;
-            }
-        };
-        core.epoch += 1;
-        for (agent, link) in core.links.numbers() {
-            if let Some(agent) = state.agents.get_mut(agent) {
-                agent.link = Some(link);
-                agent.lost = None;
-            }
-        }
-        for session in core.streams.sessions() {
-            if let Some(session) = state.sessions.get_mut(session) {
-                session.streams += 1;
-            }
-            state.sessions.recount(session);
-        }
-        for old in core.state.sessions.iter() {
-            let Some(running) = old.turns.front() else { continue };
-            let Phase::Running { agent, .. } = running.phase else { continue };
-            let Some(turn) = state.sessions.get_mut(old.key).and_then(|session| session.turns.front_mut()) else { continue };
-            if turn.n == running.n {
-                turn.phase = running.phase.clone();
-                state.agents.turn_began(agent, old.key);
-                state.agents.waiting.remove(&old.key);
-            }
-        }
-        core.state = state;
-        tracing::warn!(epoch = core.epoch, "the state was read back from the disk after a failed write");
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use nexus_proto::orchestrator::v1::{
     CloseSessionRequest, CloseSessionResponse, CreateSessionRequest, CreateSessionResponse, DeleteSessionRequest,
-    DeleteSessionResponse, Session as Wire, SessionContext, SessionFilter, SessionMetadata,
-    SessionState, UpdateSessionRequest, UpdateSessionResponse,
+    DeleteSessionResponse, Message, Session as Wire, SessionFilter, SessionMetadata, SessionState,
+    UpdateSessionRequest, UpdateSessionResponse,
 };
 
 use super::{Engine, Once};
-use crate::domain::sessions::View;
+use crate::domain::sessions::{View, gone};
 use crate::domain::{Error, filter, ids};
 use crate::domain::session::wire;
 use crate::store::{self, CLOSED};
@@ -18,6 +18,11 @@ use crate::store::{self, CLOSED};
 const LISTED_MESSAGES: usize = 100;
 /// Sessions in one page when the caller asks for pages without a usable size.
 const MAX_PAGE: usize = 1000;
+
+/// What makes a listing smaller.
+const PAGE_LESS: &str = "page_size or without_messages";
+/// Messages read from disk at once.
+const READ_AT_ONCE: usize = 256;
 
 /// Which messages of a session an answer carries.
 #[derive(Clone, Copy, Debug)]
@@ -60,16 +65,25 @@ impl Engine {
         request: UpdateSessionRequest,
     ) -> Result<UpdateSessionResponse, Error> {
         self.room()?;
-        let key = self.open_session(&request.session_id, view).await?;
-        let mut answer = self
+        let key = self.open_session_for(&request.session_id, view, &once).await?;
+        let mut answer: UpdateSessionResponse = self
             .once(once, |parts, step| {
+                let key = key?;
                 parts.state.update_session(step, key, request.metadata, request.context)?;
                 let session = parts.state.sessions.get(key).expect("it was just updated");
                 Ok(UpdateSessionResponse { session: Some(wire(session, Vec::new(), session.head)) })
             })
             .await?;
         if let Some(session) = &mut answer.session {
-            *session = self.session(&session.id, View::All, Wanted { newest: LISTED_MESSAGES, before: 0 }).await?;
+            let wanted = Wanted { newest: LISTED_MESSAGES, before: 0 };
+            match self.session(&session.id, View::All, wanted).await {
+                Ok(now) => {
+                    let (now, shown) = (now.context.unwrap_or_default(), session.context.get_or_insert_default());
+                    (shown.messages, shown.messages_omitted) = (now.messages, now.messages_omitted);
+                }
+                Err(Error::SessionNotFound(_)) => {} // deleted meanwhile
+                Err(error) => return Err(error),
+            }
         }
         Ok(answer)
     }
@@ -80,9 +94,9 @@ impl Engine {
         view: View<'_>,
         request: CloseSessionRequest,
     ) -> Result<CloseSessionResponse, Error> {
-        let key = self.open_session(&request.session_id, view).await?;
+        let key = self.open_session_for(&request.session_id, view, &once).await?;
         self.once(once, |parts, step| {
-            parts.state.close_session(step, key, &request.reason)?;
+            parts.state.close_session(step, key?, &request.reason)?;
             Ok(CloseSessionResponse { session_id: request.session_id, state: SessionState::Closed.into() })
         })
         .await
@@ -94,14 +108,9 @@ impl Engine {
         view: View<'_>,
         request: DeleteSessionRequest,
     ) -> Result<DeleteSessionResponse, Error> {
-        let key = match (self.open_session(&request.session_id, view).await, &once) {
-            // Deleting again under the same key gets the first answer, though nothing is left to find.
-            (Err(Error::SessionNotFound(_)), Some(_)) => None,
-            (key, _) => Some(key?),
-        };
+        let key = self.open_session_for(&request.session_id, view, &once).await?;
         self.once(once, |parts, step| {
-            let key = key.ok_or_else(|| Error::SessionNotFound(request.session_id.clone()))?;
-            parts.state.delete_session(step, key);
+            parts.state.delete_session(step, key?)?;
             Ok(DeleteSessionResponse { session_id: request.session_id })
         })
         .await
@@ -109,23 +118,48 @@ impl Engine {
 
     /// Makes sure that a session is in memory, if there is one that this caller may see. Returns its key.
     pub(crate) async fn open_session(&self, id: &str, view: View<'_>) -> Result<u64, Error> {
-        let held = self.look(|core| core.state.sessions.visible(id, view).map(|session| session.key));
-        match held {
-            Err(Error::SessionNotFound(_)) => {}
-            other => return other,
-        }
-        let missing = || Error::SessionNotFound(id.into());
-        let key = ids::number(id).ok_or_else(missing)?;
-        let found = self.inner.reader.run(move |read| store::find_session(read, key)).await?.ok_or_else(missing)?;
-        if *found.id != *id || !view.shows(&found) {
-            return Err(missing());
-        }
-        self.look_mut(|core| {
-            if core.state.sessions.get(key).is_none() {
-                core.state.sessions.insert(found);
+        loop {
+            let (held, removals, tx) = self.look(|core| {
+                let held = core.state.sessions.visible(id, view).map(|session| session.key);
+                (held, core.state.sessions.removals, core.tx)
+            });
+            match held {
+                Err(Error::SessionNotFound(_)) => {}
+                other => return other,
             }
-        });
-        Ok(key)
+            let missing = || Error::SessionNotFound(id.into());
+            let key = ids::number(id).ok_or_else(missing)?;
+            // What left the memory may be changed on disk, or gone, only once its transaction is there.
+            self.settled(tx).await?;
+            let found = self.inner.reader.run(move |read| store::find_session(read, key)).await?.ok_or_else(missing)?;
+            if *found.id != *id || !view.shows(&found) {
+                return Err(missing());
+            }
+            let opened = self.look_mut(|core| {
+                let same = core.state.sessions.removals == removals;
+                if same && core.state.sessions.get(key).is_none() {
+                    core.state.sessions.insert(found);
+                }
+                same
+            });
+            if opened {
+                return Ok(key);
+            }
+        }
+    }
+
+    /// As [`Engine::open_session`] for a call that may be a repeat: that gets its first answer, also where the session is
+    /// gone since.
+    async fn open_session_for(
+        &self,
+        id: &str,
+        view: View<'_>,
+        once: &Option<Once>,
+    ) -> Result<Result<u64, Error>, Error> {
+        match self.open_session(id, view).await {
+            Err(Error::SessionNotFound(id)) if once.is_some() => Ok(Err(Error::SessionNotFound(id))),
+            key => key.map(Ok),
+        }
     }
 
     /// What an event of a session shows of it.
@@ -149,25 +183,46 @@ impl Engine {
     /// A session with its messages.
     pub async fn session(&self, id: &str, view: View<'_>, wanted: Wanted) -> Result<Wire, Error> {
         let key = self.open_session(id, view).await?;
-        self.settled(self.look(|core| core.state.sessions.get(key).map_or(0, |session| session.version))).await?;
-        let held = self.look(|core| {
-            let session = core.state.sessions.get(key).ok_or_else(|| Error::SessionNotFound(id.into()))?;
-            let end = if wanted.before > 0 { wanted.before.min(session.committed + 1) } else { session.committed + 1 };
-            let start = end.saturating_sub(wanted.newest as u64).max(1);
-            if start < session.tail_start() && start < end {
-                return Ok(Err((wire(session, Vec::new(), start - 1), start, end)));
+        let held = loop {
+            let (held, seen) = self.look(|core| {
+                let session = core.state.sessions.get(key).ok_or_else(|| gone(key))?;
+                let end = if wanted.before > 0 { wanted.before.min(session.committed + 1) } else { session.committed + 1 };
+                let start = end.saturating_sub(wanted.newest as u64).max(1);
+                if start < session.tail_start() && start < end {
+                    return Ok((Err((wire(session, Vec::new(), start - 1), start, end)), (core.epoch, session.version)));
+                }
+                let messages = (start..end).filter_map(|n| session.in_tail(n)).map(|stored| Message::clone(stored));
+                Ok::<_, Error>((Ok(wire(session, messages.collect(), start - 1)), (core.epoch, session.version)))
+            })?;
+            // What was seen is told once it is on disk, and not if it never came to be.
+            if self.came_to_be(seen).await? {
+                break held;
             }
-            let messages = (start..end).filter_map(|n| session.in_tail(n)).map(|stored| (*stored.message).clone());
-            Ok::<_, Error>(Ok(wire(session, messages.collect(), start - 1)))
-        })?;
-        match held {
-            Ok(session) => Ok(session),
-            Err((mut session, start, end)) => {
-                let messages = self.read_messages(key, start - 1, end, usize::MAX, false).await?;
-                session.context.get_or_insert_with(SessionContext::default).messages = messages;
-                Ok(session)
+        };
+        let (mut session, start, end) = match held {
+            Ok(session) => return Ok(session),
+            Err(rest) => rest,
+        };
+        let messages = self.read_all(key, start, end).await?;
+        session.context.get_or_insert_default().messages = messages;
+        Ok(session)
+    }
+
+    /// Messages with `start <= n < end`, a piece at a time, so that nothing is read that could not be sent.
+    async fn read_all(&self, key: u64, start: u64, end: u64) -> Result<Vec<Message>, Error> {
+        let max = self.max_message_bytes();
+        let (mut messages, mut bytes, mut after) = (Vec::new(), 0, start - 1);
+        while after + 1 < end {
+            let read = self.read_messages(key, after, end, READ_AT_ONCE, false).await?;
+            let Some(last) = read.last() else { break };
+            after = last.sequence;
+            bytes += read.iter().map(|message| message.content.len()).sum::<usize>();
+            if bytes > max {
+                return Err(Error::TooLarge { max, with: "message_limit" });
             }
+            messages.extend(read);
         }
+        Ok(messages)
     }
 
     /// Sessions in the order of their making.
@@ -180,7 +235,11 @@ impl Engine {
         without_messages: bool,
     ) -> Result<Page, Error> {
         let size = usize::try_from(page_size).map_err(|_| Error::Invalid("page_size must not be negative".into()))?;
-        let size = if size == 0 && token.is_empty() { usize::MAX } else { size.clamp(1, MAX_PAGE) };
+        let size = match size {
+            0 if token.is_empty() => usize::MAX,
+            0 => MAX_PAGE,
+            size => size.min(MAX_PAGE),
+        };
         let after = if token.is_empty() {
             0
         } else {
@@ -189,6 +248,7 @@ impl Engine {
         self.settled(self.look(|core| core.tx)).await?;
         let mut keys = self.matching(filter, view).await?;
         keys.sort_unstable();
+        keys.dedup(); // one that was closed between the two looks
         let total = keys.len();
         keys.retain(|key| *key > after);
         let next = if keys.len() > size { format!("{:016x}", keys[size - 1]) } else { String::new() };
@@ -200,11 +260,12 @@ impl Engine {
             let Some((id, _, _)) = self.session_by_key(key).await? else { continue };
             let session = match self.session(&id, View::All, wanted).await {
                 Err(Error::SessionNotFound(_)) => continue, // deleted meanwhile
+                Err(Error::TooLarge { max, .. }) => return Err(Error::TooLarge { max, with: PAGE_LESS }),
                 other => other?,
             };
             bytes += prost::Message::encoded_len(&session) + 8;
             if bytes > self.max_message_bytes() {
-                return Err(Error::TooLarge { max: self.max_message_bytes(), with: "page_size or without_messages" });
+                return Err(Error::TooLarge { max: self.max_message_bytes(), with: PAGE_LESS });
             }
             sessions.push(session);
         }

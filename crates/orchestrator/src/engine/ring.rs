@@ -63,6 +63,9 @@ impl Ring {
         let before = inner.newest;
         for event in events {
             inner.newest = event.seq;
+            if event.event.name == event::SESSION_DELETED {
+                inner.erase(event.event.data.get("session_id").map_or("", String::as_str));
+            }
             inner.bytes += event.wire.len();
             inner.events.push_back(event);
         }
@@ -88,6 +91,21 @@ impl Ring {
         }
         let start = inner.events.partition_point(|event| event.seq <= cursor);
         Some(inner.events.range(start..).take(most).cloned().collect())
+    }
+}
+
+impl Inner {
+    /// A session that is deleted leaves nothing in memory either. Holes in the sequence mean nothing to readers.
+    fn erase(&mut self, session_id: &str) {
+        let of = |event: &Event| event.metadata.as_ref().is_some_and(|about| about.session_id == session_id);
+        let bytes = &mut self.bytes;
+        self.events.retain(|held| {
+            let kept = session_id.is_empty() || !of(&held.event);
+            if !kept {
+                *bytes -= held.wire.len();
+            }
+            kept
+        });
     }
 }
 
@@ -171,6 +189,9 @@ impl Subscription {
 
     fn offer(&mut self, published: &Published) {
         self.cursor = published.seq;
+        // Times never fall along the log: what comes after the end is of no interest, however much it is.
+        let time = published.event.timestamp.as_ref().map_or(0, event::time);
+        self.ended |= self.wanted.end.is_some_and(|end| time > end);
         let visible = self.only.as_ref().is_none_or(|only| *published.creator == **only && !only.is_empty());
         if visible && (self.wanted.everything() || self.wanted.takes(&published.event)) {
             self.ready.push_back(published.wire.clone());
@@ -179,13 +200,14 @@ impl Subscription {
 
     async fn read_log(&mut self) -> Result<(), Error> {
         let after = self.cursor;
+        // Taken before the look at the disk: what comes meanwhile is in neither, and is read the next time.
+        let head = self.engine.inner.ring.newest();
         let (rows, trimmed) =
             self.engine.inner.reader.run(move |read| Ok((read.log(after, ROWS, ROW_BYTES)?, read.trimmed()?))).await?;
         if trimmed > self.cursor {
             self.ready.push_back(gap(self.cursor + 1, trimmed));
             self.cursor = trimmed;
         }
-        let head = self.engine.inner.ring.newest();
         let short = rows.len() < ROWS && rows.iter().map(|row| row.body.len()).sum::<usize>() < ROW_BYTES;
         for row in rows.into_iter().filter(|row| row.seq > trimmed && row.seq <= head) {
             let published = self.engine.republish(row).await?;
@@ -212,7 +234,7 @@ impl Engine {
             store::MESSAGE => {
                 let message = Message::decode(row.body.clone()).map_err(damaged)?;
                 let (id, metadata, _) = session.unwrap_or_else(|| ("".into(), Arc::default(), "".into()));
-                event::of_message(&message, &id, &metadata.labels)
+                event::of_message(&message, &id, &metadata.labels, row.time)
             }
             _ => Event::decode(row.body.clone()).map_err(damaged)?,
         };

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status::refuse;
-use super::{VERSION, agent_caller, once, uptime};
+use super::{Unread, VERSION, agent_caller, once, uptime};
 use crate::domain::Error;
 use crate::domain::event::timestamp;
 use crate::engine::{AgentCaller, Engine, Link, Watcher};
@@ -27,10 +27,6 @@ type Answer<T> = Result<Response<T>, Status>;
 
 fn required(value: &str, name: &'static str) -> Result<(), Status> {
     if value.is_empty() { Err(refuse(Error::Required(name))) } else { Ok(()) }
-}
-
-fn now() -> Option<nexus_proto::Timestamp> {
-    Some(std::time::SystemTime::now().into())
 }
 
 #[tonic::async_trait]
@@ -48,30 +44,19 @@ impl AgentService for Service {
                 metadata.labels.retain(|name, _| !name.starts_with("nexus."));
             }
         }
-        let agent = self.engine.register(once, &caller.principal, request).await.map_err(refuse)?;
-        let token = format!("{:032x}", u128::from_be_bytes(token()?));
-        Ok(Response::new(RegisterResponse {
-            agent_id: agent.id.clone(),
-            agent: Some(Agent { state: AgentState::Idle.into(), ..agent }),
-            registration_token: token,
-        }))
+        self.engine.register(once, &caller.principal, request).await.map(Response::new).map_err(refuse)
     }
 
     async fn unregister(&self, request: Request<UnregisterRequest>) -> Answer<UnregisterResponse> {
         let caller = agent_caller(&Caller::of(&request));
-        let request = request.into_inner();
-        self.engine.unregister(&request.agent_id, &caller, &request.reason).await.map_err(refuse)?;
-        let message = match request.reason.as_str() {
-            "" => "Agent unregistered".to_owned(),
-            reason => format!("Agent unregistered: {reason}"),
-        };
-        Ok(Response::new(UnregisterResponse { success: true, message }))
+        let once = once(&request, "Unregister").map_err(refuse)?;
+        self.engine.unregister(once, &caller, request.into_inner()).await.map(Response::new).map_err(refuse)
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Answer<HeartbeatResponse> {
         let caller = agent_caller(&Caller::of(&request));
-        let pending_tasks = self.engine.heartbeat(&caller, request.into_inner()).await.map_err(refuse)?;
-        Ok(Response::new(HeartbeatResponse { timestamp: now(), pending_tasks }))
+        let once = once(&request, "Heartbeat").map_err(refuse)?;
+        self.engine.heartbeat(once, &caller, request.into_inner()).await.map(Response::new).map_err(refuse)
     }
 
     async fn execute_task(&self, request: Request<ExecuteTaskRequest>) -> Answer<ExecuteTaskResponse> {
@@ -84,25 +69,27 @@ impl AgentService for Service {
         let caller = agent_caller(&Caller::of(&request));
         let agent_id = request.metadata().get("agent-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
         let watcher = self.engine.watch();
+        let unread = Unread::default();
         let reader = tokio::spawn(read_task(
             self.engine.clone(),
             watcher.clone(),
             caller,
             agent_id,
             request.into_inner(),
+            unread.clone(),
         ));
-        let watching = Watching { engine: self.engine.clone(), watcher, reader };
+        let watching = Watching { engine: self.engine.clone(), watcher, reader, unread };
         Ok(Response::new(Box::pin(stream::try_unfold(watching, |watching| async move {
-            let next = watching.watcher.next().await.map_err(refuse)?;
-            Ok(next.map(|frame| (frame, watching)))
+            match watching.watcher.next().await.map_err(refuse)? {
+                Some(frame) => Ok(Some((frame, watching))),
+                None => watching.unread.get().map_or(Ok(None), |status| Err(status.clone())),
+            }
         }))))
     }
 
     async fn cancel_task(&self, request: Request<CancelTaskRequest>) -> Answer<CancelTaskResponse> {
-        let request = request.into_inner();
-        let (task, cancelled) =
-            self.engine.cancel_task(&request.task_id, &request.reason, request.force).await.map_err(refuse)?;
-        Ok(Response::new(CancelTaskResponse { task_id: task.id, state: task.state, cancelled }))
+        let once = once(&request, "CancelTask").map_err(refuse)?;
+        self.engine.cancel_task(once, request.into_inner()).await.map(Response::new).map_err(refuse)
     }
 
     async fn list_tasks(&self, request: Request<ListTasksRequest>) -> Answer<ListTasksResponse> {
@@ -176,17 +163,12 @@ impl AgentService for Service {
     }
 }
 
-fn token() -> Result<[u8; 16], Status> {
-    let mut token = [0; 16];
-    getrandom::fill(&mut token).map_err(|e| Status::internal(format!("failed to draw a token: {e}")))?;
-    Ok(token)
-}
-
 /// Dropping it is leaving.
 struct Watching {
     engine: Engine,
     watcher: Arc<Watcher>,
     reader: JoinHandle<()>,
+    unread: Unread,
 }
 
 impl Drop for Watching {
@@ -202,20 +184,30 @@ async fn read_task(
     caller: AgentCaller,
     agent_id: Option<String>,
     mut inbound: Streaming<StreamTaskRequest>,
+    unread: Unread,
 ) {
     use stream_task_request::Payload;
+    let mut named = String::new();
     let end = loop {
-        let frame = match inbound.message().await {
+        let mut frame = match inbound.message().await {
             Ok(Some(frame)) => frame,
-            Ok(None) | Err(_) => break Ok(()),
+            Ok(None) => break Ok(()),
+            Err(status) => {
+                let _first = unread.set(status);
+                break Ok(());
+            }
         };
         let beat = matches!(frame.payload, Some(Payload::Heartbeat(())));
         if watcher.task().is_none() {
-            if frame.task_id.is_empty() && !beat {
+            // A heartbeat names the task as well as any frame; later ones may leave it out.
+            if !frame.task_id.is_empty() {
+                named = std::mem::take(&mut frame.task_id);
+            }
+            if named.is_empty() && !beat {
                 break Err(Error::FirstMessage("task_id"));
             }
             let agent = agent_id.as_deref().map(|id| (id, &caller));
-            match engine.watch_task(&watcher, &frame.task_id, agent).await {
+            match engine.watch_task(&watcher, &named, agent).await {
                 Ok(()) => {}
                 Err(_) if beat => {
                     watcher.heartbeat();
@@ -232,7 +224,7 @@ async fn read_task(
     };
     match end {
         // A client that only watches may end its side; the task's end ends the stream.
-        Ok(()) if engine.is_open_task(watcher.task()) => {}
+        Ok(()) if unread.get().is_none() && engine.is_open_task(watcher.task()) => {}
         end => watcher.end(end),
     }
 }
@@ -246,10 +238,7 @@ fn agent_stream(
     stream::try_unfold(Talk::Opening { engine, caller, inbound }, |talk| async move {
         match talk {
             Talk::Opening { engine, caller, inbound } => open(engine, caller, inbound).await,
-            Talk::Open(talking) => {
-                let next = talking.link.next().await.map_err(refuse)?;
-                Ok(next.map(|frame| (frame, Talk::Open(talking))))
-            }
+            Talk::Open(talking) => talking.next().await,
         }
     })
 }
@@ -257,13 +246,22 @@ fn agent_stream(
 enum Talk {
     Opening { engine: Engine, caller: AgentCaller, inbound: Streaming<StreamAgentRequest> },
     Open(Talking),
-
 }
 
 struct Talking {
     engine: Engine,
     link: Arc<Link>,
     reader: JoinHandle<()>,
+    unread: Unread,
+}
+
+impl Talking {
+    async fn next(self) -> Result<Option<(StreamAgentResponse, Talk)>, Status> {
+        match self.link.next().await.map_err(refuse)? {
+            Some(frame) => Ok(Some((frame, Talk::Open(self)))),
+            None => self.unread.get().map_or(Ok(None), |status| Err(status.clone())),
+        }
+    }
 }
 
 impl Drop for Talking {
@@ -285,18 +283,22 @@ async fn open(
 ) -> Result<Option<(StreamAgentResponse, Talk)>, Status> {
     use stream_agent_request::Payload;
     let Some(first) = inbound.message().await? else { return Ok(None) };
-    if first.agent_id.is_empty() {
-        if matches!(first.payload, Some(Payload::Heartbeat(()))) {
+    let linked = match first.agent_id.as_str() {
+        "" => Err(Error::FirstMessage("agent_id")),
+        id => engine.link(id, &caller).await,
+    };
+    let beat = matches!(first.payload, Some(Payload::Heartbeat(())));
+    let link = match linked {
+        // Before an agent is named, or for one that is not there, a heartbeat is only a heartbeat.
+        Err(Error::FirstMessage(_) | Error::AgentNotFound) if beat => {
             let beat = StreamAgentResponse { payload: Some(stream_agent_response::Payload::Heartbeat(())) };
             return Ok(Some((beat, Talk::Opening { engine, caller, inbound })));
         }
-        return Err(refuse(Error::FirstMessage("agent_id")));
-    }
-    let link = engine.link(&first.agent_id, &caller).await.map_err(refuse)?;
-    let reader = tokio::spawn(read_agent(engine.clone(), link.clone(), first, inbound));
-    let talking = Talking { engine, link, reader };
-    let next = talking.link.next().await.map_err(refuse)?;
-    Ok(next.map(|frame| (frame, Talk::Open(talking))))
+        linked => linked.map_err(refuse)?,
+    };
+    let unread = Unread::default();
+    let reader = tokio::spawn(read_agent(engine.clone(), link.clone(), first, inbound, unread.clone()));
+    Talking { engine, link, reader, unread }.next().await
 }
 
 async fn read_agent(
@@ -304,22 +306,23 @@ async fn read_agent(
     link: Arc<Link>,
     first: StreamAgentRequest,
     mut inbound: Streaming<StreamAgentRequest>,
+    unread: Unread,
 ) {
     use stream_agent_request::Payload;
     let mut next = Some(first);
     while let Some(frame) = next {
-        match frame.payload {
-            Some(Payload::Heartbeat(())) => {
-                link.heartbeat();
-            }
-            Some(Payload::Message(message)) => {
-                if let Err(error) = engine.agent_said(link.agent, message).await {
-                    tracing::warn!(%error, agent = link.agent, "failed to take an agent's message");
-                }
-            }
-            None => {}
+        let taken = match frame.payload {
+            Some(Payload::Heartbeat(())) => engine.link_heartbeat(&link).await,
+            Some(Payload::Message(message)) => engine.agent_said(link.agent, message).await,
+            None => Ok(()),
+        };
+        if let Err(error) = taken {
+            tracing::warn!(%error, agent = link.agent, "failed to take an agent's message");
         }
-        next = inbound.message().await.unwrap_or_default();
+        next = inbound.message().await.unwrap_or_else(|status| {
+            let _first = unread.set(status);
+            None
+        });
     }
     link.finish();
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tonic::{Status, Streaming};
 
 use super::status::refuse;
-use super::{in_band, view};
+use super::{Unread, in_band, view};
 use crate::domain::Error;
 use crate::engine::{Engine, Joined, Opened, Pull, StreamId, Submitted};
 
@@ -28,6 +28,7 @@ struct Delivery {
     engine: Engine,
     opened: Opened,
     reader: JoinHandle<()>,
+    unread: Unread,
     ready: VecDeque<StreamMessageResponse>,
 }
 
@@ -44,8 +45,9 @@ pub fn stream(
     inbound: Streaming<StreamMessageRequest>,
 ) -> impl Stream<Item = Result<StreamMessageResponse, Status>> + Send {
     let opened = engine.open_stream();
-    let reader = tokio::spawn(read(engine.clone(), caller, opened.id, inbound));
-    stream::try_unfold(Delivery { engine, opened, reader, ready: VecDeque::new() }, deliver)
+    let unread = Unread::default();
+    let reader = tokio::spawn(read(engine.clone(), caller, opened.id, inbound, unread.clone()));
+    stream::try_unfold(Delivery { engine, opened, reader, unread, ready: VecDeque::new() }, deliver)
 }
 
 async fn deliver(mut d: Delivery) -> Result<Option<(StreamMessageResponse, Delivery)>, Status> {
@@ -60,13 +62,20 @@ async fn deliver(mut d: Delivery) -> Result<Option<(StreamMessageResponse, Deliv
                 d.ready.extend(frames);
             }
             Pull::Wait => d.opened.more.notified().await,
-            Pull::End(end) => return end.map(|()| None).map_err(refuse),
+            Pull::End(Ok(())) => return d.unread.get().map_or(Ok(None), |status| Err(status.clone())),
+            Pull::End(Err(error)) => return Err(refuse(error)),
         }
     }
 }
 
 /// Reads until the client ends its side, or breaks a rule.
-async fn read(engine: Engine, caller: Caller, id: StreamId, mut inbound: Streaming<StreamMessageRequest>) {
+async fn read(
+    engine: Engine,
+    caller: Caller,
+    id: StreamId,
+    mut inbound: Streaming<StreamMessageRequest>,
+    unread: Unread,
+) {
     let mut reading = Reading { engine: &engine, caller: &caller, id, session: None, acks: false };
     let mut waiting = FuturesOrdered::new();
     let end = loop {
@@ -80,7 +89,10 @@ async fn read(engine: Engine, caller: Caller, id: StreamId, mut inbound: Streami
                     Err(error) => break Err(error),
                 },
                 Ok(None) => break Ok(()),
-                Err(_) => break Ok(()), // the connection is gone; the answer stream is dropped with it
+                Err(status) => {
+                    let _first = unread.set(status);
+                    break Ok(());
+                }
             },
         }
     };
@@ -134,7 +146,7 @@ impl<'a> Reading<'a> {
     async fn message(&self, message: Message) -> Result<Option<(String, Submitted)>, Error> {
         let session = self.session.ok_or(Error::FirstMessage("session_id"))?;
         let id = message.id.clone();
-        match self.engine.submit(session, message, self.id).await {
+        match self.engine.submit(session, message, self.id, None).await {
             Ok(submitted) => Ok(Some((id, submitted))),
             Err(error @ (Error::SessionClosed { .. } | Error::SessionNotFound(_))) => Err(error),
             Err(error) => {

@@ -7,6 +7,8 @@ pub mod raw;
 pub mod status;
 pub mod tool;
 
+use std::sync::{Arc, OnceLock};
+
 use nexus_daemon::{Caller, Role};
 use prost::Message;
 use tonic::{Request, Status};
@@ -16,6 +18,9 @@ use crate::domain::sessions::View;
 use crate::engine::{AgentCaller, Once};
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What was wrong with a frame that could not be read: told at the end of its stream, after what came before it.
+pub type Unread = Arc<OnceLock<Status>>;
 
 /// Which sessions a caller may see.
 pub fn view(caller: &Caller) -> View<'_> {
@@ -30,12 +35,11 @@ pub fn agent_caller(caller: &Caller) -> AgentCaller {
 }
 
 /// The idempotency key of a call, if it carries one.
-pub fn once<T: Message>(request: &Request<T>, method: &str) -> Result<Option<Once>, Error> {
+pub fn once<T: Message + Default + PartialEq>(request: &Request<T>, method: &str) -> Result<Option<Once>, Error> {
     let Some(name) = request.metadata().get("idempotency-key") else { return Ok(None) };
     let name = name.to_str().map_err(|_| Error::Invalid("idempotency-key must be visible ASCII".into()))?;
     let caller = Caller::of(request);
-    let body = request.get_ref().encode_to_vec();
-    Once::new(&caller.principal, method, name, body.into()).map(Some)
+    Once::new(&caller.principal, method, name, request.get_ref()).map(Some)
 }
 
 /// The epoch plus how long this has run, as clients read it.

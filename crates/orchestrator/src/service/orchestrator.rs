@@ -48,9 +48,10 @@ impl OrchestratorService for Service {
         let wanted = Wanted { newest: if limit == 0 { usize::MAX } else { limit }, before: request.messages_before };
         let session = self.engine.session(&request.session_id, view(&caller), wanted).await.map_err(refuse)?;
         let max = self.engine.max_message_bytes();
-        if session.context.as_ref().is_some_and(|context| context.messages.len() > 64)
-            && prost::Message::encoded_len(&session) + 16 > max
-        {
+        // Not worth a look for what is plainly small.
+        let messages = session.context.as_ref().map(|context| context.messages.as_slice()).unwrap_or_default();
+        let plain = messages.len() <= 64 && messages.iter().map(|m| m.content.len()).sum::<usize>() < max / 4;
+        if !plain && prost::Message::encoded_len(&session) + 16 > max {
             return Err(refuse(Error::TooLarge { max, with: "message_limit" }));
         }
         Ok(Response::new(GetSessionResponse { session: Some(session) }))

@@ -33,6 +33,8 @@ impl From<Refusal> for Status {
             Error::LeaseOver(_) => (Code::FailedPrecondition, "LEASE_OVER"),
             Error::OnlyWatches(_) => (Code::FailedPrecondition, "ONLY_WATCHES"),
             Error::StreamReplaced(_) => (Code::Aborted, "STREAM_REPLACED"),
+            Error::LinkFull(_) => (Code::ResourceExhausted, "TOO_SLOW"),
+            Error::InputFull(_) => (Code::ResourceExhausted, "INPUT_FULL"),
             Error::Limit { .. } => (Code::ResourceExhausted, "LIMIT"),
             Error::TooLarge { .. } => (Code::ResourceExhausted, "ANSWER_TOO_LARGE"),
             Error::TooSlow(_) => (Code::ResourceExhausted, "TOO_SLOW"),

@@ -22,6 +22,9 @@ impl State {
             return Err(Error::Protocol { ours, theirs, version: env!("CARGO_PKG_VERSION") });
         }
         let socket = labels.and_then(|l| l.get(SOCKET));
+        if let Some(relative) = socket.filter(|socket| !socket.starts_with('/')) {
+            return Err(Error::Invalid(format!("the label {SOCKET} must be an absolute path, not {relative:?}")));
+        }
         let same = |agent: &&Agent| agent.request.name == request.name && *agent.owner == *owner;
         let before = socket.and_then(|socket| {
             self.agents.iter().filter(same).find(|agent| agent.label(SOCKET) == Some(socket)).map(|agent| agent.key)

@@ -5,6 +5,7 @@ use nexus_proto::agent::v1::{TaskError, TaskProgress, TaskResult, TaskState};
 
 use super::{Note, Task, may_move, state_name};
 use crate::domain::event::{self, About, timestamp};
+use crate::domain::sessions::about as about_session;
 use crate::domain::timers::Timer;
 use crate::domain::{Effect, Error, Fact, State, Step};
 
@@ -16,28 +17,45 @@ pub fn is_workers(said: &Said) -> bool {
     }
 }
 
+/// True for words that nobody says of a task without having taken it.
+fn starts(said: &Said) -> bool {
+    use TaskState::{Completed, Failed, Paused, Timeout};
+    match said {
+        Said::Status(update) => matches!(update.state(), Completed | Failed | Paused | Timeout),
+        said => is_workers(said),
+    }
+}
+
+/// Refuses a state that the diagram does not lead to. Only we put a task back to PENDING.
+fn check_status(task: &Task, starts: bool, to: i32) -> Result<(), Error> {
+    let to = TaskState::try_from(to).map_err(|_| Error::Invalid(format!("status.state {to} is unknown")))?;
+    let from = if starts { TaskState::Running } else { task.state() };
+    if from == to || (may_move(from, to) && to != TaskState::Pending) {
+        return Ok(());
+    }
+    Err(Error::TaskState { id: task.id.to_string(), state: state_name(from), wanted: state_name(to) })
+}
+
 impl State {
     /// What a worker says about its task. `works` is the attempt that its stream works on: the first word takes the
     /// task, and once the lease went on to another attempt nothing more of this one is taken.
     pub fn worker_said(&mut self, step: &mut Step<'_>, key: u64, works: &mut Option<i64>, said: Said) -> Result<(), Error> {
         let Some(task) = self.tasks.get(key).filter(|task| !task.is_over()) else { return Ok(()) };
-        let (attempt, agent) = (task.attempt, task.agent);
-        if *works.get_or_insert(attempt) != attempt {
+        if *works.get_or_insert(task.attempt) != task.attempt {
             return Err(Error::LeaseOver(task.id.to_string()));
         }
-        if let Some(agent) = agent {
+        let starts = task.started.is_none() && starts(&said);
+        if let Said::Status(update) = &said {
+            check_status(task, starts, update.state)?;
+        }
+        if let Some(agent) = task.agent {
             self.seen(step, agent);
         }
-        let untaken = self.tasks.get(key).is_some_and(|task| task.started.is_none());
-        let starts = !matches!(&said, Said::Status(update) if update.state() != TaskState::Completed);
-        if untaken && starts {
+        if starts {
             self.start_task(step, key, "");
         }
         match said {
-            Said::Status(update) => {
-                let to = TaskState::try_from(update.state).unwrap_or_default();
-                self.task_status(step, key, to, &update.message)?;
-            }
+            Said::Status(update) => self.task_status(step, key, update.state(), &update.message),
             Said::Progress(progress) => self.task_progress(step, key, progress),
             Said::Output(output) => step.effect(Effect::Task { task: key, note: Note::Output(output) }),
             Said::Complete(complete) => self.complete_task(step, key, complete.result),
@@ -73,17 +91,14 @@ impl State {
         self.move_task(step, key, TaskState::Running, message);
     }
 
-    /// A worker's word on its task's state. What the diagram does not have is refused.
-    fn task_status(&mut self, step: &mut Step<'_>, key: u64, to: TaskState, message: &str) -> Result<(), Error> {
-        let task = self.tasks.get(key).ok_or(Error::TaskNotFound)?;
-        let from = task.state();
-        if from == to {
-            return Ok(());
-        }
-        if !may_move(from, to) || to == TaskState::Pending {
-            return Err(Error::TaskState { id: task.id.to_string(), state: state_name(from), wanted: state_name(to) });
-        }
+    /// A worker's word on its task's state, which was checked.
+    fn task_status(&mut self, step: &mut Step<'_>, key: u64, to: TaskState, message: &str) {
+        let Some(task) = self.tasks.get(key) else { return };
         match to {
+            // No news to the log, but those who watch hear its words.
+            same if same == task.state() => {
+                step.effect(Effect::Task { task: key, note: Note::State { state: to, message: message.into() } });
+            }
             TaskState::Running if task.started.is_none() => self.start_task(step, key, message),
             TaskState::Completed => self.complete_task(step, key, None),
             TaskState::Failed | TaskState::Timeout => {
@@ -102,7 +117,6 @@ impl State {
             TaskState::Cancelled => self.end_task(step, key, to, None),
             _ => self.move_task(step, key, to, message),
         }
-        Ok(())
     }
 
     fn task_progress(&mut self, step: &mut Step<'_>, key: u64, mut progress: TaskProgress) {
@@ -212,7 +226,7 @@ impl State {
         let session = self.sessions.find(&task.wire.session_id);
         let about = session.map_or_else(
             || About { session_id: task.wire.session_id.clone(), ..About::default() },
-            super::sessions::about,
+            about_session,
         );
         let in_log = session.map_or(0, |session| session.key);
         let data = [

@@ -1,0 +1,302 @@
+//! The rules without a runtime, and a world that does for them what the engine does: commits, runs effects, restarts.
+
+mod agents;
+mod disk;
+mod random;
+mod sessions;
+mod tasks;
+mod turns;
+
+use std::collections::{BTreeMap, HashMap};
+
+use nexus_proto::agent::v1::{
+    AgentCapabilities, AgentMessage, AgentMetadata, AgentType, ExecuteTaskRequest, RegisterRequest, TaskConfig,
+    TaskState, TaskType,
+};
+use nexus_proto::orchestrator::v1::{Event, Message, MessageRole, SessionMetadata, SessionState};
+
+use super::ids::Ids;
+use super::task::{Note, may_move};
+use super::timers::Timer;
+use super::turn::{Over, Phase};
+use super::{Effect, Error, Fact, Rules, State, Step, Time};
+use crate::store;
+
+pub const SECOND: Time = 1_000_000_000;
+
+/// A state, what was made durable of it, and what it asked to be done.
+pub struct World {
+    pub state: State,
+    ids: Ids,
+    pub now: Time,
+    pub disk: disk::Disk,
+    /// Every USER message, with how its turn ended if it did.
+    pub asked: BTreeMap<(u64, u64), Option<Over>>,
+    pub offers: Vec<(u64, AgentMessage)>,
+    pub delivered: Vec<(u64, AgentMessage)>,
+    pub errors: Vec<Event>,
+    pub events: Vec<Event>,
+    pub notes: Vec<(u64, Note)>,
+    heads: HashMap<u64, u64>,
+    task_states: HashMap<u64, TaskState>,
+}
+
+fn dice() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+}
+
+impl World {
+    pub fn new(rules: Rules) -> World {
+        World {
+            state: State::new(rules),
+            ids: Ids::new(0, dice),
+            now: 1_700_000_000 * SECOND,
+            disk: disk::Disk::default(),
+            asked: BTreeMap::new(),
+            offers: Vec::new(),
+            delivered: Vec::new(),
+            errors: Vec::new(),
+            events: Vec::new(),
+            notes: Vec::new(),
+            heads: HashMap::new(),
+            task_states: HashMap::new(),
+        }
+    }
+
+    /// One decision, its commit, and everything that follows from it.
+    pub fn step<R>(&mut self, f: impl FnOnce(&mut State, &mut Step<'_>) -> Result<R, Error>) -> Result<R, Error> {
+        let mut step = Step::new(self.now, &mut self.ids);
+        let answer = f(&mut self.state, &mut step);
+        let Step { facts, effects, .. } = step;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                assert!(facts.is_empty() && effects.is_empty(), "a refusal changed something: {error}");
+                return Err(error);
+            }
+        };
+        let mut ops = Vec::new();
+        for fact in &facts {
+            store::ops(fact, &self.state, self.now, &mut ops);
+        }
+        self.disk.apply(&ops);
+        for fact in facts {
+            self.note(fact);
+        }
+        for effect in effects {
+            self.run(effect);
+        }
+        Ok(answer)
+    }
+
+    fn note(&mut self, fact: Fact) {
+        match fact {
+            Fact::Message { session, n, message, .. } => {
+                let head = self.heads.entry(session).or_default();
+                assert_eq!(n, *head + 1, "messages of a session are numbered without a hole");
+                assert_eq!(message.sequence, n);
+                *head = n;
+                if message.role == i32::from(MessageRole::User) {
+                    self.asked.insert((session, n), None);
+                }
+            }
+            Fact::TurnOver { session, n, over } => {
+                let asked = self.asked.get_mut(&(session, n)).expect("a turn is of a message");
+                assert!(!matches!(asked, Some(Over::Answered { .. })), "a message is answered once");
+                *asked = Some(over);
+            }
+            Fact::Turn { session, n } => {
+                let asked = self.asked.get_mut(&(session, n)).expect("a turn is of a message");
+                assert!(!matches!(asked, Some(Over::Answered { .. })), "an answered turn never opens again");
+                *asked = None;
+            }
+            Fact::Task(task) => {
+                let Some(to) = self.state.tasks.get(task).map(|task| task.state()) else { return };
+                let from = self.task_states.insert(task, to).unwrap_or(to);
+                assert!(from == to || reaches(from, to), "{from:?} to {to:?} is not in the diagram");
+            }
+            Fact::SessionGone(session) => {
+                self.asked.retain(|(of, _), _| *of != session);
+                self.heads.remove(&session);
+            }
+            Fact::Event { event, .. } => self.events.push(event),
+            Fact::Session(_) | Fact::Agent(_) | Fact::AgentGone(_) | Fact::Kept { .. } | Fact::TasksGone(_) => {}
+        }
+    }
+
+    fn run(&mut self, effect: Effect) {
+        match effect {
+            Effect::Stored { session, n } => {
+                if let Some(session) = self.state.sessions.get_mut(session) {
+                    session.committed = session.committed.max(n);
+                }
+            }
+            Effect::Dispatch { session } => self.dispatch(session),
+            Effect::Offer { agent, request, .. } => self.offers.push((agent, *request)),
+            Effect::Deliver { agent, message, .. } => self.delivered.push((agent, *message)),
+            Effect::TurnOver { error, .. } => self.errors.extend(error),
+            Effect::Task { task, note } => {
+                if matches!(note, Note::Complete(_) | Note::Failed(_)) {
+                    self.state.tasks.remove(task);
+                }
+                self.notes.push((task, note));
+            }
+            Effect::Close { .. } | Effect::Daemons | Effect::Unlink { .. } => {}
+        }
+    }
+
+    pub fn dispatch(&mut self, session: u64) {
+        self.step(|state, step| {
+            state.dispatch(step, session);
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    /// Lets time pass, looking at everything that comes due on the way.
+    pub fn pass(&mut self, time: Time) {
+        let end = self.now + time;
+        while let Some(at) = self.state.timers.next().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            let due = self.state.timers.pop(self.now).unwrap();
+            self.step(|state, step| {
+                match due {
+                    Timer::Session(key) => state.session_due(step, key),
+                    Timer::Turn(key) => state.turn_due(step, key),
+                    Timer::Agent(key) => state.agent_due(step, key),
+                    Timer::Task(key) => state.task_due(step, key),
+                }
+                Ok(())
+            })
+            .unwrap();
+        }
+        self.now = end;
+    }
+
+    /// The process ends and starts again: what is not on disk is gone.
+    pub fn restart(&mut self) {
+        let (state, last) = store::load(&mut self.disk, self.state.rules.clone(), self.now).unwrap();
+        self.state = state;
+        self.ids = Ids::new(last, dice);
+        let waiting: Vec<u64> = self.state.agents.waiting.iter().copied().collect();
+        waiting.into_iter().for_each(|session| self.dispatch(session));
+    }
+
+    pub fn session(&mut self) -> u64 {
+        self.step(|state, step| state.create_session(step, "uid:1", SessionMetadata::default(), None)).unwrap()
+    }
+
+    pub fn say(&mut self, session: u64, text: &str) -> Result<u64, Error> {
+        let message = Message { role: MessageRole::User.into(), content: text.into(), ..Message::default() };
+        self.step(|state, step| state.add_message(step, session, message))
+    }
+
+    pub fn register(&mut self, name: &str) -> u64 {
+        self.try_register(name).unwrap()
+    }
+
+    pub fn try_register(&mut self, name: &str) -> Result<u64, Error> {
+        let capabilities =
+            AgentCapabilities { supported_tasks: vec!["code-execution".into()], ..AgentCapabilities::default() };
+        let request = RegisterRequest {
+            name: name.into(),
+            r#type: AgentType::Worker.into(),
+            metadata: Some(AgentMetadata::default()),
+            capabilities: Some(capabilities),
+        };
+        self.step(|state, step| state.register(step, "uid:1", request))
+    }
+
+    /// Opens an agent's stream; returns its number.
+    pub fn link(&mut self, agent: u64) -> u64 {
+        self.step(|state, step| Ok(state.link(step, agent).0)).unwrap()
+    }
+
+    pub fn unlink(&mut self, agent: u64, link: u64) {
+        self.step(|state, step| {
+            state.unlink(step, agent, link);
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    pub fn heartbeat(&mut self, agent: u64) -> Vec<String> {
+        self.step(|state, step| Ok(state.heartbeat(step, agent, None, &[]))).unwrap()
+    }
+
+    pub fn answer(&mut self, agent: u64, session: u64, correlation: &str, text: &str) -> bool {
+        self.step(|state, step| Ok(state.answer(step, agent, session, correlation, text.into(), HashMap::new()))).unwrap()
+    }
+
+    pub fn task(&mut self, agent: Option<u64>, config: TaskConfig) -> Result<u64, Error> {
+        let request = ExecuteTaskRequest {
+            session_id: "s".into(),
+            r#type: TaskType::CodeExecution.into(),
+            config: Some(config),
+            ..ExecuteTaskRequest::default()
+        };
+        self.step(|state, step| state.execute_task(step, agent, request))
+    }
+
+    /// Names of the events so far, and forgets them.
+    pub fn told(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.events).into_iter().map(|event| event.name).collect()
+    }
+
+    /// The correlation id of the newest offer, and whom it went to.
+    pub fn offered(&self) -> (u64, String) {
+        let (agent, request) = self.offers.last().expect("something was offered");
+        (*agent, request.metadata.as_ref().unwrap().correlation_id.clone())
+    }
+
+    /// What must hold whenever everything is committed.
+    pub fn check(&self) {
+        let (mut counted, mut bytes) = (0, 0);
+        for session in self.state.sessions.iter() {
+            counted += usize::from(match session.state {
+                SessionState::Active => true,
+                SessionState::Idle => session.streams > 0,
+                _ => false,
+            });
+            bytes += session.tail_bytes;
+            if session.next_look(self.state.rules.idle_timeout).is_some() {
+                assert!(self.state.timers.is_set(Timer::Session(session.key)), "a session nobody looks at again");
+            }
+            for (place, turn) in session.turns.iter().enumerate() {
+                assert_eq!(self.asked.get(&(session.key, turn.n)), Some(&None), "a turn is open or over, not both");
+                match turn.phase {
+                    Phase::Running { agent, .. } => {
+                        assert_eq!(place, 0, "one turn at a time, in order");
+                        assert!(self.state.agents.get(agent).is_some_and(|agent| agent.link.is_some()));
+                        assert!(self.state.agents.turns_of(agent) > 0);
+                        assert!(self.state.timers.is_set(Timer::Turn(session.key)), "a turn that never times out");
+                    }
+                    Phase::Waiting { .. } if place == 0 => {
+                        assert!(self.state.agents.waiting.contains(&session.key), "a turn that nobody remembers");
+                        let timed = self.state.timers.is_set(Timer::Turn(session.key));
+                        assert!(timed || self.state.agents.has_assistant(), "a turn that waits for ever");
+                    }
+                    Phase::Waiting { .. } => {}
+                }
+            }
+        }
+        assert_eq!((self.state.sessions.counted, self.state.sessions.tails_bytes), (counted, bytes));
+        for ((session, n), over) in self.asked.iter().filter(|(_, over)| over.is_none()) {
+            let open = self.state.sessions.get(*session).is_some_and(|s| s.turns.iter().any(|turn| turn.n == *n));
+            assert!(open, "message {n} was neither answered nor failed: {over:?}");
+        }
+        for task in self.state.tasks.iter().filter(|task| !task.is_over()) {
+            assert!(self.state.timers.is_set(Timer::Task(task.key)), "a task that never times out");
+        }
+        for agent in self.state.agents.iter().filter(|agent| agent.link.is_none()) {
+            assert!(self.state.timers.is_set(Timer::Agent(agent.key)), "an agent that is never lost");
+        }
+    }
+}
+
+/// True if the diagram leads from one state to another; one step may take two arrows.
+fn reaches(from: TaskState, to: TaskState) -> bool {
+    may_move(from, to) || (may_move(from, TaskState::Running) && may_move(TaskState::Running, to))
+}

@@ -1,0 +1,129 @@
+//! Messages found again: by their id, by their number, in memory where they are there, else on disk.
+
+use std::sync::Arc;
+
+use nexus_proto::orchestrator::v1::Message;
+use prost::Message as _;
+
+use super::Engine;
+use crate::domain::session::KNOWN_IDS;
+use crate::domain::turn::{Over, Turn};
+use crate::domain::{Error, ids};
+use crate::store;
+
+impl Engine {
+    /// How the turn of a message ended; `None` while it is open, or if it opened none.
+    pub(super) async fn turn_over(&self, key: u64, n: u64) -> Result<Option<Over>, Error> {
+        let kept = self.inner.reader.get(store::OVER, store::pair(key, n).to_vec()).await?;
+        kept.map(|value| store::over(&value)).transpose()
+    }
+
+    /// A stored message by its id, which a client or we may have chosen. It is on disk.
+    pub(crate) async fn find_message(&self, key: u64, id: &str) -> Result<Option<Message>, Error> {
+        if id.is_empty() {
+            return Ok(None);
+        }
+        let known = || self.look(|core| (core.state.sessions.get(key).and_then(|s| s.known(id)), core.tx));
+        if let (Some(n), tx) = known() {
+            // In memory before it is on disk; a number that was not stored after all may be another's by now.
+            self.settled(tx).await?;
+            if let Some(found) = self.message_at(key, n).await?.filter(|message| message.id == id) {
+                return Ok(Some(found));
+            }
+        }
+        if let Some(found) = self.find_ours(key, id).await? {
+            return Ok(Some(found));
+        }
+        let all = self.knows_all(key).await?;
+        let n = match known() {
+            (Some(n), tx) => {
+                self.settled(tx).await?;
+                Some(n)
+            }
+            (None, _) if all => None,
+            (None, _) => {
+                let kept = self.inner.reader.get(store::CHOSEN, store::text(key, id).to_vec()).await?;
+                kept.and_then(|value| value.first_chunk().map(|bytes| u64::from_be_bytes(*bytes)))
+            }
+        };
+        let Some(n) = n else { return Ok(None) };
+        Ok(self.message_at(key, n).await?.filter(|message| message.id == id))
+    }
+
+    /// A message whose id we made: it says where the message is.
+    async fn find_ours(&self, key: u64, id: &str) -> Result<Option<Message>, Error> {
+        let Some(number) = ids::number(id) else { return Ok(None) };
+        let n = if number & Turn::ANSWER == 0 {
+            number
+        } else {
+            match self.turn_over(key, number & !Turn::ANSWER).await? {
+                Some(Over::Answered { answer }) => answer,
+                Some(Over::Failed { .. }) | None => return Ok(None),
+            }
+        };
+        if n == 0 || n > i64::MAX as u64 {
+            return Ok(None);
+        }
+        Ok(self.message_at(key, n).await?.filter(|message| message.id == id))
+    }
+
+    /// Whether every id that a client chose in this session is in memory; of one that was loaded, the ids are read once.
+    async fn knows_all(&self, key: u64) -> Result<bool, Error> {
+        let (knows, added) = self.look(|core| {
+            let session = core.state.sessions.get(key);
+            session.map_or((true, 0), |session| (session.knows_all, session.known_added))
+        });
+        if knows || added > 0 {
+            return Ok(knows);
+        }
+        let (from, to) = (store::key(key).to_vec(), store::above(key).to_vec());
+        let ids = self.inner.reader.scan(store::CHOSEN, from, to, KNOWN_IDS).await?;
+        self.look_mut(|core| {
+            let Some(session) = core.state.sessions.get_mut(key).filter(|session| session.known_added == 0) else {
+                return Ok(false);
+            };
+            let all = ids.len() < KNOWN_IDS;
+            for (key, n) in ids.iter().filter(|_| all) {
+                let id = String::from_utf8_lossy(&key[8..]);
+                session.remember(&id, n.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)));
+            }
+            // One added so that a session with too many is not read again for each message.
+            session.known_added = session.known_added.max(1);
+            session.knows_all = all;
+            Ok(all)
+        })
+    }
+
+    /// A message by its number, from memory or from disk.
+    pub(crate) async fn message_at(&self, key: u64, n: u64) -> Result<Option<Message>, Error> {
+        let held = self.look(|core| {
+            let stored = core.state.sessions.get(key).and_then(|session| session.in_tail(n));
+            stored.map(Arc::clone)
+        });
+        if let Some(message) = held {
+            return Ok(Some(Message::clone(&message)));
+        }
+        let rows = self.inner.reader.stream(key, n - 1, n + 1, 1, false).await?;
+        rows.into_iter().next().map(|row| decode(&row)).transpose()
+    }
+
+    /// Messages of a session with `after < n < before`, from disk, oldest first.
+    pub(crate) async fn read_messages(
+        &self,
+        key: u64,
+        after: u64,
+        before: u64,
+        limit: usize,
+        newest: bool,
+    ) -> Result<Vec<Message>, Error> {
+        let rows = self.inner.reader.stream(key, after, before, limit, newest).await?;
+        rows.iter().map(decode).collect()
+    }
+}
+
+fn decode(row: &nexus_store::Row) -> Result<Message, Error> {
+    Message::decode(row.body.clone()).map_err(|e| {
+        let detail = format!("row {}: {e}", row.seq);
+        Error::Store(nexus_store::Error::Damaged { path: "orchestrator".into(), detail })
+    })
+}

@@ -1,0 +1,118 @@
+//! What agents say on their streams: pieces of answers, answers, failures, and words for one another.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use nexus_proto::agent::v1::{
+    AgentMessage, AgentMessageMetadata, DataMessage, EventMessage, MessageType, agent_message::Payload,
+};
+
+use super::Engine;
+use crate::domain::Error;
+
+/// What of an answer's headers is kept with it.
+const KEPT: [&str; 5] = ["model", "provider", "finish_reason", "input_tokens", "output_tokens"];
+
+impl Engine {
+    /// What an agent said on its stream.
+    pub async fn agent_said(&self, from: u64, message: AgentMessage) -> Result<(), Error> {
+        let kind = MessageType::try_from(message.r#type).unwrap_or_default();
+        let target = message.target_id.clone();
+        if !target.is_empty() && target != "orchestrator" && kind != MessageType::Heartbeat {
+            let sent = self.send_to_agent(None, &target, message).await;
+            return sent.map(drop);
+        }
+        let about = message.metadata.as_ref();
+        match (kind, message.payload) {
+            (MessageType::Event, Some(Payload::EventMessage(event))) => self.event(from, about, event).await,
+            (MessageType::Data | MessageType::Error, Some(Payload::DataMessage(data))) => {
+                let Some((session, correlation)) = self.turn_of(about, &data.headers) else {
+                    tracing::info!(agent = from, "an answer of nothing that was asked is dropped");
+                    return Ok(());
+                };
+                if kind == MessageType::Error {
+                    let code = data.headers.get("code").map_or("INTERNAL", String::as_str);
+                    let text = text_of(&data.data);
+                    let error = if text.is_empty() { "the assistant failed" } else { &text };
+                    self.gave_up(from, session, &correlation, &format!("{code}: {error}")).await
+                } else {
+                    self.answered(from, session, correlation, data).await
+                }
+            }
+            (MessageType::Data | MessageType::Error, _) => {
+                let Some((session, correlation)) = self.turn_of(about, &HashMap::new()) else { return Ok(()) };
+                let error = if kind == MessageType::Error { "the assistant failed" } else { "the answer has no data" };
+                self.gave_up(from, session, &correlation, &format!("INTERNAL: {error}")).await
+            }
+            (kind, _) => {
+                tracing::debug!(agent = from, ?kind, "a message for nobody is dropped");
+                Ok(())
+            }
+        }
+    }
+
+    async fn event(&self, from: u64, about: Option<&AgentMessageMetadata>, event: EventMessage) -> Result<(), Error> {
+        let Some((session, correlation)) = self.turn_of(about, &HashMap::new()) else { return Ok(()) };
+        if event.event_type == "delta" {
+            let delta = event.data.get("delta").map(String::as_str).unwrap_or_default();
+            let index = event.data.get("index").and_then(|index| index.parse().ok()).unwrap_or(usize::MAX);
+            return self.delta(from, session, &correlation, index, delta).await;
+        }
+        if event.event_type.starts_with("tool") {
+            self.write(|state, step| {
+                state.tool_ran(step, from, session, &correlation);
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// A piece of an answer: not in the log, shown to the session's streams at once.
+    async fn delta(&self, from: u64, session: u64, correlation: &str, index: usize, delta: &str) -> Result<(), Error> {
+        self.write(|state, step| Ok(state.delta(step, from, session, correlation, index, delta))).await?;
+        self.look(|core| core.streams.wake(session));
+        Ok(())
+    }
+
+    async fn answered(&self, from: u64, session: u64, correlation: String, data: DataMessage) -> Result<(), Error> {
+        let extra = KEPT.iter().filter_map(|name| Some(((*name).to_owned(), data.headers.get(*name)?.clone())));
+        let (extra, text) = (extra.collect(), text_of(&data.data));
+        let known = self
+            .write(move |state, step| Ok(state.answer(step, from, session, &correlation, text, extra)))
+            .await?;
+        if !known {
+            tracing::info!(agent = from, "an answer came too late, or from another agent; it is dropped");
+        }
+        Ok(())
+    }
+
+    /// The turn ends without an answer.
+    pub(super) async fn gave_up(&self, agent: u64, session: u64, correlation: &str, error: &str) -> Result<(), Error> {
+        self.write(|state, step| {
+            state.answer_failed(step, agent, session, correlation, error);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The session and correlation id that an agent's message is about, from its metadata or else its headers.
+    fn turn_of(
+        &self,
+        metadata: Option<&AgentMessageMetadata>,
+        headers: &HashMap<String, String>,
+    ) -> Option<(u64, String)> {
+        let pick = |from: Option<&str>, name: &str| {
+            let from = from.map(str::trim).filter(|value| !value.is_empty());
+            from.or_else(|| headers.get(name).map(|value| value.trim())).unwrap_or_default().to_owned()
+        };
+        let session = pick(metadata.map(|m| m.session_id.as_str()), "session_id");
+        let correlation = pick(metadata.map(|m| m.correlation_id.as_str()), "correlation_id");
+        self.look(|core| Some((core.state.sessions.find(&session)?.key, correlation)))
+    }
+}
+
+/// An agent's bytes as text; what is no UTF-8 is marked as such.
+fn text_of(data: &Bytes) -> String {
+    String::from_utf8_lossy(data).into_owned()
+}

@@ -1,0 +1,266 @@
+//! The documents: what of a session, a turn, an agent, a task is kept, and in which fields.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nexus_proto::agent::v1::{AgentMessage, RegisterRequest, Task as WireTask};
+use nexus_proto::orchestrator::v1::{SessionConfig, SessionMetadata, SessionState, UserPreferences};
+use prost::Message as _;
+
+use super::number;
+use crate::domain::agent::{Agent, Kept};
+use crate::domain::session::Session;
+use crate::domain::task::Task;
+use crate::domain::turn::{Over, Phase, Turn};
+use crate::domain::{Error, Time};
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SessionDoc {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(int32, tag = "2")]
+    state: i32,
+    #[prost(int64, tag = "3")]
+    created: Time,
+    #[prost(int64, tag = "4")]
+    updated: Time,
+    #[prost(int64, optional, tag = "5")]
+    expires: Option<Time>,
+    #[prost(int64, optional, tag = "6")]
+    closed: Option<Time>,
+    #[prost(message, optional, tag = "7")]
+    metadata: Option<SessionMetadata>,
+    #[prost(message, optional, tag = "8")]
+    preferences: Option<UserPreferences>,
+    #[prost(message, optional, tag = "9")]
+    config: Option<SessionConfig>,
+    #[prost(string, tag = "10")]
+    current_task: String,
+    #[prost(string, repeated, tag = "11")]
+    task_history: Vec<String>,
+    #[prost(string, tag = "12")]
+    creator: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TurnDoc {
+    #[prost(string, tag = "1")]
+    message_id: String,
+    #[prost(string, tag = "2")]
+    answer_id: String,
+    #[prost(string, optional, tag = "3")]
+    model: Option<String>,
+    #[prost(uint32, tag = "4")]
+    attempt: u32,
+    #[prost(bool, tag = "5")]
+    tool_ran: bool,
+    #[prost(string, optional, tag = "6")]
+    refused: Option<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct OverDoc {
+    #[prost(uint64, tag = "1")]
+    answer: u64,
+    #[prost(string, tag = "2")]
+    error: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct AgentDoc {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(message, optional, tag = "2")]
+    request: Option<RegisterRequest>,
+    #[prost(string, tag = "3")]
+    owner: String,
+    #[prost(int64, tag = "4")]
+    registered: Time,
+    #[prost(int64, optional, tag = "5")]
+    lost: Option<Time>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct KeptDoc {
+    #[prost(message, optional, tag = "1")]
+    message: Option<AgentMessage>,
+    #[prost(int64, tag = "2")]
+    expires: Time,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TaskDoc {
+    #[prost(message, optional, tag = "1")]
+    wire: Option<WireTask>,
+    #[prost(uint64, optional, tag = "2")]
+    agent: Option<u64>,
+    #[prost(bool, tag = "3")]
+    bound: bool,
+    #[prost(int64, tag = "4")]
+    attempt: i64,
+    #[prost(int64, optional, tag = "5")]
+    started: Option<Time>,
+    #[prost(int64, tag = "6")]
+    expires: Time,
+}
+
+/// The first answer to a call that carried an idempotency key.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct First {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub request: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub answer: Bytes,
+    #[prost(int64, tag = "3")]
+    pub expires: Time,
+}
+
+pub fn session_doc(session: &Session) -> Bytes {
+    let doc = SessionDoc {
+        id: session.id.to_string(),
+        state: session.state.into(),
+        created: session.created,
+        updated: session.updated,
+        expires: session.expires,
+        closed: session.closed,
+        metadata: Some(SessionMetadata::clone(&session.metadata)),
+        preferences: Some(session.preferences.clone()),
+        config: Some(session.config.clone()),
+        current_task: session.current_task.clone(),
+        task_history: session.task_history.clone(),
+        creator: session.creator.to_string(),
+    };
+    doc.encode_to_vec().into()
+}
+
+pub fn task_doc(task: &Task) -> Bytes {
+    let doc = TaskDoc {
+        wire: Some(task.wire.clone()),
+        agent: task.agent,
+        bound: task.bound,
+        attempt: task.attempt,
+        started: task.started,
+        expires: task.expires,
+    };
+    doc.encode_to_vec().into()
+}
+
+/// Reads a session document; its messages and turns are read apart.
+pub fn session(key: &[u8], value: &[u8]) -> Result<Session, Error> {
+    let doc = decode::<SessionDoc>(value)?;
+    let mut session = Session::new(number(key), doc.id, doc.created);
+    session.knows_all = false;
+    session.state = SessionState::try_from(doc.state).unwrap_or(SessionState::Closed);
+    session.updated = doc.updated;
+    session.expires = doc.expires;
+    session.closed = doc.closed;
+    session.metadata = Arc::new(doc.metadata.unwrap_or_default());
+    session.preferences = doc.preferences.unwrap_or_default();
+    session.config = doc.config.unwrap_or_default();
+    session.current_task = doc.current_task;
+    session.task_history = doc.task_history;
+    session.creator = doc.creator.as_str().into();
+    Ok(session)
+}
+
+/// How a turn ended, as kept.
+pub fn over(value: &[u8]) -> Result<Over, Error> {
+    let doc = decode::<OverDoc>(value)?;
+    Ok(if doc.answer > 0 { Over::Answered { answer: doc.answer } } else { Over::Failed { error: doc.error } })
+}
+
+/// Reads a task document.
+pub fn task(key: &[u8], value: &[u8]) -> Result<Task, Error> {
+    let doc = decode::<TaskDoc>(value)?;
+    let wire = doc.wire.unwrap_or_default();
+    Ok(Task {
+        key: number(key),
+        id: wire.id.as_str().into(),
+        agent: doc.agent,
+        bound: doc.bound,
+        attempt: doc.attempt,
+        started: doc.started,
+        expires: doc.expires,
+        wire,
+    })
+}
+
+pub fn turn_doc(turn: &Turn) -> Bytes {
+    let doc = TurnDoc {
+        message_id: turn.message_id.to_string(),
+        answer_id: turn.answer_id.to_string(),
+        model: turn.model.clone(),
+        attempt: turn.attempt,
+        tool_ran: turn.tool_ran,
+        refused: turn.refused.as_deref().map(str::to_owned),
+    };
+    doc.encode_to_vec().into()
+}
+
+/// Reads a turn that was open. The assistant's stream ended with us, so it waits again, whatever it did.
+pub fn turn(n: u64, value: &[u8]) -> Result<Turn, Error> {
+    let doc = decode::<TurnDoc>(value)?;
+    Ok(Turn {
+        n,
+        message_id: doc.message_id.as_str().into(),
+        answer_id: doc.answer_id.as_str().into(),
+        model: doc.model,
+        attempt: doc.attempt,
+        tool_ran: doc.tool_ran,
+        refused: doc.refused.map(Into::into),
+        phase: Phase::Waiting { grace: None },
+    })
+}
+
+pub fn over_doc(over: &Over) -> Bytes {
+    let doc = match over {
+        Over::Answered { answer } => OverDoc { answer: *answer, error: String::new() },
+        Over::Failed { error } => OverDoc { answer: 0, error: error.clone() },
+    };
+    doc.encode_to_vec().into()
+}
+
+pub fn agent_doc(agent: &Agent) -> Bytes {
+    let doc = AgentDoc {
+        id: agent.id.to_string(),
+        request: Some(agent.request.clone()),
+        owner: agent.owner.to_string(),
+        registered: agent.registered,
+        lost: agent.lost,
+    };
+    doc.encode_to_vec().into()
+}
+
+/// Reads a registration; its messages are read apart. Until the time to live is over it counts as alive.
+pub fn agent(key: &[u8], value: &[u8], now: Time) -> Result<Agent, Error> {
+    let doc = decode::<AgentDoc>(value)?;
+    Ok(Agent {
+        key: number(key),
+        id: doc.id.as_str().into(),
+        request: doc.request.unwrap_or_default(),
+        owner: doc.owner.as_str().into(),
+        registered: doc.registered,
+        heartbeat: now,
+        lost: doc.lost,
+        silent: false,
+        resources: None,
+        link: None,
+        kept_next: 1,
+        kept: Default::default(),
+    })
+}
+
+pub fn kept_doc(kept: &Kept) -> Bytes {
+    KeptDoc { message: Some(kept.message.clone()), expires: kept.expires }.encode_to_vec().into()
+}
+
+pub fn kept(value: &[u8]) -> Result<Kept, Error> {
+    let doc = decode::<KeptDoc>(value)?;
+    Ok(Kept { message: doc.message.unwrap_or_default(), expires: doc.expires })
+}
+
+fn decode<M: prost::Message + Default>(value: &[u8]) -> Result<M, Error> {
+    M::decode(value).map_err(|e| {
+        Error::Store(nexus_store::Error::Damaged { path: "orchestrator".into(), detail: format!("a document: {e}") })
+    })
+}

@@ -1,0 +1,94 @@
+//! State made of what is on disk.
+
+use nexus_store::Read;
+
+use super::docs::{agent, kept, session, task, turn};
+use super::{AGENT, CLOSED, KEPT, LIVE, OPEN, TASK, number};
+use crate::domain::session::Session;
+use crate::domain::timers::Timer;
+use crate::domain::{Error, Rules, State, Time};
+
+/// Tasks read at once: most of them are over and only pass by.
+const PAGE: usize = 1024;
+
+/// Reads one session with its head, from where it stands.
+pub fn find_session(read: &mut dyn Read, id: u64) -> Result<Option<Session>, nexus_store::Error> {
+    for table in [LIVE, CLOSED] {
+        if let Some(value) = read.get(table, &id.to_be_bytes())? {
+            let mut found = session(&id.to_be_bytes(), &value).map_err(damaged)?;
+            set_head(&mut found, read.heads(&[id])?[0]);
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn set_head(session: &mut Session, head: Option<nexus_store::Head>) {
+    if let Some(head) = head {
+        session.head = head.n;
+        session.committed = head.n;
+        session.updated = session.updated.max(head.time);
+    }
+}
+
+/// Makes the state of what is on disk: all that is live.
+pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64), nexus_store::Error> {
+    let mut state = State::new(rules);
+    let mut last = 0;
+    let everything = (&[][..], &[0xff; 9][..]);
+    let sessions = read.scan(LIVE, everything.0, everything.1, usize::MAX)?;
+    let keys: Vec<u64> = sessions.iter().map(|(key, _)| number(key)).collect();
+    let heads = read.heads(&keys)?;
+    for ((key, value), head) in sessions.iter().zip(heads) {
+        let mut session = session(key, value).map_err(damaged)?;
+        set_head(&mut session, head);
+        last = last.max(session.key);
+        state.look_again(&session);
+        state.sessions.insert(session);
+    }
+    for (key, value) in read.scan(OPEN, everything.0, everything.1, usize::MAX)? {
+        let session = number(&key);
+        let Some(found) = state.sessions.get_mut(session) else { continue };
+        found.turns.push_back(turn(number(&key[8..]), &value).map_err(damaged)?);
+        state.agents.waiting.insert(session);
+        state.agents.assistant_seen = Some(now);
+    }
+    for (key, value) in read.scan(AGENT, everything.0, everything.1, usize::MAX)? {
+        let agent = agent(&key, &value, now).map_err(damaged)?;
+        last = last.max(agent.key);
+        if agent.is_alive() && agent.is_assistant() {
+            state.agents.assistant_seen = Some(now);
+        }
+        state.timers.set(now.saturating_add(state.rules.agent_ttl), Timer::Agent(agent.key));
+        state.agents.insert(agent);
+    }
+    for (key, value) in read.scan(KEPT, everything.0, everything.1, usize::MAX)? {
+        let n = number(&key[8..]);
+        let Some(agent) = state.agents.get_mut(number(&key)) else { continue };
+        agent.kept.insert(n, kept(&value).map_err(damaged)?);
+        agent.kept_next = n + 1;
+    }
+    // Closed sessions are not loaded: their keys are older than now, so no new key meets them unless the clock went
+    // back by years, and the newest live thing bounds even that.
+    let mut from = Vec::new();
+    loop {
+        let page = read.scan(TASK, &from, everything.1, PAGE)?;
+        let Some((newest, _)) = page.last() else { break };
+        from = [newest, &[0][..]].concat();
+        for (key, value) in &page {
+            let task = task(key, value).map_err(damaged)?;
+            last = last.max(task.key);
+            if !task.is_over() {
+                state.adopt_task(task);
+            }
+        }
+    }
+    Ok((state, last))
+}
+
+fn damaged(error: Error) -> nexus_store::Error {
+    match error {
+        Error::Store(error) => error,
+        other => nexus_store::Error::Damaged { path: "orchestrator".into(), detail: other.to_string() },
+    }
+}

@@ -1,0 +1,342 @@
+//! Where something runs out: the disk, a reader's attention, the time for a stop, and good settings.
+
+mod limit;
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use limit::{Disk, hanging_call};
+use nexus_proto::orchestrator::v1::{
+    CloseSessionRequest, CreateSessionRequest, Event, MessageRole, SessionState, StreamMessageRequest,
+    SubscribeEventsRequest, stream_message_request, stream_message_response,
+};
+use nexus_tests::{Daemon, Frame, PATIENCE, Site, Talk, ask, skipped};
+use nix::sys::signal::Signal;
+use tokio::{task::JoinSet, time::timeout};
+use tokio_stream::StreamExt;
+use tonic::{Code, Status};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+
+fn system(content: &str) -> nexus_proto::orchestrator::v1::Message {
+    ask::message("", MessageRole::System, content)
+}
+
+#[tokio::test]
+async fn a_nearly_full_disk_refuses_what_grows_and_nothing_else() {
+    let mut site = Site::new();
+    site.up(&[Daemon::Orchestrator]).await;
+    let connection = site.connect();
+    let session = ask::create(&connection, "full").await;
+    ask::send(&connection, &session, system("before")).await.unwrap();
+    site.stopped(Daemon::Orchestrator).await;
+
+    // No disk has this much room.
+    site.set("NEXUS_ORCHESTRATOR__LOW_DISK", Some("1000000GiB"));
+    site.up(&[Daemon::Orchestrator]).await;
+    let connection = site.connect();
+    let status = ask::refused(ask::send(&connection, &session, system("no")).await, Code::ResourceExhausted);
+    assert!(status.message().contains("free"), "{status:?}");
+    let made = connection.orchestrator().create_session(CreateSessionRequest::default()).await;
+    ask::refused(made, Code::ResourceExhausted);
+    assert_eq!(ask::messages(&connection, &session).await.len(), 1, "reads go on");
+    // A stream says it in band and stays.
+    let mut talk = Talk::open(&connection, &session, Some(0), false).await.unwrap();
+    assert!(matches!(talk.next().await.unwrap(), Some(Frame::Message(_))));
+    talk.message(system("no")).await;
+    match talk.next().await.unwrap() {
+        Some(Frame::Failed { error, .. }) => assert!(error.starts_with("RESOURCE_EXHAUSTED"), "{error}"),
+        other => panic!("a refusal was due, not {other:?}"),
+    }
+    // What makes room is never refused.
+    let close = CloseSessionRequest { session_id: session.clone(), reason: String::new() };
+    connection.orchestrator().close_session(close).await.unwrap();
+    drop(talk);
+    ask::delete(&connection, &session).await;
+    site.stopped(Daemon::Orchestrator).await;
+
+    site.set("NEXUS_ORCHESTRATOR__LOW_DISK", None);
+    site.up(&[Daemon::Orchestrator]).await;
+    ask::create(&site.connect(), "room again").await;
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
+    let mut site = Site::new();
+    let disk = match Disk::small(site.folder().path()) {
+        Ok(disk) => disk,
+        Err(missing) => return skipped("a_full_disk_loses_nothing_and_goes_on_when_there_is_room", &missing),
+    };
+    site.set("NEXUS_ORCHESTRATOR__DATABASE", Some(disk.path().join("o.db").to_str().unwrap()));
+    site.set("NEXUS_ORCHESTRATOR__LOW_DISK", Some("0"));
+    site.up(&[Daemon::Orchestrator]).await;
+    let connection = site.connect();
+    let session = ask::create(&connection, "full").await;
+    let mut talk = Talk::open(&connection, &session, None, false).await.unwrap();
+    let words = "x".repeat(20_000);
+    let mut kept = Vec::new();
+    for round in 0..3 {
+        ask::send(&connection, &session, system(&format!("round {round}"))).await.unwrap();
+        kept.push(format!("round {round}"));
+        disk.fill();
+        let mut refusal = None;
+        for number in 0..1000 {
+            let content = format!("{round}/{number} {words}");
+            match ask::send(&connection, &session, system(&content)).await {
+                Ok(_) => kept.push(content),
+                Err(status) => {
+                    refusal = Some(status);
+                    break;
+                }
+            }
+        }
+        let refusal = refusal.expect("a full disk takes nothing");
+        assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal:?}");
+        let there = ask::messages(&connection, &session).await;
+        ask::in_order(&there);
+        assert!(there.iter().map(|message| &message.content).eq(&kept), "reads go on, and show what is kept");
+        disk.free();
+    }
+    // The same process took it all, and the stream saw it all.
+    ask::send(&connection, &session, system("room again")).await.unwrap();
+    kept.push("room again".into());
+    for content in &kept {
+        match talk.next().await.unwrap() {
+            Some(Frame::Message(message)) => assert_eq!(message.content, *content),
+            other => panic!("a message was due, not {other:?}"),
+        }
+    }
+    // Killed while it is full, everything acknowledged is there.
+    disk.fill();
+    while ask::send(&connection, &session, system("last")).await.is_ok() {
+        kept.push("last".into());
+    }
+    site.kill(Daemon::Orchestrator);
+    disk.free();
+    site.up(&[Daemon::Orchestrator]).await;
+    let there = ask::messages(&site.connect(), &session).await;
+    ask::in_order(&there);
+    assert!(there.iter().map(|message| &message.content).eq(&kept));
+    ask::send(&site.connect(), &session, system("goes on")).await.unwrap();
+    site.stopped(Daemon::Orchestrator).await;
+}
+
+const EVENTS: usize = 20_000;
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_harms_nobody_and_loses_nothing() {
+    let mut site = Site::new();
+    site.up(&[Daemon::Orchestrator]).await;
+    let connection = site.connect();
+    let session = ask::create(&connection, "flood").await;
+    let aside = ask::create(&connection, "aside").await;
+
+    let mut slow_talk = Talk::open(&site.connect(), &session, Some(0), false).await.unwrap();
+    let all = SubscribeEventsRequest { filter: None, after_sequence: Some(0) };
+    let mut slow_log = site.connect().orchestrator().subscribe_events(all.clone()).await.unwrap().into_inner();
+    let mut quick_log = site.connect().orchestrator().subscribe_events(all).await.unwrap().into_inner();
+    let quick = tokio::spawn(async move {
+        let mut found = BTreeSet::new();
+        while found.len() < EVENTS {
+            let event: Event = quick_log.message().await.unwrap().expect("it goes on");
+            assert_eq!(event.gap, None, "it keeps up");
+            if event.name == "message.sent" {
+                found.insert(event.sequence);
+            }
+        }
+        found
+    });
+
+    let name = session.clone();
+    let frames = (0..EVENTS).map(move |number| StreamMessageRequest {
+        session_id: name.clone(),
+        acks: true,
+        payload: Some(stream_message_request::Payload::Message(system(&format!("{number} {}", "y".repeat(300))))),
+        ..StreamMessageRequest::default()
+    });
+    let mut writer = connection.orchestrator().stream_messages(tokio_stream::iter(frames)).await.unwrap().into_inner();
+    let flood = async {
+        let mut acks = 0;
+        while acks < EVENTS {
+            let frame = timeout(PATIENCE, writer.next()).await.expect("the flood flows").expect("it goes on").unwrap();
+            match frame.payload {
+                Some(stream_message_response::Payload::Event(event)) if event.data.contains_key("ack") => acks += 1,
+                other => panic!("only acknowledgements are due, not {other:?}"),
+            }
+        }
+    };
+    // Meanwhile others are served.
+    let others = async {
+        let connection = site.connect();
+        for number in 0..50 {
+            ask::send(&connection, &aside, system(&number.to_string())).await.unwrap();
+            assert_eq!(ask::messages(&connection, &aside).await.len(), number + 1);
+        }
+    };
+    tokio::join!(flood, others);
+    let mut there = timeout(PATIENCE, quick).await.expect("a reader that reads keeps up").unwrap();
+
+    // Only now do the slow ones read.
+    for number in 0..EVENTS {
+        match slow_talk.next().await.unwrap() {
+            Some(Frame::Message(message)) => {
+                assert_eq!(message.sequence, number as u64 + 1);
+                assert!(message.content.starts_with(&format!("{number} ")));
+            }
+            other => panic!("message {number} was due, not {other:?}"),
+        }
+    }
+    while !there.is_empty() {
+        let event = timeout(PATIENCE, slow_log.message()).await.expect("it goes on").unwrap().expect("it goes on");
+        if let Some(gap) = event.gap {
+            there.retain(|sequence| !(gap.first..=gap.last).contains(sequence));
+        } else {
+            there.remove(&event.sequence);
+        }
+    }
+}
+
+const STREAMS: usize = 1000;
+const SESSIONS: usize = 20;
+
+#[tokio::test]
+async fn a_thousand_idle_streams_cost_nobody_anything_and_do_not_hold_a_stop() {
+    let mut site = Site::new();
+    site.up(&[Daemon::Orchestrator]).await;
+    let connections: Vec<_> = (0..4).map(|_| site.connect()).collect();
+    let mut sessions = Vec::new();
+    for number in 0..SESSIONS {
+        sessions.push(ask::create(&connections[0], &number.to_string()).await);
+    }
+    let mut talks = Vec::new();
+    for number in 0..STREAMS {
+        let connection = &connections[number % connections.len()];
+        talks.push(Talk::open(connection, &sessions[number % SESSIONS], None, false).await.unwrap());
+    }
+    // Each hears what is said in its session, and nothing else.
+    for talk in &talks {
+        talk.heartbeat().await;
+    }
+    for talk in &mut talks {
+        assert_eq!(talk.next().await.unwrap(), Some(Frame::Heartbeat));
+    }
+    for session in &sessions {
+        ask::send(&site.connect(), session, system(session)).await.unwrap();
+    }
+    for (number, talk) in talks.iter_mut().enumerate() {
+        match talk.next().await.unwrap() {
+            Some(Frame::Message(message)) => assert_eq!(message.content, sessions[number % SESSIONS]),
+            other => panic!("a message was due, not {other:?}"),
+        }
+    }
+
+    let mut ends = JoinSet::new();
+    for mut talk in talks {
+        ends.spawn(async move { talk.end().await });
+    }
+    let begun = Instant::now();
+    site.stopped(Daemon::Orchestrator).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "within its budget, not after {:?}", begun.elapsed());
+    while let Some(end) = ends.join_next().await {
+        let status: Status = end.unwrap().expect_err("a stop is no good end for a stream");
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_holds_a_stop_for_its_budget_and_no_longer() {
+    let mut site = Site::new().env("NEXUS_COMMON__STOP_BUDGET", "1s");
+    site.up(&[Daemon::Orchestrator]).await;
+    let connection = site.connect();
+    let hanging = hanging_call(&connection).await;
+    let session = ask::create(&connection, "saved").await;
+    site.stopped(Daemon::Orchestrator).await;
+    let status = hanging.await.unwrap();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    site.up(&[Daemon::Orchestrator]).await;
+    assert_eq!(ask::session(&site.connect(), &session).await.state(), SessionState::Active);
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let mut site = Site::new().env("NEXUS_COMMON__STOP_BUDGET", "10m");
+    site.up(&[Daemon::Orchestrator]).await;
+    let connection = site.connect();
+    let hanging = hanging_call(&connection).await;
+    let request = HealthCheckRequest { service: String::new() };
+    let mut health = connection.health().watch(request).await.unwrap().into_inner();
+    assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+
+    let process = site.process(Daemon::Orchestrator);
+    process.signal(Signal::SIGTERM);
+    // Health falls first, so that nobody is sent here any more.
+    let told = timeout(PATIENCE, health.message()).await.expect("health says it");
+    if let Ok(Some(told)) = told {
+        assert_eq!(told.status(), ServingStatus::NotServing);
+    }
+    assert_eq!(process.ended(), None, "it waits for the call");
+    process.signal(Signal::SIGTERM);
+    let ended = process.end(PATIENCE).await.expect("long before its budget is over");
+    assert_eq!(ended.code(), Some(143));
+    assert!(hanging.await.unwrap().code() != Code::Ok);
+}
+
+#[tokio::test]
+async fn wrong_settings_are_all_told_at_once() {
+    let site = Site::new()
+        .settings("[orchestrator]\nmax_sesions = 5\nagent_ttl = \"soon\"\n[common]\nlog_level = \"loud\"\n[orchestra]\n")
+        .env("NEXUS_ORCHESTRATOR__MAX_AGENTS", "-3")
+        .env("NEXUS_COMMON__ROLES", "uid:5=king");
+    let out = site.command(Daemon::Orchestrator).args(["--set", "low_disk=little"]).output().unwrap();
+    assert_eq!(out.status.code(), Some(78));
+    let said = String::from_utf8(out.stderr).unwrap();
+    for part in ["max_sesions", "max_sessions", "agent_ttl", "soon", "loud", "orchestra", "-3", "king", "little"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(!site.socket(Daemon::Orchestrator).exists());
+    let out = site.command(Daemon::Orchestrator).arg("--check-config").output().unwrap();
+    assert_eq!(out.status.code(), Some(78), "a check finds the same");
+    let out = site.command(Daemon::Orchestrator).arg("--no-such-flag").output().unwrap();
+    assert_eq!(out.status.code(), Some(64));
+}
+
+#[test]
+fn every_daemon_checks_and_shows_its_settings_and_the_example_is_good() {
+    let site = Site::new();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config.example.toml");
+    for daemon in Daemon::ALL {
+        for config in [None, Some(example)] {
+            let mut command = site.command(daemon);
+            if let Some(config) = config {
+                command.args(["--config", config]);
+            }
+            let out = command.arg("--check-config").output().unwrap();
+            assert!(out.status.success(), "{daemon} {config:?}: {}", String::from_utf8_lossy(&out.stderr));
+            assert_eq!(String::from_utf8_lossy(&out.stdout), "ok\n");
+        }
+        let out = site.command(daemon).arg("--dump-config").output().unwrap();
+        let shown = String::from_utf8(out.stdout).unwrap();
+        assert!(out.status.success() && shown.contains(&format!("[{}]", daemon.section())), "{shown}");
+        // What is shown can be given back.
+        let file = site.folder().path().join("shown.toml");
+        std::fs::write(&file, &shown).unwrap();
+        let out = site.command(daemon).arg("--config").arg(&file).arg("--check-config").output().unwrap();
+        assert!(out.status.success(), "{daemon}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    assert!(!site.root().state().exists(), "a look changes nothing");
+}
+
+#[tokio::test]
+async fn every_daemon_serves_and_stops() {
+    let mut site = Site::new();
+    site.up(&Daemon::ALL).await;
+    for daemon in Daemon::ALL.into_iter().rev() {
+        site.stopped(daemon).await;
+        assert!(!site.socket(daemon).exists(), "{daemon} takes its socket along");
+    }
+    // Without an orchestrator the others start too, and wait for it.
+    site.up(&[Daemon::Agent, Daemon::Llm, Daemon::Gateway]).await;
+    site.up(&[Daemon::Orchestrator]).await;
+    site.answers().await;
+}

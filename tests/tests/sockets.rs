@@ -1,0 +1,277 @@
+//! Whose socket it is, and who may call.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use nexus_proto::{
+    agent::v1::RegisterRequest,
+    llm::v1::ListModelsRequest,
+    orchestrator::v1::{
+        CreateSessionRequest, CreateSessionResponse, GetSessionRequest, ListSessionsRequest, ListSessionsResponse,
+        MessageRole, SubscribeEventsRequest,
+    },
+};
+use nexus_tests::{Daemon, NOBODY, PATIENCE, Process, Site, as_nobody, ask, skipped};
+use prost::Message;
+use tempfile::TempDir;
+
+const TAKEN: i32 = 75;
+const CONFIG: i32 = 78;
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// How a daemon ends that cannot start, and what it says.
+async fn fails(site: &Site, daemon: Daemon) -> (Option<i32>, String) {
+    let log = site.folder().path().join("second.out");
+    let mut process = Process::spawn(&mut site.command(daemon), &log).unwrap();
+    let ended = process.end(PATIENCE).await.expect("it gives up");
+    (ended.code(), fs::read_to_string(log).unwrap())
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_taken_over_and_what_we_make_is_ours_alone() {
+    let mut site = Site::new();
+    site.up(&[Daemon::Orchestrator, Daemon::Llm]).await;
+    let socket = site.socket(Daemon::Orchestrator);
+    assert_eq!(mode(&socket), 0o600);
+    assert_eq!(mode(&site.socket(Daemon::Llm)), 0o600);
+    assert_eq!(mode(site.root().path()), 0o700);
+    assert_eq!(mode(&site.root().run_dir()), 0o700);
+    assert_eq!(mode(&site.root().db_dir()), 0o700);
+    let store = site.root().db_dir().join("orchestrator.db");
+    assert_eq!(mode(&store) & 0o077, 0, "nobody else reads the store");
+
+    site.kill(Daemon::Orchestrator);
+    assert!(socket.exists(), "a killed daemon leaves its socket behind");
+    site.up(&[Daemon::Orchestrator]).await;
+    ask::create(&site.connect(), "after").await;
+    site.stopped(Daemon::Orchestrator).await;
+    assert!(!socket.exists(), "one that stops takes it along");
+}
+
+#[tokio::test]
+async fn a_socket_that_answers_is_never_taken() {
+    let mut first = Site::new();
+    first.up(&[Daemon::Orchestrator]).await;
+    let session = ask::create(&first.connect(), "first").await;
+    let pid = first.process(Daemon::Orchestrator).pid().to_string();
+    let folder = first.folder().clone();
+
+    // The same socket, another root.
+    let other = Site::at(folder.clone(), &folder.path().join("other"), &first.socket(Daemon::Orchestrator));
+    let (code, said) = fails(&other, Daemon::Orchestrator).await;
+    assert_eq!(code, Some(TAKEN), "{said}");
+    assert!(said.contains(&format!("pid {pid}")), "the owner is named: {said}");
+    assert!(said.contains("socket"), "and the setting: {said}");
+
+    // The same root, another socket: its store is in use.
+    let same = Site::at(folder.clone(), first.root().path(), &folder.path().join("second.sock"));
+    let (code, said) = fails(&same, Daemon::Orchestrator).await;
+    assert_eq!(code, Some(TAKEN), "{said}");
+
+    // Neither took anything away.
+    ask::session(&first.connect(), &session).await;
+    first.stopped(Daemon::Orchestrator).await;
+}
+
+#[tokio::test]
+async fn two_roots_with_two_sockets_run_side_by_side() {
+    let mut one = Site::new();
+    let mut two = Site::new();
+    one.up(&[Daemon::Orchestrator]).await;
+    two.up(&[Daemon::Orchestrator]).await;
+    let session = ask::create(&one.connect(), "one").await;
+    ask::refused(ask::find(&two.connect(), &session).await, tonic::Code::NotFound);
+}
+
+#[tokio::test]
+async fn what_is_no_socket_is_left_alone() {
+    let site = Site::new();
+    let path = site.socket(Daemon::Orchestrator);
+    fs::write(&path, "somebody's notes").unwrap();
+    let (code, said) = fails(&site, Daemon::Orchestrator).await;
+    assert_eq!(code, Some(CONFIG), "{said}");
+    assert!(said.contains("not a socket"), "{said}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "somebody's notes");
+
+    // Another program's socket that answers.
+    fs::remove_file(&path).unwrap();
+    let theirs = UnixListener::bind(&path).unwrap();
+    let (code, said) = fails(&site, Daemon::Orchestrator).await;
+    assert_eq!(code, Some(TAKEN), "{said}");
+    drop(theirs);
+
+    // A path that is too long says so.
+    let long = site.folder().path().join("x".repeat(120));
+    let site = Site::at(site.folder().clone(), site.root().path(), &long);
+    let (code, said) = fails(&site, Daemon::Orchestrator).await;
+    assert!(code.is_some_and(|code| code != 0), "{said}");
+    assert!(said.contains("at most"), "{said}");
+}
+
+/// A second user: their program, in a place that they can reach.
+struct Other {
+    command: PathBuf,
+    place: TempDir,
+}
+
+impl Other {
+    fn new(test: &str) -> Option<Other> {
+        let program = Path::new(env!("CARGO_BIN_EXE_nexus-tests-call"));
+        let place = tempfile::Builder::new().prefix("nexus-other-").tempdir().unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let command = place.path().join("call");
+        fs::copy(program, &command).unwrap();
+        fs::set_permissions(&command, fs::Permissions::from_mode(0o755)).unwrap();
+        match as_nobody(&command) {
+            Ok(_) => Some(Other { command, place }),
+            Err(missing) => {
+                skipped(test, &missing);
+                None
+            }
+        }
+    }
+
+    /// A site whose orchestrator's socket they can reach.
+    fn site(&self, settings: &str) -> Site {
+        let own = Site::new();
+        Site::at(own.folder().clone(), own.root().path(), &self.place.path().join("s")).settings(settings)
+    }
+
+    /// What they get for a call: the code, the words, and the first message.
+    fn call(&self, site: &Site, path: &str, message: &impl Message) -> (String, String, Vec<u8>) {
+        let hex: String = message.encode_to_vec().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut command: Command = as_nobody(&self.command).unwrap();
+        let socket = site.socket(Daemon::Orchestrator);
+        let out = command.arg(socket).args([path, &hex]).stderr(Stdio::inherit()).output().unwrap();
+        assert!(out.status.success(), "the call cannot be made");
+        let text = String::from_utf8(out.stdout).unwrap();
+        let mut lines = text.lines();
+        let (code, words) = lines.next().unwrap().split_once(' ').unwrap();
+        let first = lines.next().unwrap_or_default();
+        let bytes = (0..first.len() / 2).map(|at| u8::from_str_radix(&first[2 * at..2 * at + 2], 16).unwrap());
+        (code.into(), words.into(), bytes.collect())
+    }
+}
+
+const LIST: &str = "/orchestrator.v1.OrchestratorService/ListSessions";
+const CREATE: &str = "/orchestrator.v1.OrchestratorService/CreateSession";
+const GET: &str = "/orchestrator.v1.OrchestratorService/GetSession";
+const EVENTS: &str = "/orchestrator.v1.OrchestratorService/SubscribeEvents";
+const REGISTER: &str = "/agent.v1.AgentService/Register";
+const MODELS: &str = "/llm.v1.LLMService/ListModels";
+const GATEWAY: &str = "/gateway.v1.GatewayService/ListGatewaySessions";
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+
+fn register() -> RegisterRequest {
+    RegisterRequest { name: "theirs".into(), ..RegisterRequest::default() }
+}
+
+#[tokio::test]
+async fn another_user_is_refused_by_name() {
+    let Some(other) = Other::new("another_user_is_refused_by_name") else { return };
+    // As it is made nobody else can even connect.
+    let mut site = other.site("");
+    site.up(&[Daemon::Orchestrator]).await;
+    let (code, words, _) = other.call(&site, LIST, &ListSessionsRequest::default());
+    assert_eq!(code, "PermissionDenied", "{words}");
+    site.stopped(Daemon::Orchestrator).await;
+
+    // And where the file lets them in, the peer check does not.
+    let mut site = other.site("[orchestrator]\nsocket_mode = \"0666\"\n");
+    site.up(&[Daemon::Orchestrator]).await;
+    for path in [LIST, CREATE, EVENTS, REGISTER, MODELS, GATEWAY] {
+        let (code, words, _) = other.call(&site, path, &ListSessionsRequest::default());
+        assert_eq!(code, "PermissionDenied", "{path}: {words}");
+        assert!(words.contains(&NOBODY.to_string()) && words.contains('0'), "both are named: {words}");
+    }
+    ask::create(&site.connect(), "we go on").await;
+}
+
+fn role(role: &str) -> String {
+    format!("[common]\nroles = {{ \"uid:{NOBODY}\" = \"{role}\" }}\n[orchestrator]\nsocket_mode = \"0666\"\n")
+}
+
+#[tokio::test]
+async fn a_user_has_their_own_sessions_and_nothing_else() {
+    let Some(other) = Other::new("a_user_has_their_own_sessions_and_nothing_else") else { return };
+    let mut site = other.site(&role("user"));
+    site.up(&[Daemon::Orchestrator]).await;
+    let connection = site.connect();
+    let ours = ask::create(&connection, "ours").await;
+
+    let (code, words, made) = other.call(&site, CREATE, &CreateSessionRequest::default());
+    assert_eq!(code, "Ok", "{words}");
+    let theirs = CreateSessionResponse::decode(&*made).unwrap().session_id;
+    let (_, _, listed) = other.call(&site, LIST, &ListSessionsRequest::default());
+    let listed = ListSessionsResponse::decode(&*listed).unwrap();
+    let ids: Vec<_> = listed.sessions.iter().map(|session| &*session.id).collect();
+    assert_eq!(ids, [&*theirs], "only their own are listed");
+    assert_eq!(listed.total_count, 1, "and counted");
+
+    let get = |id: &str| GetSessionRequest { session_id: id.into(), ..GetSessionRequest::default() };
+    assert_eq!(other.call(&site, GET, &get(&theirs)).0, "Ok");
+    let (code, words, _) = other.call(&site, GET, &get(&ours));
+    assert_eq!(code, "NotFound", "another's session is as good as none: {words}");
+    let delete = "/orchestrator.v1.OrchestratorService/DeleteSession";
+    assert_eq!(other.call(&site, delete, &get(&ours)).0, "NotFound");
+    // Events of their sessions only: the first that they see from the beginning is the making of theirs.
+    ask::send(&connection, &ours, ask::message("", MessageRole::System, "secret")).await.unwrap();
+    let all = SubscribeEventsRequest { filter: None, after_sequence: Some(0) };
+    let (code, _, first) = other.call(&site, EVENTS, &all);
+    assert_eq!(code, "DeadlineExceeded", "the stream is open until its deadline");
+    let first = nexus_proto::orchestrator::v1::Event::decode(&*first).unwrap();
+    assert_eq!(first.data.get("session_id"), Some(&theirs), "{first:?}");
+
+    for path in [REGISTER, MODELS] {
+        let (code, words, _) = other.call(&site, path, &register());
+        assert_eq!(code, "PermissionDenied", "{path}: {words}");
+    }
+    // They may ask the gateway; here none runs.
+    let (code, words, _) = other.call(&site, GATEWAY, &ListSessionsRequest::default());
+    assert_eq!(code, "Unavailable", "{words}");
+    assert!(words.contains("nexus up"), "{words}");
+    assert_eq!(other.call(&site, HEALTH, &ListSessionsRequest::default()).0, "Ok");
+    // The admin sees both.
+    ask::session(&connection, &theirs).await;
+}
+
+#[tokio::test]
+async fn an_agent_has_what_agents_need_and_nothing_else() {
+    let Some(other) = Other::new("an_agent_has_what_agents_need_and_nothing_else") else { return };
+    let mut site = other.site(&role("agent"));
+    site.up(&[Daemon::Orchestrator, Daemon::Llm]).await;
+    let (code, words, _) = other.call(&site, REGISTER, &register());
+    assert_eq!(code, "Ok", "{words}");
+    // The model daemon registers by itself; then its models are behind the front door.
+    let until = std::time::Instant::now() + PATIENCE;
+    let answer = loop {
+        let answer = other.call(&site, MODELS, &ListModelsRequest::default());
+        if answer.0 != "Unavailable" || std::time::Instant::now() > until {
+            break answer;
+        }
+    };
+    assert_eq!(answer.0, "Ok", "{}", answer.1);
+    assert_eq!(other.call(&site, HEALTH, &ListSessionsRequest::default()).0, "Ok");
+    for path in [LIST, CREATE, EVENTS, GATEWAY] {
+        let (code, words, _) = other.call(&site, path, &ListSessionsRequest::default());
+        assert_eq!(code, "PermissionDenied", "{path}: {words}");
+    }
+}
+
+#[tokio::test]
+async fn an_admin_by_config_may_do_all() {
+    let Some(other) = Other::new("an_admin_by_config_may_do_all") else { return };
+    let mut site = other.site(&role("admin"));
+    site.up(&[Daemon::Orchestrator]).await;
+    let ours = ask::create(&site.connect(), "ours").await;
+    let get = GetSessionRequest { session_id: ours, ..GetSessionRequest::default() };
+    assert_eq!(other.call(&site, GET, &get).0, "Ok");
+    assert_eq!(other.call(&site, REGISTER, &register()).0, "Ok");
+}
