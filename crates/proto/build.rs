@@ -27,8 +27,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo::rerun-if-changed={}", source.join(file).display());
     }
 
+    let details = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("reflected");
+    println!("cargo::rerun-if-changed={}", details.display());
+
     let parsed = protox::compile(FILES.map(|file| source.join(file)), [&source])?;
-    fs::write(out.join("nexus.bin"), reflected(&parsed)?)?;
+    let details = protox::compile(["google/rpc/error_details.proto"], [&details])?;
+    fs::write(out.join("nexus.bin"), reflected(&parsed, details)?)?;
 
     tonic_prost_build::configure()
         .build_transport(false)
@@ -39,9 +43,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The files as a client sees them: twins added, comments and positions left out. Fails if a name does not resolve.
-fn reflected(parsed: &FileDescriptorSet) -> Result<Vec<u8>, Box<dyn Error>> {
+/// The files as a client sees them: twins and the details of errors added, comments and positions left out. Fails if a
+/// name does not resolve.
+fn reflected(parsed: &FileDescriptorSet, details: FileDescriptorSet) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut file = parsed.file.clone();
+    file.extend(details.file);
     file.extend(parsed.file.iter().filter_map(twin));
     for one in &mut file {
         one.source_code_info = None;

@@ -5,9 +5,13 @@ use std::{env, fs::File, io::Write};
 pub fn skipped(test: &str, missing: &str) {
     let line = format!("{test}: {missing}");
     println!("skipped: {line}");
-    assert!(env::var("CI").as_deref() != Ok("true"), "nothing may be skipped here: {line}");
+    assert!(
+        env::var("CI").as_deref() != Ok("true"),
+        "nothing may be skipped here: {line}"
+    );
     if let Some(path) = env::var_os("NEXUS_TESTS_SKIPPED") {
         let file = File::options().create(true).append(true).open(path);
-        file.and_then(|mut file| writeln!(file, "{line}")).expect("the list of skipped tests can be written");
+        file.and_then(|mut file| writeln!(file, "{line}"))
+            .expect("the list of skipped tests can be written");
     }
 }

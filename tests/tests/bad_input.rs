@@ -18,8 +18,14 @@ const UNCLEAR: [Code; 3] = [Code::Unknown, Code::Internal, Code::DataLoss];
 
 async fn all_serve(connection: &Connection) {
     for service in ["", "orchestrator", "agent", "gateway", "llm"] {
-        let request = HealthCheckRequest { service: service.into() };
-        let answer = connection.health().check(request).await.unwrap_or_else(|error| panic!("{service:?}: {error}"));
+        let request = HealthCheckRequest {
+            service: service.into(),
+        };
+        let answer = connection
+            .health()
+            .check(request)
+            .await
+            .unwrap_or_else(|error| panic!("{service:?}: {error}"));
         assert_eq!(answer.into_inner().status(), ServingStatus::Serving, "{service:?}");
     }
 }
@@ -58,7 +64,11 @@ async fn every_call_refuses_what_it_cannot_read() {
         for case in cases(&method) {
             let answer = raw::call(&connection, &method.path, case.call.clone()).await;
             let code = answer.code();
-            let fits = if case.codes.is_empty() { !UNCLEAR.contains(&code) } else { case.codes.contains(&code) };
+            let fits = if case.codes.is_empty() {
+                !UNCLEAR.contains(&code)
+            } else {
+                case.codes.contains(&code)
+            };
             if !fits || (code != Code::Ok && answer.status.message().is_empty()) {
                 wrong.push(format!("{} {}: {:?}", method.path, case.name, answer.status));
             }
@@ -66,7 +76,12 @@ async fn every_call_refuses_what_it_cannot_read() {
         }
     }
     println!("{made:#?}");
-    assert!(wrong.is_empty(), "{} unclear answers:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} unclear answers:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     all_serve(&connection).await;
     assert_eq!(ask::session(&connection, &session).await, before);
     site.answers().await;
@@ -92,16 +107,26 @@ async fn unknown_methods_and_services_are_unimplemented() {
         assert_eq!(answer.code(), Code::Unimplemented, "{path}: {:?}", answer.status);
     }
     // The prefix of the documents works, and its own unknown calls are unknown.
-    let answer = raw::call(&connection, "/proto.orchestrator.v1.OrchestratorService/GetStatus", raw::Call::message(b""));
+    let answer = raw::call(
+        &connection,
+        "/proto.orchestrator.v1.OrchestratorService/GetStatus",
+        raw::Call::message(b""),
+    );
     assert_eq!(answer.await.code(), Code::Ok);
     // Nobody is behind the front door; the answer says what to do.
-    for path in ["/gateway.v1.GatewayService/GetStatus", "/proto.llm.v1.LLMService/GetStatus"] {
+    for path in [
+        "/gateway.v1.GatewayService/GetStatus",
+        "/proto.llm.v1.LLMService/GetStatus",
+    ] {
         let answer = raw::call(&connection, path, raw::Call::message(b"")).await;
         assert_eq!(answer.code(), Code::Unavailable);
         assert!(answer.status.message().contains("nexus up"), "{:?}", answer.status);
     }
     let headers = vec![("grpc-timeout", "soon".to_owned())];
-    let call = raw::Call { headers, ..raw::Call::message(b"") };
+    let call = raw::Call {
+        headers,
+        ..raw::Call::message(b"")
+    };
     let answer = raw::call(&connection, "/orchestrator.v1.OrchestratorService/GetStatus", call).await;
     assert_eq!(answer.code(), Code::InvalidArgument);
 }
@@ -118,7 +143,11 @@ impl Asked<'_> {
         let call = raw::Call::message(&message.encode_to_vec()).deadline(Duration::from_secs(5));
         let answer = raw::call(self.connection, &path, call).await;
         assert_eq!(answer.code(), code, "{path} {message:?}: {:?}", answer.status);
-        assert!(answer.reason.is_some(), "{path} {message:?} has no reason: {:?}", answer.status);
+        assert!(
+            answer.reason.is_some(),
+            "{path} {message:?} has no reason: {:?}",
+            answer.status
+        );
         answer.status
     }
 }
@@ -131,24 +160,85 @@ async fn what_names_nothing_or_the_wrong_thing_is_refused_orchestrator() {
     let mut site = Site::new();
     site.up(&[Daemon::Orchestrator]).await;
     let connection = site.connect();
-    let asked = Asked { connection: &connection, service: "orchestrator.v1.OrchestratorService" };
+    let asked = Asked {
+        connection: &connection,
+        service: "orchestrator.v1.OrchestratorService",
+    };
     let open = ask::create(&connection, "open").await;
     let closed = ask::create(&connection, "closed").await;
-    let close = CloseSessionRequest { session_id: closed.clone(), reason: String::new() };
+    let close = CloseSessionRequest {
+        session_id: closed.clone(),
+        reason: String::new(),
+    };
     connection.orchestrator().close_session(close).await.unwrap();
-    ask::send(&connection, &open, ask::message("taken", MessageRole::System, "one")).await.unwrap();
+    ask::send(&connection, &open, ask::message("taken", MessageRole::System, "one"))
+        .await
+        .unwrap();
 
-    for id in ["", NOBODY, "not an id", "../..", "\u{0}", &"9".repeat(100_000), &open.to_uppercase()] {
-        let code = if id.is_empty() { Code::InvalidArgument } else { Code::NotFound };
+    for id in [
+        "",
+        NOBODY,
+        "not an id",
+        "../..",
+        "\u{0}",
+        &"9".repeat(100_000),
+        &open.to_uppercase(),
+    ] {
+        let code = if id.is_empty() {
+            Code::InvalidArgument
+        } else {
+            Code::NotFound
+        };
         let id = id.to_owned();
-        asked.refused("GetSession", GetSessionRequest { session_id: id.clone(), ..Default::default() }, code).await;
-        asked.refused("CloseSession", CloseSessionRequest { session_id: id.clone(), ..Default::default() }, code).await;
-        asked.refused("DeleteSession", DeleteSessionRequest { session_id: id.clone() }, code).await;
-        asked.refused("UpdateSession", UpdateSessionRequest { session_id: id.clone(), ..Default::default() }, code).await;
+        asked
+            .refused(
+                "GetSession",
+                GetSessionRequest {
+                    session_id: id.clone(),
+                    ..Default::default()
+                },
+                code,
+            )
+            .await;
+        asked
+            .refused(
+                "CloseSession",
+                CloseSessionRequest {
+                    session_id: id.clone(),
+                    ..Default::default()
+                },
+                code,
+            )
+            .await;
+        asked
+            .refused("DeleteSession", DeleteSessionRequest { session_id: id.clone() }, code)
+            .await;
+        asked
+            .refused(
+                "UpdateSession",
+                UpdateSessionRequest {
+                    session_id: id.clone(),
+                    ..Default::default()
+                },
+                code,
+            )
+            .await;
         let message = Some(ask::message("", MessageRole::System, "x"));
-        asked.refused("SendMessage", SendMessageRequest { session_id: id, message }, code).await;
+        asked
+            .refused(
+                "SendMessage",
+                SendMessageRequest {
+                    session_id: id,
+                    message,
+                },
+                code,
+            )
+            .await;
     }
-    let send = |message: Option<orchestrator::Message>| SendMessageRequest { session_id: open.clone(), message };
+    let send = |message: Option<orchestrator::Message>| SendMessageRequest {
+        session_id: open.clone(),
+        message,
+    };
     let mut odd = ask::message("", MessageRole::System, "x");
     odd.role = 99;
     let long = ask::message(&"i".repeat(5000), MessageRole::System, "x");
@@ -156,38 +246,95 @@ async fn what_names_nothing_or_the_wrong_thing_is_refused_orchestrator() {
         asked.refused("SendMessage", send(message), Code::InvalidArgument).await;
     }
     let mut model = ask::message("taken", MessageRole::System, "one");
-    model.metadata.get_or_insert_default().extra.insert("k".into(), "v".into());
-    let others = [ask::message("taken", MessageRole::User, "one"), ask::message("taken", MessageRole::System, "two"), model];
+    model
+        .metadata
+        .get_or_insert_default()
+        .extra
+        .insert("k".into(), "v".into());
+    let others = [
+        ask::message("taken", MessageRole::User, "one"),
+        ask::message("taken", MessageRole::System, "two"),
+        model,
+    ];
     for other in others {
-        asked.refused("SendMessage", send(Some(other)), Code::AlreadyExists).await;
+        asked
+            .refused("SendMessage", send(Some(other)), Code::AlreadyExists)
+            .await;
     }
     let late = ask::message("", MessageRole::System, "late");
-    let late = SendMessageRequest { session_id: closed.clone(), message: Some(late) };
+    let late = SendMessageRequest {
+        session_id: closed.clone(),
+        message: Some(late),
+    };
     asked.refused("SendMessage", late, Code::FailedPrecondition).await;
-    let update = UpdateSessionRequest { session_id: closed, ..Default::default() };
+    let update = UpdateSessionRequest {
+        session_id: closed,
+        ..Default::default()
+    };
     asked.refused("UpdateSession", update, Code::FailedPrecondition).await;
 
     for config in [
-        SessionConfig { max_duration_ns: -1, ..Default::default() },
-        SessionConfig { idle_timeout_ns: i64::MIN, ..Default::default() },
-        SessionConfig { max_containers: -5, ..Default::default() },
+        SessionConfig {
+            max_duration_ns: -1,
+            ..Default::default()
+        },
+        SessionConfig {
+            idle_timeout_ns: i64::MIN,
+            ..Default::default()
+        },
+        SessionConfig {
+            max_containers: -5,
+            ..Default::default()
+        },
     ] {
-        let create = CreateSessionRequest { config: Some(config.clone()), ..Default::default() };
+        let create = CreateSessionRequest {
+            config: Some(config.clone()),
+            ..Default::default()
+        };
         asked.refused("CreateSession", create, Code::InvalidArgument).await;
-        let context = SessionContext { config: Some(config), ..Default::default() };
-        let update = UpdateSessionRequest { session_id: open.clone(), context: Some(context), ..Default::default() };
+        let context = SessionContext {
+            config: Some(config),
+            ..Default::default()
+        };
+        let update = UpdateSessionRequest {
+            session_id: open.clone(),
+            context: Some(context),
+            ..Default::default()
+        };
         asked.refused("UpdateSession", update, Code::InvalidArgument).await;
     }
-    let get = GetSessionRequest { session_id: open.clone(), message_limit: -1, ..Default::default() };
+    let get = GetSessionRequest {
+        session_id: open.clone(),
+        message_limit: -1,
+        ..Default::default()
+    };
     asked.refused("GetSession", get, Code::InvalidArgument).await;
-    let page = ListSessionsRequest { page_token: "nonsense".into(), page_size: 5, ..Default::default() };
+    let page = ListSessionsRequest {
+        page_token: "nonsense".into(),
+        page_size: 5,
+        ..Default::default()
+    };
     asked.refused("ListSessions", page, Code::InvalidArgument).await;
-    let page = ListSessionsRequest { page_size: -5, ..Default::default() };
+    let page = ListSessionsRequest {
+        page_size: -5,
+        ..Default::default()
+    };
     asked.refused("ListSessions", page, Code::InvalidArgument).await;
-    let beyond = SubscribeEventsRequest { after_sequence: Some(u64::MAX), ..Default::default() };
+    let beyond = SubscribeEventsRequest {
+        after_sequence: Some(u64::MAX),
+        ..Default::default()
+    };
     asked.refused("SubscribeEvents", beyond, Code::OutOfRange).await;
-    for call in ["CreateContainer", "GetContainer", "ListContainers", "StopContainer", "RemoveContainer"] {
-        asked.refused(call, GetContainerRequest::default(), Code::Unimplemented).await;
+    for call in [
+        "CreateContainer",
+        "GetContainer",
+        "ListContainers",
+        "StopContainer",
+        "RemoveContainer",
+    ] {
+        asked
+            .refused(call, GetContainerRequest::default(), Code::Unimplemented)
+            .await;
     }
     let messages = ask::messages(&connection, &open).await;
     assert_eq!(messages.len(), 1, "nothing of it was stored: {messages:?}");
@@ -199,34 +346,125 @@ async fn what_names_nothing_or_the_wrong_thing_is_refused_agent() {
     let mut site = Site::new();
     site.up(&[Daemon::Orchestrator]).await;
     let connection = site.connect();
-    let asked = Asked { connection: &connection, service: "agent.v1.AgentService" };
-    asked.refused("Register", RegisterRequest::default(), Code::InvalidArgument).await;
-    let register = RegisterRequest { name: "a".into(), ..Default::default() };
-    let known = connection.agent().register(register).await.unwrap().into_inner().agent_id;
+    let asked = Asked {
+        connection: &connection,
+        service: "agent.v1.AgentService",
+    };
+    asked
+        .refused("Register", RegisterRequest::default(), Code::InvalidArgument)
+        .await;
+    let register = RegisterRequest {
+        name: "a".into(),
+        ..Default::default()
+    };
+    let known = connection
+        .agent()
+        .register(register)
+        .await
+        .unwrap()
+        .into_inner()
+        .agent_id;
     for id in ["", NOBODY, "not an id", &"9".repeat(100_000)] {
-        let code = if id.is_empty() { Code::InvalidArgument } else { Code::NotFound };
+        let code = if id.is_empty() {
+            Code::InvalidArgument
+        } else {
+            Code::NotFound
+        };
         let id = id.to_owned();
-        asked.refused("Unregister", UnregisterRequest { agent_id: id.clone(), ..Default::default() }, code).await;
-        asked.refused("Heartbeat", HeartbeatRequest { agent_id: id.clone(), ..Default::default() }, code).await;
-        asked.refused("GetTaskStatus", GetTaskStatusRequest { task_id: id.clone() }, code).await;
-        asked.refused("CancelTask", CancelTaskRequest { task_id: id.clone(), ..Default::default() }, code).await;
+        asked
+            .refused(
+                "Unregister",
+                UnregisterRequest {
+                    agent_id: id.clone(),
+                    ..Default::default()
+                },
+                code,
+            )
+            .await;
+        asked
+            .refused(
+                "Heartbeat",
+                HeartbeatRequest {
+                    agent_id: id.clone(),
+                    ..Default::default()
+                },
+                code,
+            )
+            .await;
+        asked
+            .refused("GetTaskStatus", GetTaskStatusRequest { task_id: id.clone() }, code)
+            .await;
+        asked
+            .refused(
+                "CancelTask",
+                CancelTaskRequest {
+                    task_id: id.clone(),
+                    ..Default::default()
+                },
+                code,
+            )
+            .await;
         let message = Some(AgentMessage::default());
-        asked.refused("SendMessage", AgentSendMessageRequest { agent_id: id.clone(), message }, code).await;
-        asked.refused("StreamTask", StreamTaskRequest { task_id: id.clone(), payload: None }, code).await;
-        asked.refused("StreamAgent", StreamAgentRequest { agent_id: id.clone(), payload: None }, code).await;
+        asked
+            .refused(
+                "SendMessage",
+                AgentSendMessageRequest {
+                    agent_id: id.clone(),
+                    message,
+                },
+                code,
+            )
+            .await;
+        asked
+            .refused(
+                "StreamTask",
+                StreamTaskRequest {
+                    task_id: id.clone(),
+                    payload: None,
+                },
+                code,
+            )
+            .await;
+        asked
+            .refused(
+                "StreamAgent",
+                StreamAgentRequest {
+                    agent_id: id.clone(),
+                    payload: None,
+                },
+                code,
+            )
+            .await;
         if !id.is_empty() {
             let config = Some(TaskConfig::default());
-            let task = ExecuteTaskRequest { agent_id: id, session_id: "s".into(), config, ..Default::default() };
+            let task = ExecuteTaskRequest {
+                agent_id: id,
+                session_id: "s".into(),
+                config,
+                ..Default::default()
+            };
             asked.refused("ExecuteTask", task, code).await;
         }
     }
-    let send = AgentSendMessageRequest { agent_id: known.clone(), message: None };
+    let send = AgentSendMessageRequest {
+        agent_id: known.clone(),
+        message: None,
+    };
     asked.refused("SendMessage", send, Code::InvalidArgument).await;
-    asked.refused("ListTasks", ListTasksRequest::default(), Code::InvalidArgument).await;
+    asked
+        .refused("ListTasks", ListTasksRequest::default(), Code::InvalidArgument)
+        .await;
     let task = |change: fn(&mut ExecuteTaskRequest)| {
-        let config = Some(TaskConfig { command: "true".into(), ..Default::default() });
-        let mut task =
-            ExecuteTaskRequest { agent_id: known.clone(), session_id: "s".into(), config, ..Default::default() };
+        let config = Some(TaskConfig {
+            command: "true".into(),
+            ..Default::default()
+        });
+        let mut task = ExecuteTaskRequest {
+            agent_id: known.clone(),
+            session_id: "s".into(),
+            config,
+            ..Default::default()
+        };
         change(&mut task);
         task
     };
@@ -242,13 +480,34 @@ async fn what_names_nothing_or_the_wrong_thing_is_refused_agent() {
         asked.refused("ExecuteTask", task(change), Code::InvalidArgument).await;
     }
     // A task that is over stays over.
-    let made = connection.agent().execute_task(task(|_| {})).await.unwrap().into_inner().task_id;
-    let cancel = CancelTaskRequest { task_id: made.clone(), ..Default::default() };
-    let first = connection.agent().cancel_task(cancel.clone()).await.unwrap().into_inner();
+    let made = connection
+        .agent()
+        .execute_task(task(|_| {}))
+        .await
+        .unwrap()
+        .into_inner()
+        .task_id;
+    let cancel = CancelTaskRequest {
+        task_id: made.clone(),
+        ..Default::default()
+    };
+    let first = connection
+        .agent()
+        .cancel_task(cancel.clone())
+        .await
+        .unwrap()
+        .into_inner();
     assert!(first.cancelled);
     let again = connection.agent().cancel_task(cancel).await.unwrap().into_inner();
     assert_eq!((again.cancelled, again.state()), (false, TaskState::Cancelled));
-    let tasks = connection.agent().list_tasks(ListTasksRequest { agent_id: known, filter: None }).await.unwrap();
+    let tasks = connection
+        .agent()
+        .list_tasks(ListTasksRequest {
+            agent_id: known,
+            filter: None,
+        })
+        .await
+        .unwrap();
     assert_eq!(tasks.into_inner().tasks.len(), 1);
 }
 
@@ -258,41 +517,100 @@ async fn what_names_nothing_or_the_wrong_thing_is_refused_behind_the_front_door(
     site.up(&[Daemon::Orchestrator, Daemon::Llm, Daemon::Gateway]).await;
     let connection = site.connect();
     through_the_door(&connection).await;
-    let asked = Asked { connection: &connection, service: "llm.v1.LLMService" };
-    asked.refused("CompleteLLM", llm::CompleteLlmRequest::default(), Code::InvalidArgument).await;
+    let asked = Asked {
+        connection: &connection,
+        service: "llm.v1.LLMService",
+    };
+    asked
+        .refused("CompleteLLM", llm::CompleteLlmRequest::default(), Code::InvalidArgument)
+        .await;
     let request = Some(llm::LlmRequest::default());
-    asked.refused("CompleteLLM", llm::CompleteLlmRequest { request }, Code::InvalidArgument).await;
-    asked.refused("StreamLLM", llm::StreamLlmRequest::default(), Code::InvalidArgument).await;
+    asked
+        .refused(
+            "CompleteLLM",
+            llm::CompleteLlmRequest { request },
+            Code::InvalidArgument,
+        )
+        .await;
+    asked
+        .refused("StreamLLM", llm::StreamLlmRequest::default(), Code::InvalidArgument)
+        .await;
     let lost = llm::LlmRequest {
         request_id: "r".into(),
         model: "nobody/has-this".into(),
-        messages: vec![llm::LlmMessage { role: "user".into(), content: "hi".into(), ..Default::default() }],
+        messages: vec![llm::LlmMessage {
+            role: "user".into(),
+            content: "hi".into(),
+            ..Default::default()
+        }],
         ..Default::default()
     };
     let path = "/llm.v1.LLMService/CompleteLLM";
     let call = raw::Call::message(&llm::CompleteLlmRequest { request: Some(lost) }.encode_to_vec());
     let answer = raw::call(&connection, path, call).await;
-    assert!(!UNCLEAR.contains(&answer.code()) && answer.code() != Code::Ok, "{:?}", answer.status);
+    assert!(
+        !UNCLEAR.contains(&answer.code()) && answer.code() != Code::Ok,
+        "{:?}",
+        answer.status
+    );
 
     use gateway::*;
-    let asked = Asked { connection: &connection, service: "gateway.v1.GatewayService" };
+    let asked = Asked {
+        connection: &connection,
+        service: "gateway.v1.GatewayService",
+    };
     for id in ["", NOBODY, "not an id"] {
-        let code = if id.is_empty() { Code::InvalidArgument } else { Code::NotFound };
+        let code = if id.is_empty() {
+            Code::InvalidArgument
+        } else {
+            Code::NotFound
+        };
         let id = id.to_owned();
-        asked.refused("GetGatewaySession", GetGatewaySessionRequest { session_id: id.clone() }, code).await;
-        let close = CloseGatewaySessionRequest { session_id: id.clone(), ..Default::default() };
+        asked
+            .refused(
+                "GetGatewaySession",
+                GetGatewaySessionRequest { session_id: id.clone() },
+                code,
+            )
+            .await;
+        let close = CloseGatewaySessionRequest {
+            session_id: id.clone(),
+            ..Default::default()
+        };
         asked.refused("CloseGatewaySession", close, code).await;
-        let message = Some(GatewayMessage { content: "x".into(), ..Default::default() });
-        let send = GatewaySendMessageRequest { session_id: id.clone(), message };
+        let message = Some(GatewayMessage {
+            content: "x".into(),
+            ..Default::default()
+        });
+        let send = GatewaySendMessageRequest {
+            session_id: id.clone(),
+            message,
+        };
         asked.refused("GatewaySendMessage", send, code).await;
-        asked.refused("StreamChat", StreamChatRequest { session_id: id.clone(), payload: None }, code).await;
-        let stream = StreamResponsesRequest { session_id: id, ..Default::default() };
+        asked
+            .refused(
+                "StreamChat",
+                StreamChatRequest {
+                    session_id: id.clone(),
+                    payload: None,
+                },
+                code,
+            )
+            .await;
+        let stream = StreamResponsesRequest {
+            session_id: id,
+            ..Default::default()
+        };
         asked.refused("StreamResponses", stream, code).await;
     }
 }
 
 fn first(session: &str, payload: Option<stream_message_request::Payload>) -> StreamMessageRequest {
-    StreamMessageRequest { session_id: session.into(), payload, ..Default::default() }
+    StreamMessageRequest {
+        session_id: session.into(),
+        payload,
+        ..Default::default()
+    }
 }
 
 #[tokio::test]
@@ -306,7 +624,15 @@ async fn a_stream_in_the_wrong_order_is_told_so() {
     let talk = async |frames: Vec<StreamMessageRequest>| {
         let bytes = frames.iter().map(|frame| raw::framed(&frame.encode_to_vec())).collect();
         let path = "/orchestrator.v1.OrchestratorService/StreamMessages";
-        raw::call(&connection, path, raw::Call { bytes, ..Default::default() }).await
+        raw::call(
+            &connection,
+            path,
+            raw::Call {
+                bytes,
+                ..Default::default()
+            },
+        )
+        .await
     };
     // Half-closed at once, with nothing said.
     assert_eq!(talk(vec![]).await.code(), Code::Ok);
@@ -318,17 +644,32 @@ async fn a_stream_in_the_wrong_order_is_told_so() {
     }
     assert_eq!(talk(vec![first("", Some(words()))]).await.code(), Code::InvalidArgument);
     assert_eq!(talk(vec![first("", None)]).await.code(), Code::InvalidArgument);
-    assert_eq!(talk(vec![first("", Some(Payload::Cancel(Default::default())))]).await.code(), Code::InvalidArgument);
+    assert_eq!(
+        talk(vec![first("", Some(Payload::Cancel(Default::default())))])
+            .await
+            .code(),
+        Code::InvalidArgument
+    );
     assert_eq!(talk(vec![first(NOBODY, Some(words()))]).await.code(), Code::NotFound);
     // A message in the middle that cannot be read ends the stream; what came before it is stored.
-    let said = first(&session, Some(Payload::Message(ask::message("kept", MessageRole::System, "kept"))));
+    let said = first(
+        &session,
+        Some(Payload::Message(ask::message("kept", MessageRole::System, "kept"))),
+    );
     let bytes = vec![raw::framed(&said.encode_to_vec()), raw::framed(&[0xff; 40])];
     let path = "/orchestrator.v1.OrchestratorService/StreamMessages";
-    let call = raw::Call { bytes, stays_open: true, ..Default::default() };
+    let call = raw::Call {
+        bytes,
+        stays_open: true,
+        ..Default::default()
+    };
     let answer = raw::call(&connection, path, call).await;
     assert_eq!(answer.code(), Code::InvalidArgument, "{:?}", answer.status);
     let messages = ask::messages(&connection, &session).await;
-    assert_eq!(messages.iter().map(|message| &*message.id).collect::<Vec<_>>(), ["kept"]);
+    assert_eq!(
+        messages.iter().map(|message| &*message.id).collect::<Vec<_>>(),
+        ["kept"]
+    );
 
     // What is wrong with one message is told in band, and the stream goes on for the next.
     let mut talk = Talk::open(&connection, &session, None, true).await.unwrap();
@@ -346,7 +687,13 @@ async fn a_stream_in_the_wrong_order_is_told_so() {
     talk.cancel("nothing").await;
     talk.cancel("").await;
     talk.message(ask::message("good", MessageRole::System, "y")).await;
-    assert_eq!(talk.next().await.unwrap(), Some(Frame::Ack { message_id: "good".into(), sequence: 2 }));
+    assert_eq!(
+        talk.next().await.unwrap(),
+        Some(Frame::Ack {
+            message_id: "good".into(),
+            sequence: 2
+        })
+    );
 }
 
 #[tokio::test]
@@ -359,7 +706,10 @@ async fn a_message_beyond_the_limit_is_refused_and_one_below_it_is_kept() {
     let path = "/orchestrator.v1.OrchestratorService/SendMessage";
     let request = |bytes: usize| {
         let message = Some(ask::message("", MessageRole::System, &"z".repeat(bytes)));
-        let request = orchestrator::SendMessageRequest { session_id: session.clone(), message };
+        let request = orchestrator::SendMessageRequest {
+            session_id: session.clone(),
+            message,
+        };
         raw::Call::message(&request.encode_to_vec())
     };
     let answer = raw::call(&connection, path, request(LIMIT + 1)).await;
@@ -376,7 +726,18 @@ async fn a_message_beyond_the_limit_is_refused_and_one_below_it_is_kept() {
     }
     let status = ask::refused(ask::find(&connection, &session).await, Code::ResourceExhausted);
     assert!(status.message().contains("message_limit"), "{status:?}");
-    let get = orchestrator::GetSessionRequest { session_id: session, message_limit: 1, messages_before: 0 };
-    let newest = connection.orchestrator().get_session(get).await.unwrap().into_inner().session.unwrap();
+    let get = orchestrator::GetSessionRequest {
+        session_id: session,
+        message_limit: 1,
+        messages_before: 0,
+    };
+    let newest = connection
+        .orchestrator()
+        .get_session(get)
+        .await
+        .unwrap()
+        .into_inner()
+        .session
+        .unwrap();
     assert_eq!(newest.context.unwrap().messages[0].sequence, 3);
 }

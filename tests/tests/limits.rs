@@ -36,9 +36,15 @@ async fn a_nearly_full_disk_refuses_what_grows_and_nothing_else() {
     site.set("NEXUS_ORCHESTRATOR__LOW_DISK", Some("1000000GiB"));
     site.up(&[Daemon::Orchestrator]).await;
     let connection = site.connect();
-    let status = ask::refused(ask::send(&connection, &session, system("no")).await, Code::ResourceExhausted);
+    let status = ask::refused(
+        ask::send(&connection, &session, system("no")).await,
+        Code::ResourceExhausted,
+    );
     assert!(status.message().contains("free"), "{status:?}");
-    let made = connection.orchestrator().create_session(CreateSessionRequest::default()).await;
+    let made = connection
+        .orchestrator()
+        .create_session(CreateSessionRequest::default())
+        .await;
     ask::refused(made, Code::ResourceExhausted);
     assert_eq!(ask::messages(&connection, &session).await.len(), 1, "reads go on");
     // A stream says it in band and stays.
@@ -50,7 +56,10 @@ async fn a_nearly_full_disk_refuses_what_grows_and_nothing_else() {
         other => panic!("a refusal was due, not {other:?}"),
     }
     // What makes room is never refused.
-    let close = CloseSessionRequest { session_id: session.clone(), reason: String::new() };
+    let close = CloseSessionRequest {
+        session_id: session.clone(),
+        reason: String::new(),
+    };
     connection.orchestrator().close_session(close).await.unwrap();
     drop(talk);
     ask::delete(&connection, &session).await;
@@ -68,7 +77,10 @@ async fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
         Ok(disk) => disk,
         Err(missing) => return skipped("a_full_disk_loses_nothing_and_goes_on_when_there_is_room", &missing),
     };
-    site.set("NEXUS_ORCHESTRATOR__DATABASE", Some(disk.path().join("o.db").to_str().unwrap()));
+    site.set(
+        "NEXUS_ORCHESTRATOR__DATABASE",
+        Some(disk.path().join("o.db").to_str().unwrap()),
+    );
     site.set("NEXUS_ORCHESTRATOR__LOW_DISK", Some("0"));
     site.up(&[Daemon::Orchestrator]).await;
     let connection = site.connect();
@@ -77,7 +89,9 @@ async fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
     let words = "x".repeat(20_000);
     let mut kept = Vec::new();
     for round in 0..3 {
-        ask::send(&connection, &session, system(&format!("round {round}"))).await.unwrap();
+        ask::send(&connection, &session, system(&format!("round {round}")))
+            .await
+            .unwrap();
         kept.push(format!("round {round}"));
         disk.fill();
         let mut refusal = None;
@@ -95,7 +109,10 @@ async fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
         assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal:?}");
         let there = ask::messages(&connection, &session).await;
         ask::in_order(&there);
-        assert!(there.iter().map(|message| &message.content).eq(&kept), "reads go on, and show what is kept");
+        assert!(
+            there.iter().map(|message| &message.content).eq(&kept),
+            "reads go on, and show what is kept"
+        );
         disk.free();
     }
     // The same process took it all, and the stream saw it all.
@@ -133,9 +150,24 @@ async fn a_reader_that_does_not_read_harms_nobody_and_loses_nothing() {
     let aside = ask::create(&connection, "aside").await;
 
     let mut slow_talk = Talk::open(&site.connect(), &session, Some(0), false).await.unwrap();
-    let all = SubscribeEventsRequest { filter: None, after_sequence: Some(0) };
-    let mut slow_log = site.connect().orchestrator().subscribe_events(all.clone()).await.unwrap().into_inner();
-    let mut quick_log = site.connect().orchestrator().subscribe_events(all).await.unwrap().into_inner();
+    let all = SubscribeEventsRequest {
+        filter: None,
+        after_sequence: Some(0),
+    };
+    let mut slow_log = site
+        .connect()
+        .orchestrator()
+        .subscribe_events(all.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    let mut quick_log = site
+        .connect()
+        .orchestrator()
+        .subscribe_events(all)
+        .await
+        .unwrap()
+        .into_inner();
     let quick = tokio::spawn(async move {
         let mut found = BTreeSet::new();
         while found.len() < EVENTS {
@@ -152,14 +184,26 @@ async fn a_reader_that_does_not_read_harms_nobody_and_loses_nothing() {
     let frames = (0..EVENTS).map(move |number| StreamMessageRequest {
         session_id: name.clone(),
         acks: true,
-        payload: Some(stream_message_request::Payload::Message(system(&format!("{number} {}", "y".repeat(300))))),
+        payload: Some(stream_message_request::Payload::Message(system(&format!(
+            "{number} {}",
+            "y".repeat(300)
+        )))),
         ..StreamMessageRequest::default()
     });
-    let mut writer = connection.orchestrator().stream_messages(tokio_stream::iter(frames)).await.unwrap().into_inner();
+    let mut writer = connection
+        .orchestrator()
+        .stream_messages(tokio_stream::iter(frames))
+        .await
+        .unwrap()
+        .into_inner();
     let flood = async {
         let mut acks = 0;
         while acks < EVENTS {
-            let frame = timeout(PATIENCE, writer.next()).await.expect("the flood flows").expect("it goes on").unwrap();
+            let frame = timeout(PATIENCE, writer.next())
+                .await
+                .expect("the flood flows")
+                .expect("it goes on")
+                .unwrap();
             match frame.payload {
                 Some(stream_message_response::Payload::Event(event)) if event.data.contains_key("ack") => acks += 1,
                 other => panic!("only acknowledgements are due, not {other:?}"),
@@ -170,12 +214,17 @@ async fn a_reader_that_does_not_read_harms_nobody_and_loses_nothing() {
     let others = async {
         let connection = site.connect();
         for number in 0..50 {
-            ask::send(&connection, &aside, system(&number.to_string())).await.unwrap();
+            ask::send(&connection, &aside, system(&number.to_string()))
+                .await
+                .unwrap();
             assert_eq!(ask::messages(&connection, &aside).await.len(), number + 1);
         }
     };
     tokio::join!(flood, others);
-    let mut there = timeout(PATIENCE, quick).await.expect("a reader that reads keeps up").unwrap();
+    let mut there = timeout(PATIENCE, quick)
+        .await
+        .expect("a reader that reads keeps up")
+        .unwrap();
 
     // Only now do the slow ones read.
     for number in 0..EVENTS {
@@ -188,7 +237,11 @@ async fn a_reader_that_does_not_read_harms_nobody_and_loses_nothing() {
         }
     }
     while !there.is_empty() {
-        let event = timeout(PATIENCE, slow_log.message()).await.expect("it goes on").unwrap().expect("it goes on");
+        let event = timeout(PATIENCE, slow_log.message())
+            .await
+            .expect("it goes on")
+            .unwrap()
+            .expect("it goes on");
         if let Some(gap) = event.gap {
             there.retain(|sequence| !(gap.first..=gap.last).contains(sequence));
         } else {
@@ -212,7 +265,11 @@ async fn a_thousand_idle_streams_cost_nobody_anything_and_do_not_hold_a_stop() {
     let mut talks = Vec::new();
     for number in 0..STREAMS {
         let connection = &connections[number % connections.len()];
-        talks.push(Talk::open(connection, &sessions[number % SESSIONS], None, false).await.unwrap());
+        talks.push(
+            Talk::open(connection, &sessions[number % SESSIONS], None, false)
+                .await
+                .unwrap(),
+        );
     }
     // Each hears what is said in its session, and nothing else.
     for talk in &talks {
@@ -237,7 +294,11 @@ async fn a_thousand_idle_streams_cost_nobody_anything_and_do_not_hold_a_stop() {
     }
     let begun = Instant::now();
     site.stopped(Daemon::Orchestrator).await;
-    assert!(begun.elapsed() < Duration::from_secs(10), "within its budget, not after {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "within its budget, not after {:?}",
+        begun.elapsed()
+    );
     while let Some(end) = ends.join_next().await {
         let status: Status = end.unwrap().expect_err("a stop is no good end for a stream");
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
@@ -255,7 +316,10 @@ async fn a_call_that_hangs_holds_a_stop_for_its_budget_and_no_longer() {
     let status = hanging.await.unwrap();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     site.up(&[Daemon::Orchestrator]).await;
-    assert_eq!(ask::session(&site.connect(), &session).await.state(), SessionState::Active);
+    assert_eq!(
+        ask::session(&site.connect(), &session).await.state(),
+        SessionState::Active
+    );
 }
 
 #[tokio::test]
@@ -266,7 +330,10 @@ async fn a_second_signal_ends_at_once() {
     let hanging = hanging_call(&connection).await;
     let request = HealthCheckRequest { service: String::new() };
     let mut health = connection.health().watch(request).await.unwrap().into_inner();
-    assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    assert_eq!(
+        health.message().await.unwrap().unwrap().status(),
+        ServingStatus::Serving
+    );
 
     let process = site.process(Daemon::Orchestrator);
     process.signal(Signal::SIGTERM);
@@ -285,19 +352,43 @@ async fn a_second_signal_ends_at_once() {
 #[tokio::test]
 async fn wrong_settings_are_all_told_at_once() {
     let site = Site::new()
-        .settings("[orchestrator]\nmax_sesions = 5\nagent_ttl = \"soon\"\n[common]\nlog_level = \"loud\"\n[orchestra]\n")
+        .settings(
+            "[orchestrator]\nmax_sesions = 5\nagent_ttl = \"soon\"\n[common]\nlog_level = \"loud\"\n[orchestra]\n",
+        )
         .env("NEXUS_ORCHESTRATOR__MAX_AGENTS", "-3")
         .env("NEXUS_COMMON__ROLES", "uid:5=king");
-    let out = site.command(Daemon::Orchestrator).args(["--set", "low_disk=little"]).output().unwrap();
+    let out = site
+        .command(Daemon::Orchestrator)
+        .args(["--set", "low_disk=little"])
+        .output()
+        .unwrap();
     assert_eq!(out.status.code(), Some(78));
     let said = String::from_utf8(out.stderr).unwrap();
-    for part in ["max_sesions", "max_sessions", "agent_ttl", "soon", "loud", "orchestra", "-3", "king", "little"] {
+    for part in [
+        "max_sesions",
+        "max_sessions",
+        "agent_ttl",
+        "soon",
+        "loud",
+        "orchestra",
+        "-3",
+        "king",
+        "little",
+    ] {
         assert!(said.contains(part), "{part} in {said}");
     }
     assert!(!site.socket(Daemon::Orchestrator).exists());
-    let out = site.command(Daemon::Orchestrator).arg("--check-config").output().unwrap();
+    let out = site
+        .command(Daemon::Orchestrator)
+        .arg("--check-config")
+        .output()
+        .unwrap();
     assert_eq!(out.status.code(), Some(78), "a check finds the same");
-    let out = site.command(Daemon::Orchestrator).arg("--no-such-flag").output().unwrap();
+    let out = site
+        .command(Daemon::Orchestrator)
+        .arg("--no-such-flag")
+        .output()
+        .unwrap();
     assert_eq!(out.status.code(), Some(64));
 }
 
@@ -312,17 +403,34 @@ fn every_daemon_checks_and_shows_its_settings_and_the_example_is_good() {
                 command.args(["--config", config]);
             }
             let out = command.arg("--check-config").output().unwrap();
-            assert!(out.status.success(), "{daemon} {config:?}: {}", String::from_utf8_lossy(&out.stderr));
+            assert!(
+                out.status.success(),
+                "{daemon} {config:?}: {}",
+                String::from_utf8_lossy(&out.stderr)
+            );
             assert_eq!(String::from_utf8_lossy(&out.stdout), "ok\n");
         }
         let out = site.command(daemon).arg("--dump-config").output().unwrap();
         let shown = String::from_utf8(out.stdout).unwrap();
-        assert!(out.status.success() && shown.contains(&format!("[{}]", daemon.section())), "{shown}");
+        assert!(
+            out.status.success() && shown.contains(&format!("[{}]", daemon.section())),
+            "{shown}"
+        );
         // What is shown can be given back.
         let file = site.folder().path().join("shown.toml");
         std::fs::write(&file, &shown).unwrap();
-        let out = site.command(daemon).arg("--config").arg(&file).arg("--check-config").output().unwrap();
-        assert!(out.status.success(), "{daemon}: {}", String::from_utf8_lossy(&out.stderr));
+        let out = site
+            .command(daemon)
+            .arg("--config")
+            .arg(&file)
+            .arg("--check-config")
+            .output()
+            .unwrap();
+        assert!(
+            out.status.success(),
+            "{daemon}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
     }
     assert!(!site.root().state().exists(), "a look changes nothing");
 }

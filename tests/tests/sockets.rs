@@ -64,7 +64,11 @@ async fn a_socket_that_answers_is_never_taken() {
     let folder = first.folder().clone();
 
     // The same socket, another root.
-    let other = Site::at(folder.clone(), &folder.path().join("other"), &first.socket(Daemon::Orchestrator));
+    let other = Site::at(
+        folder.clone(),
+        &folder.path().join("other"),
+        &first.socket(Daemon::Orchestrator),
+    );
     let (code, said) = fails(&other, Daemon::Orchestrator).await;
     assert_eq!(code, Some(TAKEN), "{said}");
     assert!(said.contains(&format!("pid {pid}")), "the owner is named: {said}");
@@ -146,10 +150,19 @@ impl Other {
 
     /// What they get for a call: the code, the words, and the first message.
     fn call(&self, site: &Site, path: &str, message: &impl Message) -> (String, String, Vec<u8>) {
-        let hex: String = message.encode_to_vec().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = message
+            .encode_to_vec()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let mut command: Command = as_nobody(&self.command).unwrap();
         let socket = site.socket(Daemon::Orchestrator);
-        let out = command.arg(socket).args([path, &hex]).stderr(Stdio::inherit()).output().unwrap();
+        let out = command
+            .arg(socket)
+            .args([path, &hex])
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
         assert!(out.status.success(), "the call cannot be made");
         let text = String::from_utf8(out.stdout).unwrap();
         let mut lines = text.lines();
@@ -170,12 +183,17 @@ const GATEWAY: &str = "/gateway.v1.GatewayService/ListGatewaySessions";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 fn register() -> RegisterRequest {
-    RegisterRequest { name: "theirs".into(), ..RegisterRequest::default() }
+    RegisterRequest {
+        name: "theirs".into(),
+        ..RegisterRequest::default()
+    }
 }
 
 #[tokio::test]
 async fn another_user_is_refused_by_name() {
-    let Some(other) = Other::new("another_user_is_refused_by_name") else { return };
+    let Some(other) = Other::new("another_user_is_refused_by_name") else {
+        return;
+    };
     // As it is made nobody else can even connect.
     let mut site = other.site("");
     site.up(&[Daemon::Orchestrator]).await;
@@ -189,7 +207,10 @@ async fn another_user_is_refused_by_name() {
     for path in [LIST, CREATE, EVENTS, REGISTER, MODELS, GATEWAY] {
         let (code, words, _) = other.call(&site, path, &ListSessionsRequest::default());
         assert_eq!(code, "PermissionDenied", "{path}: {words}");
-        assert!(words.contains(&NOBODY.to_string()) && words.contains('0'), "both are named: {words}");
+        assert!(
+            words.contains(&NOBODY.to_string()) && words.contains('0'),
+            "both are named: {words}"
+        );
     }
     ask::create(&site.connect(), "we go on").await;
 }
@@ -200,7 +221,9 @@ fn role(role: &str) -> String {
 
 #[tokio::test]
 async fn a_user_has_their_own_sessions_and_nothing_else() {
-    let Some(other) = Other::new("a_user_has_their_own_sessions_and_nothing_else") else { return };
+    let Some(other) = Other::new("a_user_has_their_own_sessions_and_nothing_else") else {
+        return;
+    };
     let mut site = other.site(&role("user"));
     site.up(&[Daemon::Orchestrator]).await;
     let connection = site.connect();
@@ -215,15 +238,23 @@ async fn a_user_has_their_own_sessions_and_nothing_else() {
     assert_eq!(ids, [&*theirs], "only their own are listed");
     assert_eq!(listed.total_count, 1, "and counted");
 
-    let get = |id: &str| GetSessionRequest { session_id: id.into(), ..GetSessionRequest::default() };
+    let get = |id: &str| GetSessionRequest {
+        session_id: id.into(),
+        ..GetSessionRequest::default()
+    };
     assert_eq!(other.call(&site, GET, &get(&theirs)).0, "Ok");
     let (code, words, _) = other.call(&site, GET, &get(&ours));
     assert_eq!(code, "NotFound", "another's session is as good as none: {words}");
     let delete = "/orchestrator.v1.OrchestratorService/DeleteSession";
     assert_eq!(other.call(&site, delete, &get(&ours)).0, "NotFound");
     // Events of their sessions only: the first that they see from the beginning is the making of theirs.
-    ask::send(&connection, &ours, ask::message("", MessageRole::System, "secret")).await.unwrap();
-    let all = SubscribeEventsRequest { filter: None, after_sequence: Some(0) };
+    ask::send(&connection, &ours, ask::message("", MessageRole::System, "secret"))
+        .await
+        .unwrap();
+    let all = SubscribeEventsRequest {
+        filter: None,
+        after_sequence: Some(0),
+    };
     let (code, _, first) = other.call(&site, EVENTS, &all);
     assert_eq!(code, "DeadlineExceeded", "the stream is open until its deadline");
     let first = nexus_proto::orchestrator::v1::Event::decode(&*first).unwrap();
@@ -244,7 +275,9 @@ async fn a_user_has_their_own_sessions_and_nothing_else() {
 
 #[tokio::test]
 async fn an_agent_has_what_agents_need_and_nothing_else() {
-    let Some(other) = Other::new("an_agent_has_what_agents_need_and_nothing_else") else { return };
+    let Some(other) = Other::new("an_agent_has_what_agents_need_and_nothing_else") else {
+        return;
+    };
     let mut site = other.site(&role("agent"));
     site.up(&[Daemon::Orchestrator, Daemon::Llm]).await;
     let (code, words, _) = other.call(&site, REGISTER, &register());
@@ -267,11 +300,16 @@ async fn an_agent_has_what_agents_need_and_nothing_else() {
 
 #[tokio::test]
 async fn an_admin_by_config_may_do_all() {
-    let Some(other) = Other::new("an_admin_by_config_may_do_all") else { return };
+    let Some(other) = Other::new("an_admin_by_config_may_do_all") else {
+        return;
+    };
     let mut site = other.site(&role("admin"));
     site.up(&[Daemon::Orchestrator]).await;
     let ours = ask::create(&site.connect(), "ours").await;
-    let get = GetSessionRequest { session_id: ours, ..GetSessionRequest::default() };
+    let get = GetSessionRequest {
+        session_id: ours,
+        ..GetSessionRequest::default()
+    };
     assert_eq!(other.call(&site, GET, &get).0, "Ok");
     assert_eq!(other.call(&site, REGISTER, &register()).0, "Ok");
 }

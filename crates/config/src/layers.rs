@@ -8,7 +8,7 @@ use std::path::Path;
 
 use config::ValueKind;
 
-use crate::SECTIONS;
+use crate::{Kind, SECTIONS};
 use crate::error::{Mistake, Origin};
 use crate::file::File;
 use crate::nearest::nearest;
@@ -111,7 +111,7 @@ impl Layers {
                         schema.section,
                         setting.key,
                         &format!("e{name}"),
-                        value.clone().into(),
+                        typed(setting, value),
                     );
                 }
             }
@@ -144,7 +144,7 @@ impl Layers {
                         schema.section,
                         setting.key,
                         &format!("e{name}"),
-                        value.clone().into(),
+                        typed(setting, value),
                     );
                 }
                 None => {
@@ -173,7 +173,7 @@ impl Layers {
                     schema.section,
                     setting.key,
                     &format!("g{shown}"),
-                    value.clone().into(),
+                    typed(setting, value),
                 );
                 continue;
             }
@@ -211,6 +211,15 @@ fn put(layer: &mut Layer, section: &str, key: &str, origin: &str, kind: ValueKin
     let table = layer.entry(section.to_owned()).or_insert_with(|| Layer::new().into());
     if let ValueKind::Table(table) = &mut table.kind {
         table.insert(key.to_owned(), value);
+    }
+}
+
+/// What somebody typed: a relative path means the directory they are in. In the file it means the root.
+fn typed(setting: &Setting, value: &str) -> ValueKind {
+    let relative = matches!(setting.kind, Kind::Path) && !value.is_empty() && !value.starts_with(['/', '~', '$']);
+    match std::path::absolute(value) {
+        Ok(path) if relative => path.to_string_lossy().into_owned().into(),
+        _ => value.into(),
     }
 }
 

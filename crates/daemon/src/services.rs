@@ -172,6 +172,11 @@ impl Services {
         self
     }
 
+    /// What begins the paths that are passed on (`/gateway.v1.`).
+    pub(crate) fn door_prefixes(&self) -> impl Iterator<Item = &'static str> {
+        self.doors.iter().map(|(prefix, ..)| *prefix)
+    }
+
     /// The full names of the services added so far.
     pub fn names(&self) -> Vec<&'static str> {
         self.served.iter().map(|served| served.name).collect()

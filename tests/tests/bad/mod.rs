@@ -54,7 +54,11 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
 pub fn cases(method: &Method) -> Vec<Case> {
     let case = |name, bytes: Vec<Bytes>, codes: &[Code]| Case {
         name,
-        call: Call { bytes, ..Call::default() }.deadline(DEADLINE),
+        call: Call {
+            bytes,
+            ..Call::default()
+        }
+        .deadline(DEADLINE),
         codes: codes.to_vec(),
     };
     // Whether a stream takes what it was sent before it ends is its own affair.
@@ -78,15 +82,31 @@ pub fn cases(method: &Method) -> Vec<Case> {
         case("nothing at all", vec![], &unary(Code::InvalidArgument)),
         case("an empty message", vec![framed(b"")], &[]),
         case("garbage", vec![framed(&[0xff; 32])], &unread),
-        case("bytes that are no text", vec![framed(&field(1, &[0xc3, 0x28, 0xff]))], &[]),
-        case("a field of the wrong kind", vec![framed(&[0x08, 0x01, 0x10, 0x01, 0x18, 0x01])], &[]),
-        case("a field that is longer than its message", vec![framed(&[0x0a, 0x7f, 0x41])], &[]),
+        case(
+            "bytes that are no text",
+            vec![framed(&field(1, &[0xc3, 0x28, 0xff]))],
+            &[],
+        ),
+        case(
+            "a field of the wrong kind",
+            vec![framed(&[0x08, 0x01, 0x10, 0x01, 0x18, 0x01])],
+            &[],
+        ),
+        case(
+            "a field that is longer than its message",
+            vec![framed(&[0x0a, 0x7f, 0x41])],
+            &[],
+        ),
         case("an endless number", vec![framed(&[0x80; 64])], &unread),
         case("unknown fields", vec![framed(&[0xc0, 0xb8, 0x02, 0x01])], &[]),
         case("a message that breaks off", vec![cut.into()], &[]),
         case("a compressed one without a name for it", vec![packed.into()], &envelope),
         case("a flag that does not exist", vec![odd_flag.into()], &envelope),
-        case("a megabyte of one letter", vec![framed(&field(1, &vec![b'a'; 1 << 20]))], &[]),
+        case(
+            "a megabyte of one letter",
+            vec![framed(&field(1, &vec![b'a'; 1 << 20]))],
+            &[],
+        ),
         case("101 MiB to come", vec![announced(101 << 20)], &large),
         case("4 GiB to come", vec![announced(u32::MAX)], &large),
         case("two messages", vec![twice.into()], &[]),

@@ -20,7 +20,9 @@ impl Disk {
         let place = folder.join("disk");
         fs::create_dir(&place).map_err(|error| error.to_string())?;
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=16m,mode=0700", "nexus-tests"]).arg(&place);
+        mount
+            .args(["-t", "tmpfs", "-o", "size=16m,mode=0700", "nexus-tests"])
+            .arg(&place);
         let status = mount.stdout(Stdio::null()).stderr(Stdio::null()).status();
         if status.is_ok_and(|status| status.success()) {
             Ok(Disk(place))
@@ -59,7 +61,11 @@ impl Drop for Disk {
 /// A unary call whose message never comes. The server has seen it when this returns.
 pub async fn hanging_call(connection: &Connection) -> JoinHandle<Status> {
     let path = "/orchestrator.v1.OrchestratorService/SendMessage";
-    let call = raw::Call { bytes: vec![raw::announced(100)], stays_open: true, ..raw::Call::default() };
+    let call = raw::Call {
+        bytes: vec![raw::announced(100)],
+        stays_open: true,
+        ..raw::Call::default()
+    };
     let connection = connection.clone();
     // Calls of one connection arrive in the order in which they are made.
     connection.connect().await.expect("the orchestrator is there");

@@ -1,9 +1,13 @@
 //! `gateway.v1.GatewayService`.
 
-use std::pin::Pin;
+use std::{
+    future::ready,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
 
 use futures_core::Stream;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use nexus_daemon::Caller;
 use nexus_proto::{
     common::v1::{Health, Status as WireStatus},
@@ -160,14 +164,22 @@ impl GatewayService for Service {
         request: Request<Streaming<StreamChatRequest>>,
     ) -> Result<Response<Self::StreamChatStream>, Status> {
         let viewer = viewer(&request);
-        // An error here is a client that is gone, or one whose bytes are no message: there is nothing to go on with.
-        let frames = request.into_inner().map(|frame| frame.ok().map(convert::client_frame));
+        // An error here is a client that is gone, or one whose bytes are no message: there is nothing to go on with, and
+        // who is still there is told why.
+        let unread = Arc::new(OnceLock::new());
+        let seen = unread.clone();
+        let frames = request.into_inner().map(move |frame| match frame {
+            Ok(frame) => Some(convert::client_frame(frame)),
+            Err(status) => {
+                let _first = seen.set(status);
+                None
+            }
+        });
         let chat = self.gateway.chat(viewer, frames)?;
         let replies = ReceiverStream::new(chat.replies);
-        Ok(counted(
-            replies.map(|reply| reply.map(convert::chat_reply).map_err(Status::from)),
-            chat.counted,
-        ))
+        let replies = replies.map(|reply| reply.map(convert::chat_reply).map_err(Status::from));
+        let why = stream::once(async move { unread.get().cloned() }).filter_map(|why| ready(why.map(Err)));
+        Ok(counted(replies.chain(why), chat.counted))
     }
 
     type StreamResponsesStream = Answers<StreamResponsesResponse>;

@@ -20,7 +20,7 @@ pub enum Error {
     MessageNotFound(String),
     #[error("agent not found")]
     AgentNotFound,
-    #[error("agent {id} belongs to uid {owner}, and this caller is {caller}")]
+    #[error("agent {id} belongs to {owner}, and this caller is {caller}")]
     NotYourAgent { id: String, owner: String, caller: String },
     #[error("task not found")]
     TaskNotFound,

@@ -68,7 +68,8 @@ pub struct Step<'a> {
 
 impl<'a> Step<'a> {
     pub fn new(now: Time, ids: &'a mut Ids) -> Self {
-        Step { now, ids, facts: Vec::new(), effects: Vec::new(), grows: true }
+        // Most decisions have one or two of each, and both are large.
+        Step { now, ids, facts: Vec::with_capacity(2), effects: Vec::with_capacity(2), grows: true }
     }
 
     pub fn fact(&mut self, fact: Fact) {

@@ -57,7 +57,7 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    pub fn for_about(events: usize) -> Self {
+    pub fn room_for(events: usize) -> Self {
         Writing { events: Vec::with_capacity(events), wire: BytesMut::with_capacity(events * USUAL) }
     }
 
@@ -75,14 +75,16 @@ impl Writing {
         self.push(seq, time, session, creator, 0);
     }
 
-    pub fn event(&mut self, seq: u64, session: u64, creator: Arc<str>, mut event: Event) {
-        event.sequence = seq;
+    /// `event` has no sequence of its own yet.
+    pub fn event(&mut self, seq: u64, session: u64, creator: Arc<str>, event: &Event) {
         let time = event.timestamp.as_ref().map_or(0, event::time);
         let deleted = (event.name == event::SESSION_DELETED).then(|| event.data.get("session_id")).flatten();
         let erases = deleted.and_then(|id| ids::number(id)).unwrap_or(0);
         let start = self.begin();
         self.wire.reserve(event.encoded_len());
         event.encode_raw(&mut self.wire);
+        // Fields of a message may come in any order.
+        wire::sequence(&mut self.wire, seq);
         self.finish(start);
         self.push(seq, time, session, creator, erases);
     }
@@ -205,14 +207,14 @@ mod tests {
     use super::*;
 
     fn group() -> Group {
-        let mut writing = Writing::for_about(1);
+        let mut writing = Writing::room_for(1);
         for (seq, session, creator) in [(3, 1, "a"), (4, 2, "b"), (6, 1, "a"), (7, 2, "b")] {
             let message = Message { id: format!("m{seq}"), ..Message::default() };
             writing.message(seq, (session, "s", creator.into()), &HashMap::new(), &message, seq as Time * 10);
         }
         let data = [("session_id".to_owned(), format!("{:032x}", 2u128 << 64))];
         let deleted = Event { name: event::SESSION_DELETED.into(), data: data.into(), ..Event::default() };
-        writing.event(9, 0, "b".into(), deleted);
+        writing.event(9, 0, "b".into(), &deleted);
         writing.done()
     }
 
@@ -243,7 +245,8 @@ mod tests {
     fn holes_are_left_out() {
         let own = Sight::new(Wanted::default(), Some("b".into()));
         assert_eq!(seen(&group(), 0, &own), (vec![4, 7, 9], 2));
-        assert_eq!(seen(&group(), 0, &Sight::new(Wanted::default(), Some("".into()))).0, vec![]);
+        let nobody = Sight::new(Wanted::default(), Some("".into()));
+        assert_eq!(seen(&group(), 0, &nobody), (vec![], 0));
         let filter = EventFilter { names: vec![event::MESSAGE_SENT.into()], ..EventFilter::default() };
         let messages = Sight::new(Wanted::new(Some(filter)).unwrap(), None);
         assert_eq!(seen(&group(), 3, &messages), (vec![4, 6, 7], 1));

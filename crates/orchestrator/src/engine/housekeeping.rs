@@ -55,6 +55,19 @@ impl Engine {
         self.change_disk(ops).await
     }
 
+    /// Kept first answers that name a session, and the calls they answer, hold its words: they go before it does.
+    pub(super) async fn forget_answers(&self, session_id: &str) -> Result<(), Error> {
+        loop {
+            let mut ops = Vec::new();
+            let names = |value: &[u8]| value.windows(session_id.len()).any(|part| part == session_id.as_bytes());
+            self.collect_old(FIRST, |_, value| Ok(names(value)), &mut ops).await?;
+            if ops.is_empty() {
+                return Ok(());
+            }
+            self.change_disk(ops).await?;
+        }
+    }
+
     /// Adds the removal of what is old in a table, up to a bound; the next round finds the rest.
     async fn collect_old(
         &self,
@@ -105,7 +118,7 @@ impl Engine {
             core.tx += 1;
             let (tx, epoch) = (core.tx, core.epoch);
             let receipt =
-                Pending { tx, epoch, drafts: Vec::new(), published: Vec::new(), effects: Vec::new(), tell: Some(tell) };
+                Pending { tx, epoch, drafts: Vec::new(), first: 0, effects: Vec::new(), tell: Some(tell) };
             permit.send(Transaction { epoch, grows: false, ops, receipt });
         }
         done.await.map_err(|_| nexus_store::Error::Closed)?

@@ -1,6 +1,7 @@
 //! Messages on their way in: stored once, whatever is sent again.
 
 use nexus_proto::orchestrator::v1::{Message, MessageRole};
+use prost::Message as _;
 
 use super::{Engine, Once, Queued, StreamId};
 use crate::domain::message::{accept, is_repeat};
@@ -8,6 +9,9 @@ use crate::domain::session::KNOWN_IDS;
 use crate::domain::sessions::{View, gone};
 use crate::domain::turn::Over;
 use crate::domain::{Error, State};
+
+/// Bytes kept free for what is put around a message on its way out, so that each one taken can be passed on.
+const WRAPPING: usize = 1024;
 
 /// What became of a message that was sent.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -57,7 +61,11 @@ impl Engine {
         once: Option<&Once>,
     ) -> Result<Submitted, Error> {
         self.room()?;
-        let message = accept(message)?;
+        let mut message = accept(message)?;
+        let max = self.max_message_bytes().saturating_sub(WRAPPING);
+        if message.encoded_len() > max {
+            return Err(Error::Limit { what: "bytes of a message", max, setting: "common.max_message_bytes" });
+        }
         let asks = message.role == i32::from(MessageRole::User);
         loop {
             let looked = self.look(|core| (core.epoch, added(&core.state, key)));
@@ -76,7 +84,7 @@ impl Engine {
                             again = true;
                             return Err(Error::MessageExists(message.id.clone()));
                         }
-                        let n = parts.state.add_message(step, key, message.clone())?;
+                        let n = parts.state.add_message(step, key, std::mem::take(&mut message))?;
                         parts.streams.sent(from, n, asks);
                         let stored = parts.state.sessions.get(key).and_then(|session| session.in_tail(n));
                         Ok(sent(stored.map(|stored| &**stored), n))

@@ -13,6 +13,7 @@
 mod agents;
 mod dispatch;
 mod find;
+mod group;
 mod housekeeping;
 mod life;
 mod links;
@@ -27,7 +28,9 @@ mod streams;
 mod tasks;
 mod timers;
 mod watchers;
+mod wire;
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,7 +47,7 @@ pub use links::Link;
 pub use once::Once;
 pub(crate) use messages::Submitted;
 pub use reads::Wanted;
-pub use ring::{Published, Subscription};
+pub use ring::Subscription;
 pub use streams::{Joined, Opened, Pull, StreamId};
 pub use watchers::Watcher;
 
@@ -241,7 +244,7 @@ impl Engine {
         core.tx += 1;
         let drafts = facts.into_iter().filter_map(|fact| self.draft(core, now, fact)).collect();
         let (tell, done) = oneshot::channel();
-        let receipt = Pending { tx: core.tx, epoch: core.epoch, drafts, published: Vec::new(), effects, tell: Some(tell) };
+        let receipt = Pending { tx: core.tx, epoch: core.epoch, drafts, first: 0, effects, tell: Some(tell) };
         permit.send(Transaction { epoch: core.epoch, grows, ops, receipt });
         self.timer_may_have_moved(core);
         Ok(Queued { answer, done: Some(done) })
@@ -255,12 +258,12 @@ impl Engine {
                 let found = core.state.sessions.get_mut(session).expect("a message is decided with its session");
                 found.version = tx;
                 let (id, metadata, creator) = (found.id.clone(), found.metadata.clone(), found.creator.clone());
-                Some(Draft::Message { id, metadata, creator, message, time })
+                Some(Draft::Message { session, id, metadata, creator, message, time })
             }
             Fact::Event { session, event } => {
                 let found = core.state.sessions.get(session);
                 let creator = found.map_or_else(|| "".into(), |session| session.creator.clone());
-                Some(Draft::Event { creator, event })
+                Some(Draft::Event { session, creator, event: Box::new(event) })
             }
             Fact::Session(session) => {
                 if let Some(session) = core.state.sessions.get_mut(session) {
@@ -364,8 +367,20 @@ fn wall() -> Time {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// Asks the kernel for many at once: a system call for each id would be a good part of storing a message.
 fn random() -> u64 {
-    getrandom::u64().expect("the kernel gives random bytes once it has booted")
+    const MANY: usize = 64;
+    thread_local! {
+        static LEFT: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    }
+    LEFT.with_borrow_mut(|left| {
+        if left.is_empty() {
+            let mut bytes = [0; 8 * MANY];
+            getrandom::fill(&mut bytes).expect("the kernel gives random bytes once it has booted");
+            left.extend(bytes.as_chunks().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)));
+        }
+        left.pop().expect("it was just filled")
+    })
 }
 
 /// Effects that touch nothing but the core, told apart so that the order of the log is the order of their run.

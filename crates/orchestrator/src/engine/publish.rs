@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
 use nexus_proto::orchestrator::v1::{Event, Message, SessionMetadata};
 use nexus_store::{Committed, Receipt};
-use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Engine, Published};
-use crate::domain::{Effect, Error, Time, event};
+use super::Engine;
+use super::group::{Group, Writing};
+use crate::domain::{Effect, Error, Time};
 
 /// Committed groups that may wait to be published before the writer has to.
 const GROUPS: usize = 8;
@@ -17,8 +16,19 @@ const GROUPS: usize = 8;
 /// What becomes an event once its place in the log is known.
 #[derive(Debug)]
 pub(crate) enum Draft {
-    Message { id: Arc<str>, metadata: Arc<SessionMetadata>, creator: Arc<str>, message: Arc<Message>, time: Time },
-    Event { creator: Arc<str>, event: Event },
+    Message {
+        session: u64,
+        id: Arc<str>,
+        metadata: Arc<SessionMetadata>,
+        creator: Arc<str>,
+        message: Arc<Message>,
+        time: Time,
+    },
+    Event {
+        session: u64,
+        creator: Arc<str>,
+        event: Box<Event>,
+    },
 }
 
 /// What comes back from the writer.
@@ -27,55 +37,54 @@ pub(crate) struct Pending {
     pub tx: u64,
     pub epoch: u64,
     pub drafts: Vec<Draft>,
-    pub published: Vec<Arc<Published>>,
+    /// The place of the first draft in the log, once it has one.
+    pub first: u64,
     pub effects: Vec<Effect>,
     pub tell: Option<oneshot::Sender<Result<(), Error>>>,
 }
 
 impl Receipt for Pending {
-    /// Encodes each event, once for all readers, on the writer's thread.
     fn committed(&mut self, first_seq: u64) {
-        for (seq, draft) in (first_seq..).zip(self.drafts.drain(..)) {
-            let (creator, event) = match draft {
-                Draft::Message { id, metadata, creator, message, time } => {
-                    (creator, event::of_message(&message, &id, &metadata.labels, time))
-                }
-                Draft::Event { creator, event } => (creator, event),
-            };
-            self.published.push(Arc::new(publish(seq, creator, event)));
-        }
+        self.first = first_seq;
     }
 }
 
-/// Puts an event and its place in the log into the form that readers get.
-pub(crate) fn publish(seq: u64, creator: Arc<str>, mut event: Event) -> Published {
-    event.sequence = seq;
-    let mut wire = BytesMut::with_capacity(event.encoded_len());
-    event.encode(&mut (&mut wire).limit(usize::MAX)).expect("a growing buffer has room");
-    Published { seq, creator, event, wire: wire.freeze() }
-}
-
-/// The wire form of an event that stands for rows that are gone.
-pub(crate) fn gap(first: u64, last: u64) -> Bytes {
-    let gap = nexus_proto::orchestrator::v1::EventGap { first, last };
-    Event { gap: Some(gap), ..Event::default() }.encode_to_vec().into()
-}
+/// What arrives after a commit: its events, and who waits for it.
+pub(crate) type Published = (Group, Committed<Pending>);
 
 /// The callback for the writer's thread, and where its groups arrive.
-pub(crate) fn channel() -> (impl FnMut(Committed<Pending>) + Send + 'static, mpsc::Receiver<Committed<Pending>>) {
+pub(crate) fn channel() -> (impl FnMut(Committed<Pending>) + Send + 'static, mpsc::Receiver<Published>) {
     let (send, receive) = mpsc::channel(GROUPS);
-    // A group that nobody takes is one of a runtime that is gone; its callers are gone too.
-    (move |group| drop(send.blocking_send(group)), receive)
+    let tell = move |committed: Committed<Pending>| {
+        // A group that nobody takes is one of a runtime that is gone; its callers are gone too.
+        drop(send.blocking_send((encode(&committed), committed)));
+    };
+    (tell, receive)
 }
 
-pub(crate) async fn run(engine: Engine, mut groups: mpsc::Receiver<Committed<Pending>>) {
-    while let Some(group) = groups.recv().await {
+/// Encodes each event, once for all readers, on the writer's thread.
+fn encode(committed: &Committed<Pending>) -> Group {
+    let mut group = Writing::room_for(committed.receipts.len());
+    for (pending, _) in committed.receipts.iter().filter(|(_, result)| result.is_ok()) {
+        for (seq, draft) in (pending.first..).zip(&pending.drafts) {
+            match draft {
+                Draft::Message { session, id, metadata, creator, message, time } => {
+                    group.message(seq, (*session, id, creator.clone()), &metadata.labels, message, *time);
+                }
+                Draft::Event { session, creator, event } => group.event(seq, *session, creator.clone(), event),
+            }
+        }
+    }
+    group.done()
+}
+
+pub(crate) async fn run(engine: Engine, mut groups: mpsc::Receiver<Published>) {
+    while let Some((events, group)) = groups.recv().await {
         let mut newest = 0;
         let mut failed = false;
         {
             let mut core = engine.inner.core.lock();
-            let events = group.receipts.iter().filter(|(_, r)| r.is_ok()).flat_map(|(p, _)| p.published.iter().cloned());
-            engine.inner.ring.extend(events);
+            engine.inner.ring.push(events);
             for (pending, result) in group.receipts {
                 newest = newest.max(pending.tx);
                 match &result {

@@ -81,7 +81,8 @@ impl Engine {
                     let (now, shown) = (now.context.unwrap_or_default(), session.context.get_or_insert_default());
                     (shown.messages, shown.messages_omitted) = (now.messages, now.messages_omitted);
                 }
-                Err(Error::SessionNotFound(_)) => {} // deleted meanwhile
+                // Deleted meanwhile, or too much for an answer: the change is made, whatever is shown of the rest.
+                Err(Error::SessionNotFound(_) | Error::TooLarge { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -109,6 +110,9 @@ impl Engine {
         request: DeleteSessionRequest,
     ) -> Result<DeleteSessionResponse, Error> {
         let key = self.open_session_for(&request.session_id, view, &once).await?;
+        if key.is_ok() {
+            self.forget_answers(&request.session_id).await?;
+        }
         self.once(once, |parts, step| {
             parts.state.delete_session(step, key?)?;
             Ok(DeleteSessionResponse { session_id: request.session_id })

@@ -15,24 +15,16 @@ use prost::Message as _;
 use tokio::sync::Notify;
 
 use super::Engine;
-use super::publish::{gap, publish};
+use super::group::{Group, Sight, Writing, gap};
 use crate::domain::filter::Wanted;
-use crate::domain::{Error, Time, event};
+use crate::domain::{Error, Time};
 use crate::store;
 
 /// Rows and bytes read from the log at once by a reader that is behind.
 const ROWS: usize = 512;
 const ROW_BYTES: usize = 1 << 20;
-
-/// An event in the form that readers get.
-#[derive(Debug)]
-pub struct Published {
-    pub seq: u64,
-    /// Whose session it is of; empty for none.
-    pub creator: Arc<str>,
-    pub event: Event,
-    pub wire: Bytes,
-}
+/// Groups that a reader takes from the ring at once.
+const GROUPS: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Ring {
@@ -44,68 +36,75 @@ pub(super) struct Ring {
 
 #[derive(Debug)]
 struct Inner {
-    events: VecDeque<Arc<Published>>,
+    groups: VecDeque<Arc<Group>>,
+    events: usize,
     bytes: usize,
     /// The newest sequence that was published or is known to be on disk.
     newest: u64,
-    /// Everything after this is in `events`.
+    /// Everything after this is in `groups`.
     floor: u64,
 }
 
 impl Ring {
     pub fn new(newest: u64, max_events: usize, max_bytes: usize) -> Self {
-        let inner = Inner { events: VecDeque::new(), bytes: 0, newest, floor: newest };
+        let inner = Inner { groups: VecDeque::new(), events: 0, bytes: 0, newest, floor: newest };
         Ring { inner: Mutex::new(inner), more: Notify::new(), max_events, max_bytes }
     }
 
-    pub fn extend(&self, events: impl Iterator<Item = Arc<Published>>) {
+    pub fn push(&self, group: Group) {
+        if group.events.is_empty() {
+            return;
+        }
         let mut inner = self.inner.lock();
-        let before = inner.newest;
-        for event in events {
-            inner.newest = event.seq;
-            if event.event.name == event::SESSION_DELETED {
-                inner.erase(event.event.data.get("session_id").map_or("", String::as_str));
-            }
-            inner.bytes += event.wire.len();
-            inner.events.push_back(event);
+        inner.newest = group.last();
+        let erased: Vec<u64> = group.events.iter().map(|event| event.erases).filter(|session| *session > 0).collect();
+        inner.add(Arc::new(group));
+        for session in erased {
+            inner.erase(session);
         }
-        while inner.events.len() > self.max_events || inner.bytes > self.max_bytes {
-            let Some(oldest) = inner.events.pop_front() else { break };
-            inner.bytes -= oldest.wire.len();
-            inner.floor = oldest.seq;
+        while inner.events > self.max_events || inner.bytes > self.max_bytes {
+            let Some(oldest) = inner.groups.pop_front() else { break };
+            inner.take_off(&oldest);
+            inner.floor = oldest.last();
         }
-        if inner.newest > before {
-            self.more.notify_waiters();
-        }
+        self.more.notify_waiters();
     }
 
     pub fn newest(&self) -> u64 {
         self.inner.lock().newest
     }
 
-    /// Events after `cursor` and the new cursor; `None` if they are no longer all here.
-    fn after(&self, cursor: u64, most: usize) -> Option<Vec<Arc<Published>>> {
+    /// The groups after `cursor`; `None` if they are no longer all here.
+    fn after(&self, cursor: u64) -> Option<Vec<Arc<Group>>> {
         let inner = self.inner.lock();
         if cursor < inner.floor {
             return None;
         }
-        let start = inner.events.partition_point(|event| event.seq <= cursor);
-        Some(inner.events.range(start..).take(most).cloned().collect())
+        let start = inner.groups.partition_point(|group| group.last() <= cursor);
+        Some(inner.groups.range(start..).take(GROUPS).cloned().collect())
     }
 }
 
 impl Inner {
+    fn add(&mut self, group: Arc<Group>) {
+        self.events += group.events.len();
+        self.bytes += group.bytes();
+        self.groups.push_back(group);
+    }
+
+    fn take_off(&mut self, group: &Group) {
+        self.events -= group.events.len();
+        self.bytes -= group.bytes();
+    }
+
     /// A session that is deleted leaves nothing in memory either. Holes in the sequence mean nothing to readers.
-    fn erase(&mut self, session_id: &str) {
-        let of = |event: &Event| event.metadata.as_ref().is_some_and(|about| about.session_id == session_id);
-        let bytes = &mut self.bytes;
-        self.events.retain(|held| {
-            let kept = session_id.is_empty() || !of(&held.event);
-            if !kept {
-                *bytes -= held.wire.len();
-            }
-            kept
-        });
+    fn erase(&mut self, session: u64) {
+        for group in std::mem::take(&mut self.groups) {
+            let kept = group.without(session).map(Arc::new);
+            self.take_off(&group);
+            self.add(kept.unwrap_or(group));
+        }
+        self.groups.retain(|group| !group.events.is_empty());
     }
 }
 
@@ -114,9 +113,7 @@ impl Inner {
 pub struct Subscription {
     engine: Engine,
     cursor: u64,
-    wanted: Wanted,
-    /// `Some` for a caller that sees only what is of its own sessions.
-    only: Option<Arc<str>>,
+    sight: Sight,
     ready: VecDeque<Bytes>,
     ended: bool,
 }
@@ -151,12 +148,12 @@ impl Engine {
         } else {
             cursor
         };
-        Ok(Subscription { engine: self.clone(), cursor, wanted, only, ready, ended: false })
+        Ok(Subscription { engine: self.clone(), cursor, sight: Sight::new(wanted, only), ready, ended: false })
     }
 }
 
 impl Subscription {
-    /// The next event, encoded; `None` once the filter's end time has passed.
+    /// The next events, encoded and with their gRPC heads; `None` once the filter's end time has passed.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -169,16 +166,16 @@ impl Subscription {
             let more = engine.inner.ring.more.notified();
             tokio::pin!(more);
             more.as_mut().enable();
-            match self.engine.inner.ring.after(self.cursor, ROWS) {
+            match self.engine.inner.ring.after(self.cursor) {
                 None => self.read_log().await?,
-                Some(events) if events.is_empty() => match self.wanted.end.map(until) {
+                Some(groups) if groups.is_empty() => match self.sight.end().map(until) {
                     Some(left) if left.is_zero() => self.ended = true,
                     Some(left) => self.ended = tokio::time::timeout(left, more).await.is_err(),
                     None => more.await,
                 },
-                Some(events) => {
-                    for event in &events {
-                        self.offer(event);
+                Some(groups) => {
+                    for group in &groups {
+                        self.take(group);
                     }
                     // Fifty readers share a thread: let the others have what just came, too.
                     tokio::task::consume_budget().await;
@@ -187,15 +184,9 @@ impl Subscription {
         }
     }
 
-    fn offer(&mut self, published: &Published) {
-        self.cursor = published.seq;
-        // Times never fall along the log: what comes after the end is of no interest, however much it is.
-        let time = published.event.timestamp.as_ref().map_or(0, event::time);
-        self.ended |= self.wanted.end.is_some_and(|end| time > end);
-        let visible = self.only.as_ref().is_none_or(|only| *published.creator == **only && !only.is_empty());
-        if visible && (self.wanted.everything() || self.wanted.takes(&published.event)) {
-            self.ready.push_back(published.wire.clone());
-        }
+    fn take(&mut self, group: &Group) {
+        self.ended |= !group.show(self.cursor, &self.sight, &mut self.ready);
+        self.cursor = self.cursor.max(group.last());
     }
 
     async fn read_log(&mut self) -> Result<(), Error> {
@@ -209,10 +200,11 @@ impl Subscription {
             self.cursor = trimmed;
         }
         let short = rows.len() < ROWS && rows.iter().map(|row| row.body.len()).sum::<usize>() < ROW_BYTES;
+        let mut group = Writing::room_for(rows.len());
         for row in rows.into_iter().filter(|row| row.seq > trimmed && row.seq <= head) {
-            let published = self.engine.republish(row).await?;
-            self.offer(&published);
+            self.engine.rewrite(row, &mut group).await?;
         }
+        self.take(&group.done());
         if short {
             // Nothing more up to the head as it was: what is missing was erased with its session.
             self.cursor = self.cursor.max(head);
@@ -222,23 +214,22 @@ impl Subscription {
 }
 
 impl Engine {
-    /// The event that a row of the log is.
-    async fn republish(&self, row: Row) -> Result<Published, Error> {
+    /// Writes the event that a row of the log is.
+    async fn rewrite(&self, row: Row, into: &mut Writing) -> Result<(), Error> {
         let damaged = |e: prost::DecodeError| nexus_store::Error::Damaged {
             path: "orchestrator".into(),
             detail: format!("row {}: {e}", row.seq),
         };
         let session = self.session_by_key(row.stream).await?;
-        let creator = session.as_ref().map_or_else(|| "".into(), |(_, _, creator)| creator.clone());
-        let event = match row.kind {
+        let (id, metadata, creator) = session.unwrap_or_else(|| ("".into(), Arc::default(), "".into()));
+        match row.kind {
             store::MESSAGE => {
                 let message = Message::decode(row.body.clone()).map_err(damaged)?;
-                let (id, metadata, _) = session.unwrap_or_else(|| ("".into(), Arc::default(), "".into()));
-                event::of_message(&message, &id, &metadata.labels, row.time)
+                into.message(row.seq, (row.stream, &id, creator), &metadata.labels, &message, row.time);
             }
-            _ => Event::decode(row.body.clone()).map_err(damaged)?,
-        };
-        Ok(publish(row.seq, creator, event))
+            _ => into.event(row.seq, row.stream, creator, &Event::decode(row.body.clone()).map_err(damaged)?),
+        }
+        Ok(())
     }
 }
 

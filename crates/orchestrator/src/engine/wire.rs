@@ -53,9 +53,14 @@ pub(super) fn message_sent(
     encode_key(ABOUT_PRIORITY, WireType::Varint, into);
     encode_varint(priority, into);
 
+    sequence(into, seq);
+    text(into, NAME, event::MESSAGE_SENT);
+}
+
+/// Appends an event's place in the log.
+pub(super) fn sequence(into: &mut BytesMut, seq: u64) {
     encode_key(SEQUENCE, WireType::Varint, into);
     encode_varint(seq, into);
-    text(into, NAME, event::MESSAGE_SENT);
 }
 
 /// Bytes of a length-delimited field whose content has `len` bytes.

@@ -35,6 +35,8 @@ impl SqliteWrite {
         connection
             .pragma_update(None, "journal_size_limit", 64 << 20)
             .map_err(fail)?;
+        // What was erased must not be found in the file, nor an older version of a document: both are overwritten.
+        connection.pragma_update(None, "secure_delete", true).map_err(fail)?;
         schema::migrate(&backend, &mut connection)?;
         let newest = newest(&connection).map_err(fail)?;
         let log_id = connection
@@ -94,9 +96,7 @@ impl SqliteWrite {
                                 .execute(params![table.0, &from[..], &to[..]])?;
                         }
                         Op::Erase { stream } => {
-                            transaction.pragma_update(None, "secure_delete", true)?;
                             transaction.execute("DELETE FROM log WHERE stream = ?1", [*stream as i64])?;
-                            transaction.pragma_update(None, "secure_delete", false)?;
                             mark_newest(&transaction, newest)?;
                         }
                         Op::Trim { through } => {
