@@ -1,5 +1,7 @@
 //! Whose socket it is, and who may call.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     fs,
     os::unix::{fs::PermissionsExt, net::UnixListener},

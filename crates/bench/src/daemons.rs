@@ -111,6 +111,17 @@ impl Running {
         self.child.id()
     }
 
+    /// The time that its threads have spent on a processor. Unlike the clock it hardly hears of other processes.
+    pub fn cpu(&self) -> Result<Duration> {
+        let mut spent = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            // A thread may have ended since the list was made.
+            let said = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+            spent += said.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0);
+        }
+        Ok(Duration::from_nanos(spent))
+    }
+
     /// Waits until something accepts on its socket.
     pub async fn listening(&mut self) -> Result<()> {
         let begin = Instant::now();
@@ -147,7 +158,11 @@ impl Running {
             bail!("{} did not start, {status}: {}", self.socket.display(), said().trim());
         }
         if begin.elapsed() > PATIENCE {
-            bail!("{} was not ready in {PATIENCE:?}: {}", self.socket.display(), said().trim());
+            bail!(
+                "{} was not ready in {PATIENCE:?}: {}",
+                self.socket.display(),
+                said().trim()
+            );
         }
         Ok(())
     }

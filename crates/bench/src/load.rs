@@ -29,6 +29,10 @@ impl Seen {
         Seen { elapsed, latencies }
     }
 
+    pub fn calls(&self) -> usize {
+        self.latencies.len()
+    }
+
     /// Calls each second.
     pub fn rate(&self) -> f64 {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64()

@@ -26,8 +26,14 @@ pub fn bars(setting: &Setting, figures: &[Figure]) -> String {
         svg.push_str(&text);
         svg.push('\n');
     };
-    let title = format!("Reached, in parts of the goal; {}, profile {}", setting.date, setting.profile);
-    put(format!("<text x=\"10\" y=\"20\" font-size=\"14\">{}</text>", escaped(&title)));
+    let title = format!(
+        "Reached, in parts of the goal; {}, profile {}",
+        setting.date, setting.profile
+    );
+    put(format!(
+        "<text x=\"10\" y=\"20\" font-size=\"14\">{}</text>",
+        escaped(&title)
+    ));
     for (i, (figure, reached)) in with_goal.iter().enumerate() {
         let top = LINE * (i as f64 + 1.5);
         let text = top + LINE * 0.65;
@@ -43,14 +49,20 @@ pub fn bars(setting: &Setting, figures: &[Figure]) -> String {
             top + 4.0,
             LINE - 8.0
         ));
-        put(format!("<text x=\"{:.0}\" y=\"{text:.0}\">{reached:.2}</text>", LEFT + long + 6.0));
+        put(format!(
+            "<text x=\"{:.0}\" y=\"{text:.0}\">{reached:.2}</text>",
+            LEFT + long + 6.0
+        ));
     }
     let (x, bottom) = (LEFT + GOAL, LINE * (with_goal.len() as f64 + 1.8));
     put(format!(
         "<line x1=\"{x}\" y1=\"{:.0}\" x2=\"{x}\" y2=\"{bottom:.0}\" stroke=\"black\" stroke-dasharray=\"4 3\"/>",
         LINE * 1.3
     ));
-    put(format!("<text x=\"{x}\" y=\"{:.0}\" text-anchor=\"middle\">goal</text>", bottom + LINE * 0.7));
+    put(format!(
+        "<text x=\"{x}\" y=\"{:.0}\" text-anchor=\"middle\">goal</text>",
+        bottom + LINE * 0.7
+    ));
     let mut end = String::new();
     write!(end, "</svg>").expect("a string takes everything");
     svg + &end + "\n"

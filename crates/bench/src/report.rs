@@ -105,7 +105,10 @@ mod tests {
         let missed = Figure::alone("x", "slow", "ms", 41.25).goal(Goal::AtMost(40.0));
         let text = table(&[met, missed]);
         let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[1].contains("1.20M /s") && lines[1].contains("1.20") && lines[1].ends_with("  met"), "{text}");
+        assert!(
+            lines[1].contains("1.20M /s") && lines[1].contains("1.20") && lines[1].ends_with("  met"),
+            "{text}"
+        );
         assert!(lines[2].contains("41.2 ms") && lines[2].ends_with("NOT MET"), "{text}");
     }
 }

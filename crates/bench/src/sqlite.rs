@@ -101,7 +101,8 @@ fn write(mut connection: Connection, mut rows: mpsc::Receiver<Row>) -> rusqlite:
         let transaction = connection.transaction()?;
         let mut stored = Vec::with_capacity(group.len());
         {
-            let mut insert = transaction.prepare_cached("INSERT INTO message (session, seq, body) VALUES (?1, ?2, ?3)")?;
+            let mut insert =
+                transaction.prepare_cached("INSERT INTO message (session, seq, body) VALUES (?1, ?2, ?3)")?;
             for row in group.drain(..) {
                 let seq = heads.entry(row.session).or_insert(0);
                 *seq += 1;

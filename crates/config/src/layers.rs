@@ -8,11 +8,11 @@ use std::path::Path;
 
 use config::ValueKind;
 
-use crate::{Kind, SECTIONS};
 use crate::error::{Mistake, Origin};
 use crate::file::File;
 use crate::nearest::nearest;
 use crate::setting::{Schema, Setting};
+use crate::{Kind, SECTIONS};
 
 /// One source after its names are understood: section, key, value with its origin.
 pub(crate) type Layer = config::Map<String, config::Value>;

@@ -9,7 +9,10 @@ use nexus_config::{Kind, Root, Schema, Setting, Sources, load};
 fn a_relative_path_on_the_command_line_is_of_the_working_directory() {
     let root = Root::at("/somewhere/nexus");
     let settings = vec![Setting::new("socket_path", Kind::Path, "", "where it listens").flag("socket")];
-    let schema = Schema { section: "gateway", settings };
+    let schema = Schema {
+        section: "gateway",
+        settings,
+    };
     for (typed, meant) in [
         ("x.sock", std::env::current_dir().unwrap().join("x.sock")),
         ("/abs/x.sock", PathBuf::from("/abs/x.sock")),

@@ -1,8 +1,8 @@
 //! What a daemon says about itself, and what it gets and gives when it is built.
 
-use std::path::PathBuf;
 use std::fmt::Debug;
 use std::future::Future;
+use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 use nexus_config::{Root, Setting};

@@ -135,8 +135,11 @@ fn complete(services: Services, health: &Health) -> Services {
     let passed_on = |name: &&String| services.door_prefixes().any(|prefix| name.starts_with(&prefix[1..]));
     names.extend(described.iter().filter(passed_on).cloned().collect::<Vec<_>>());
     if services.has_alias() {
-        let aliases: Vec<_> =
-            names.iter().map(|name| format!("proto.{name}")).filter(|name| described.contains(name)).collect();
+        let aliases: Vec<_> = names
+            .iter()
+            .map(|name| format!("proto.{name}"))
+            .filter(|name| described.contains(name))
+            .collect();
         names.extend(aliases);
     }
     names.extend([reflection::V1, reflection::V1ALPHA].map(String::from));

@@ -46,7 +46,10 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Orchestrator;
 
-const COUNT: Kind = Kind::Int { min: 1, max: 10_000_000 };
+const COUNT: Kind = Kind::Int {
+    min: 1,
+    max: 10_000_000,
+};
 
 impl Daemon for Orchestrator {
     const NAME: &'static str = "orchestrator";
@@ -55,35 +58,125 @@ impl Daemon for Orchestrator {
 
     fn settings() -> Vec<Setting> {
         vec![
-            Setting::new("socket_path", Kind::Path, ORCHESTRATOR_SOCKET, "where it listens; existing clients have this")
-                .env(&["GRPC_SOCKET_PATH"])
-                .flag("grpc-socket-path"),
-            Setting::new("database", Kind::Path, "$NEXUS_ROOT/state/db/orchestrator.db", "where it keeps everything"),
+            Setting::new(
+                "socket_path",
+                Kind::Path,
+                ORCHESTRATOR_SOCKET,
+                "where it listens; existing clients have this",
+            )
+            .env(&["GRPC_SOCKET_PATH"])
+            .flag("grpc-socket-path"),
+            Setting::new(
+                "database",
+                Kind::Path,
+                "$NEXUS_ROOT/state/db/orchestrator.db",
+                "where it keeps everything",
+            ),
             Setting::new(
                 "durability",
                 Kind::Choice(&["full", "process"]),
                 "full",
                 "full survives a power cut, process a killed process",
             ),
-            Setting::new("max_sessions", COUNT, "10000", "sessions that are active, or idle with an open stream")
-                .env(&["MAX_SESSIONS"]),
-            Setting::new("session_idle_timeout", Kind::Duration, "10m", "silence after which a session is idle"),
+            Setting::new(
+                "max_sessions",
+                COUNT,
+                "10000",
+                "sessions that are active, or idle with an open stream",
+            )
+            .env(&["MAX_SESSIONS"]),
+            Setting::new(
+                "session_idle_timeout",
+                Kind::Duration,
+                "10m",
+                "silence after which a session is idle",
+            ),
             Setting::new("max_agents", COUNT, "10000", "agents that may be registered"),
-            Setting::new("agent_ttl", Kind::Duration, "90s", "silence after which an agent is lost"),
-            Setting::new("forget_agent_after", Kind::Duration, "24h", "how long a lost agent is remembered"),
-            Setting::new("max_kept_messages", COUNT, "1000", "messages kept for an agent that holds no stream"),
-            Setting::new("kept_message_ttl", Kind::Duration, "24h", "how long such a message is kept"),
+            Setting::new(
+                "agent_ttl",
+                Kind::Duration,
+                "90s",
+                "silence after which an agent is lost",
+            ),
+            Setting::new(
+                "forget_agent_after",
+                Kind::Duration,
+                "24h",
+                "how long a lost agent is remembered",
+            ),
+            Setting::new(
+                "max_kept_messages",
+                COUNT,
+                "1000",
+                "messages kept for an agent that holds no stream",
+            ),
+            Setting::new(
+                "kept_message_ttl",
+                Kind::Duration,
+                "24h",
+                "how long such a message is kept",
+            ),
             Setting::new("max_open_tasks", COUNT, "10000", "tasks that are not over"),
-            Setting::new("task_timeout", Kind::Duration, "30m", "how long a task may run that does not say"),
-            Setting::new("task_expiry", Kind::Duration, "24h", "how long a task may exist before it is given up"),
-            Setting::new("assistant_grace", Kind::Duration, "5s", "how long a message waits for an assistant"),
-            Setting::new("answer_timeout", Kind::Duration, "10m", "how long an assistant may take for an answer"),
-            Setting::new("turns_per_assistant", COUNT, "64", "answers that one assistant works on at once"),
-            Setting::new("max_queued_turns", COUNT, "1000", "messages of one session that may wait for answers"),
-            Setting::new("event_max_age", Kind::Duration, "30d", "older events are trimmed; messages never are"),
-            Setting::new("event_max_bytes", Kind::Size, "4GiB", "a bigger log has its oldest events trimmed"),
-            Setting::new("event_memory_bytes", Kind::Size, "4MiB", "newest events kept in memory for readers"),
-            Setting::new("low_disk", Kind::Size, "64MiB", "free space below which nothing new is taken"),
+            Setting::new(
+                "task_timeout",
+                Kind::Duration,
+                "30m",
+                "how long a task may run that does not say",
+            ),
+            Setting::new(
+                "task_expiry",
+                Kind::Duration,
+                "24h",
+                "how long a task may exist before it is given up",
+            ),
+            Setting::new(
+                "assistant_grace",
+                Kind::Duration,
+                "5s",
+                "how long a message waits for an assistant",
+            ),
+            Setting::new(
+                "answer_timeout",
+                Kind::Duration,
+                "10m",
+                "how long an assistant may take for an answer",
+            ),
+            Setting::new(
+                "turns_per_assistant",
+                COUNT,
+                "64",
+                "answers that one assistant works on at once",
+            ),
+            Setting::new(
+                "max_queued_turns",
+                COUNT,
+                "1000",
+                "messages of one session that may wait for answers",
+            ),
+            Setting::new(
+                "event_max_age",
+                Kind::Duration,
+                "30d",
+                "older events are trimmed; messages never are",
+            ),
+            Setting::new(
+                "event_max_bytes",
+                Kind::Size,
+                "4GiB",
+                "a bigger log has its oldest events trimmed",
+            ),
+            Setting::new(
+                "event_memory_bytes",
+                Kind::Size,
+                "4MiB",
+                "newest events kept in memory for readers",
+            ),
+            Setting::new(
+                "low_disk",
+                Kind::Size,
+                "64MiB",
+                "free space below which nothing new is taken",
+            ),
         ]
     }
 
@@ -96,16 +189,26 @@ impl Daemon for Orchestrator {
         if let Some(directory) = config.database.parent().filter(|d| !d.starts_with(boot.root.path())) {
             made(directory)?;
         }
-        let durability = if config.durability == "process" { Durability::Process } else { Durability::Full };
+        let durability = if config.durability == "process" {
+            Durability::Process
+        } else {
+            Durability::Full
+        };
         let backend = Arc::new(Sqlite::new(&config.database, durability));
         let engine = Engine::open(backend, options(config, boot.common.max_message_bytes), &boot.stop)
             .map_err(|e| broken(&e))?;
-        engine.started_up(&boot.service).await.map_err(|e| BootError::Failed(format!("failed to note the start: {e}")))?;
+        engine
+            .started_up(&boot.service)
+            .await
+            .map_err(|e| BootError::Failed(format!("failed to note the start: {e}")))?;
         verify_later(&engine, &boot);
         tokio::spawn(watch::run(engine.clone(), boot.health.clone(), boot.stop.token()));
 
         let max = boot.common.max_message_bytes;
-        let orchestrator = orchestrator::Service { engine: engine.clone(), health: boot.health.clone() };
+        let orchestrator = orchestrator::Service {
+            engine: engine.clone(),
+            health: boot.health.clone(),
+        };
         for (name, service) in [("agent", "agent.v1.AgentService"), ("tool", "tool.v1.ToolService")] {
             boot.health.follow(name);
             boot.health.follow(service);
@@ -117,7 +220,13 @@ impl Daemon for Orchestrator {
                     .max_decoding_message_size(max)
                     .max_encoding_message_size(max),
             )
-            .route(raw::SUBSCRIBE_EVENTS, raw::SubscribeEvents { engine: engine.clone(), max_message_bytes: max })
+            .route(
+                raw::SUBSCRIBE_EVENTS,
+                raw::SubscribeEvents {
+                    engine: engine.clone(),
+                    max_message_bytes: max,
+                },
+            )
             .add(
                 Access::AGENTS,
                 AgentServiceServer::new(agent::Service { engine: engine.clone() })
@@ -158,7 +267,10 @@ fn options(config: &Config, max_message_bytes: usize) -> Options {
             max_queued_turns: config.max_queued_turns,
             ..Rules::default()
         },
-        store: nexus_store::Options { low_disk: config.low_disk, ..nexus_store::Options::default() },
+        store: nexus_store::Options {
+            low_disk: config.low_disk,
+            ..nexus_store::Options::default()
+        },
         ring_events: 8192,
         ring_bytes,
         event_max_age: config.event_max_age,
@@ -198,4 +310,3 @@ fn verify_later(engine: &Engine, boot: &Boot<Config>) {
         }
     });
 }
-

@@ -68,7 +68,10 @@ fn every_message_and_enum_is_known() {
         .flat_map(|row| {
             let columns: Vec<&str> = row.split('\t').collect();
             let named = if columns[0] == "rpc" { vec![1, 3, 4] } else { vec![1] };
-            named.into_iter().map(|n| columns[n].trim_start_matches("stream ").to_owned()).collect::<Vec<_>>()
+            named
+                .into_iter()
+                .map(|n| columns[n].trim_start_matches("stream ").to_owned())
+                .collect::<Vec<_>>()
         })
         .collect();
     for file in ours() {
@@ -103,7 +106,9 @@ fn every_service_has_a_twin_with_the_same_methods() {
         .map(FileDescriptorProto::package)
         .collect();
     assert!(
-        foreign.iter().all(|package| ["google.protobuf", "google.rpc"].contains(package)),
+        foreign
+            .iter()
+            .all(|package| ["google.protobuf", "google.rpc"].contains(package)),
         "{foreign:?}"
     );
 }

@@ -127,7 +127,13 @@ fn run<T: Receipt>(
         let mut spent: Vec<Vec<Op>> = Vec::with_capacity(group.len());
         let mut refused: Vec<(T, Result<(), Error>)> = Vec::new();
         let mut newest_epoch = None;
-        for Transaction { epoch, grows, ops, receipt } in group.drain(..) {
+        for Transaction {
+            epoch,
+            grows,
+            ops,
+            receipt,
+        } in group.drain(..)
+        {
             if failed_epoch.is_some_and(|failed| epoch <= failed) {
                 refused.push((receipt, Err(Error::Superseded)));
             } else if let (true, Some(low)) = (grows, &low) {

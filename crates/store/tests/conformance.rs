@@ -48,7 +48,7 @@ impl Harness {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .unwrap();
+            .expect("a runtime");
         Ok(Harness { store, groups, runtime })
     }
 
@@ -59,22 +59,33 @@ impl Harness {
             ops,
             receipt: Ticket { number, seq: 0 },
         };
-        self.runtime
-            .block_on(async { self.store.writer.reserve().await.unwrap().send(transaction) });
+        self.runtime.block_on(async {
+            self.store
+                .writer
+                .reserve()
+                .await
+                .expect("the writer runs")
+                .send(transaction)
+        });
     }
 
     fn outcome(&self, of: usize) -> Vec<(Ticket, Result<(), Error>)> {
         let mut all = Vec::new();
         while all.len() < of {
-            all.extend(self.groups.recv_timeout(Duration::from_secs(10)).unwrap().receipts);
+            all.extend(
+                self.groups
+                    .recv_timeout(Duration::from_secs(10))
+                    .expect("a group in ten seconds")
+                    .receipts,
+            );
         }
         all
     }
 
     fn commit(&self, ops: Vec<Op>) -> u64 {
         self.send(0, 1, true, ops);
-        let (ticket, result) = self.outcome(1).pop().unwrap();
-        result.unwrap();
+        let (ticket, result) = self.outcome(1).pop().expect("an outcome");
+        result.expect("a commit");
         ticket.seq
     }
 
@@ -104,7 +115,7 @@ fn put(key: &str, value: &str) -> Op {
 fn everywhere(test: impl Fn(&dyn Fn() -> Arc<dyn Backend>, PathBuf)) {
     for (name, open) in backends() {
         println!("engine: {name}");
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().to_owned();
         test(&|| open(&path), path.clone());
     }

@@ -187,7 +187,10 @@ impl Stage {
             if let Some(Shown::Message(message)) = StreamMessageResponse::decode(self.reader.next().await?)?.payload
                 && message.role == i32::from(MessageRole::Assistant)
             {
-                ensure!(message.content == PIECE.repeat(pieces), "the answer is not what was said");
+                ensure!(
+                    message.content == PIECE.repeat(pieces),
+                    "the answer is not what was said"
+                );
                 return Ok(());
             }
         }

@@ -11,7 +11,7 @@ use prost::Message as _;
 use super::{CONTENT, Run, SEND_MESSAGE, create_session, create_sessions, fill, note};
 use crate::{
     daemons::Place,
-    figures::{Figure, Goal},
+    figures::{Figure, Goal, median},
     load::{Pool, Until},
     sqlite::Bare,
     wire::Target,
@@ -46,18 +46,22 @@ pub async fn run(run: &Run) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (in_flight, spread, goal) in [(1, 1, 0.5), (64, 1, 0.5), (64, 64, 0.45)] {
         let ours = Pool::open(Target::new(&orchestrator.socket, SEND_MESSAGE), in_flight.min(8)).await?;
-        let (mut rate, mut p99) = (Vec::new(), Vec::new());
+        let (mut rate, mut p99, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..=run.pairs {
             let beside = bare.run(&row, spread, in_flight, run.time).await?;
+            let before = orchestrator.cpu()?;
             let seen = ours.run(&bodies[..spread], in_flight, Until::Time(run.time)).await?;
+            let spent = orchestrator.cpu()? - before;
             if round > 0 {
                 rate.push((seen.rate(), beside.rate()));
                 p99.push((seen.quantile(0.99), beside.quantile(0.99)));
+                cpu.push(spent.as_secs_f64() * 1e6 / seen.calls() as f64);
             }
         }
         let name = |what| format!("SendMessage {what}, {in_flight} in flight, sessions: {spread}");
         figures.push(Figure::pairs(ROW, name("rate"), "/s", &rate).goal(Goal::AtLeast(goal)));
         figures.push(Figure::pairs(ROW, name("p99"), "us", &p99));
+        figures.push(Figure::alone(ROW, name("CPU of the server"), "us", median(cpu)));
     }
     Ok(figures)
 }
@@ -76,7 +80,10 @@ pub async fn grown(run: &Run) -> Result<Vec<Figure>> {
         let first = create_session(&young.0.socket).await?;
         fill(&young.0.socket, std::slice::from_ref(&first), 100).await?;
         let mut seen = [0.0; 2];
-        for (at, (socket, session)) in [(&young.0.socket, &first), (&full.0.socket, &session)].into_iter().enumerate() {
+        for (at, (socket, session)) in [(&young.0.socket, &first), (&full.0.socket, &session)]
+            .into_iter()
+            .enumerate()
+        {
             let pool = Pool::open(Target::new(socket, SEND_MESSAGE), 8).await?;
             let loop_ = pool.run(&[note(session)], 64, Until::Calls(calls)).await?;
             seen[at] = loop_.rate();

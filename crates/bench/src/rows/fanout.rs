@@ -42,7 +42,11 @@ pub async fn run(run: &Run) -> Result<Vec<Figure>> {
         let mut events = 0;
         for reader in readers {
             let reader = reader.await.context("a reader panicked")??;
-            ensure!(reader.events == stored, "a reader saw {} of {stored} events", reader.events);
+            ensure!(
+                reader.events == stored,
+                "a reader saw {} of {stored} events",
+                reader.events
+            );
             events += reader.events;
         }
         if round > 0 {

@@ -28,7 +28,12 @@ pub async fn run(_: &Run, place: &Place) -> Result<Vec<Figure>> {
             number.with_context(|| format!("smaps_rollup says no {name}"))
         };
         let own = kb("Private_Clean:")? + kb("Private_Dirty:")?;
-        let note = format!("anonymous {:.1}, own {:.1}, RSS {:.1}", kb("Anonymous:")? / 1e3, own / 1e3, kb("Rss:")? / 1e3);
+        let note = format!(
+            "anonymous {:.1}, own {:.1}, RSS {:.1}",
+            kb("Anonymous:")? / 1e3,
+            own / 1e3,
+            kb("Rss:")? / 1e3
+        );
         let figure = Figure::alone(ROW, format!("{daemon}, PSS"), "MB", kb("Pss:")? * 1.024 / 1e3);
         figures.push(figure.goal(Goal::AtMost(10.0)).note(note));
     }

@@ -71,11 +71,17 @@ pub struct Agents {
 
 impl Agent {
     fn label(&self, name: &str) -> Option<&str> {
-        self.request.metadata.as_ref().and_then(|m| m.labels.get(name)).map(String::as_str)
+        self.request
+            .metadata
+            .as_ref()
+            .and_then(|m| m.labels.get(name))
+            .map(String::as_str)
     }
 
     pub fn is_assistant(&self) -> bool {
-        let role = self.label("role").is_some_and(|role| role.eq_ignore_ascii_case("assistant"));
+        let role = self
+            .label("role")
+            .is_some_and(|role| role.eq_ignore_ascii_case("assistant"));
         role || self.request.name.eq_ignore_ascii_case("assistant")
     }
 
@@ -85,7 +91,11 @@ impl Agent {
 
     /// The socket and services of a daemon behind the front door.
     pub fn daemon(&self) -> Option<(&str, impl Iterator<Item = &str>)> {
-        let services = self.label(SERVICES)?.split(',').map(str::trim).filter(|s| !s.is_empty());
+        let services = self
+            .label(SERVICES)?
+            .split(',')
+            .map(str::trim)
+            .filter(|s| !s.is_empty());
         Some((self.label(SOCKET)?, services))
     }
 }
@@ -125,7 +135,9 @@ impl Agents {
         if id.is_empty() {
             return Err(Error::Required("agent_id"));
         }
-        let found = ids::number(id).and_then(|key| self.by_key.get(&key)).filter(|agent| *agent.id == *id);
+        let found = ids::number(id)
+            .and_then(|key| self.by_key.get(&key))
+            .filter(|agent| *agent.id == *id);
         found.ok_or(Error::AgentNotFound)
     }
 
@@ -135,9 +147,15 @@ impl Agents {
 
     /// The assistant with the fewest turns; of equals the newest.
     pub fn pick_assistant(&self, most: usize) -> Option<u64> {
-        let linked = self.iter().rev().filter(|agent| agent.link.is_some() && agent.is_assistant());
+        let linked = self
+            .iter()
+            .rev()
+            .filter(|agent| agent.link.is_some() && agent.is_assistant());
         let linked = linked.map(|agent| (self.turns_of(agent.key), agent.key));
-        linked.filter(|(turns, _)| *turns < most).min_by_key(|(turns, _)| *turns).map(|(_, key)| key)
+        linked
+            .filter(|(turns, _)| *turns < most)
+            .min_by_key(|(turns, _)| *turns)
+            .map(|(_, key)| key)
     }
 
     pub fn turns_of(&self, agent: u64) -> usize {

@@ -25,7 +25,11 @@ pub enum Error {
     #[error("task not found")]
     TaskNotFound,
     #[error("task {id} is {state} and cannot become {wanted}")]
-    TaskState { id: String, state: &'static str, wanted: &'static str },
+    TaskState {
+        id: String,
+        state: &'static str,
+        wanted: &'static str,
+    },
     #[error("the lease on task {0} is over: it was offered again")]
     LeaseOver(String),
     #[error("this stream only watches task {0}; what its worker says comes from another")]
@@ -37,7 +41,11 @@ pub enum Error {
     #[error("the task has no worker yet and more than {0} bytes of input wait for it")]
     InputFull(usize),
     #[error("{what} limit reached: {max}; raise it with {setting}")]
-    Limit { what: &'static str, max: usize, setting: &'static str },
+    Limit {
+        what: &'static str,
+        max: usize,
+        setting: &'static str,
+    },
     #[error("the answer would be larger than {max} bytes; ask for less with {with}")]
     TooLarge { max: usize, with: &'static str },
     #[error("this reader did not keep up and {0} of its frames could not be kept; come back with after_sequence")]
@@ -46,8 +54,14 @@ pub enum Error {
     KeyReused(String),
     #[error("{0}")]
     OutOfRange(String),
-    #[error("daemon speaks protocol {theirs}, and the orchestrator {version} speaks {ours}; run the same version of both")]
-    Protocol { ours: u32, theirs: String, version: &'static str },
+    #[error(
+        "daemon speaks protocol {theirs}, and the orchestrator {version} speaks {ours}; run the same version of both"
+    )]
+    Protocol {
+        ours: u32,
+        theirs: String,
+        version: &'static str,
+    },
     #[error("{0}")]
     Store(#[from] nexus_store::Error),
 }

@@ -50,7 +50,10 @@ pub fn timestamp(time: Time) -> Timestamp {
 
 /// Nanoseconds since the epoch; what lies outside of what fits is cut to it.
 pub fn time(timestamp: &Timestamp) -> Time {
-    timestamp.seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(timestamp.nanos))
+    timestamp
+        .seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(i64::from(timestamp.nanos))
 }
 
 /// About whom or what an event is, beside its data.

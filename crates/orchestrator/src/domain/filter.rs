@@ -62,4 +62,3 @@ pub fn shows(session: &Session, filter: &SessionFilter) -> bool {
 fn has_all(labels: &HashMap<String, String>, wanted: &HashMap<String, String>) -> bool {
     wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
 }
-

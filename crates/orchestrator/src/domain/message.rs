@@ -14,16 +14,13 @@ const ID_BYTES: usize = 256;
 
 impl State {
     /// Adds a message that is known to be new. A USER message opens a turn. Returns its number.
-    pub fn add_message(
-        &mut self,
-        step: &mut Step<'_>,
-        key: u64,
-        mut message: Message,
-    ) -> Result<u64, Error> {
+    pub fn add_message(&mut self, step: &mut Step<'_>, key: u64, mut message: Message) -> Result<u64, Error> {
         let max_turns = self.rules.max_queued_turns;
         let session = self.sessions.get_mut(key).ok_or_else(|| gone(key))?;
         if session.is_closed() {
-            return Err(Error::SessionClosed { doing: "add message to" });
+            return Err(Error::SessionClosed {
+                doing: "add message to",
+            });
         }
         let asks = message.role == i32::from(MessageRole::User);
         if asks {
@@ -43,7 +40,9 @@ impl State {
         session.head = n;
         session.updated = step.now;
         if asks {
-            session.turns.push_back(Turn::new(&message, step.ids.with(n | Turn::ANSWER)));
+            session
+                .turns
+                .push_back(Turn::new(&message, step.ids.with(n | Turn::ANSWER)));
         }
         let message = Arc::new(message);
         let grown = session.push(message.clone());
@@ -52,7 +51,12 @@ impl State {
             session.state = SessionState::Active;
         }
         self.sessions.grew(key, n, grown);
-        step.fact(Fact::Message { session: key, n, message, chosen_id });
+        step.fact(Fact::Message {
+            session: key,
+            n,
+            message,
+            chosen_id,
+        });
         if asks {
             step.fact(Fact::Turn { session: key, n });
         }

@@ -79,7 +79,10 @@ impl Session {
             closed: None,
             metadata: Arc::default(),
             preferences: UserPreferences::default(),
-            config: SessionConfig { policy: Some(SessionPolicy::default()), ..SessionConfig::default() },
+            config: SessionConfig {
+                policy: Some(SessionPolicy::default()),
+                ..SessionConfig::default()
+            },
             current_task: String::new(),
             task_history: Vec::new(),
             creator: "".into(),
@@ -126,7 +129,11 @@ impl Session {
 
     /// How long it may be silent before it is IDLE; 0 for ever.
     pub fn idle_timeout(&self, default: i64) -> i64 {
-        if self.config.idle_timeout_ns > 0 { self.config.idle_timeout_ns } else { default }
+        if self.config.idle_timeout_ns > 0 {
+            self.config.idle_timeout_ns
+        } else {
+            default
+        }
     }
 
     /// When it has to be looked at again.
@@ -165,11 +172,19 @@ impl Session {
     /// A message in memory by its number.
     pub fn in_tail(&self, n: u64) -> Option<&Arc<Message>> {
         let start = self.tail_start();
-        if n < start { None } else { self.tail.get((n - start) as usize) }
+        if n < start {
+            None
+        } else {
+            self.tail.get((n - start) as usize)
+        }
     }
 
     pub fn known(&self, id: &str) -> Option<u64> {
-        self.known.iter().rev().find(|(known, _)| **known == *id).map(|(_, n)| *n)
+        self.known
+            .iter()
+            .rev()
+            .find(|(known, _)| **known == *id)
+            .map(|(_, n)| *n)
     }
 
     pub fn remember(&mut self, id: &str, n: u64) {
@@ -193,7 +208,10 @@ impl Session {
 }
 
 fn weight(message: &Message) -> usize {
-    let extra = message.metadata.as_ref().map_or(0, |m| m.extra.iter().map(|(k, v)| k.len() + v.len() + 64).sum());
+    let extra = message
+        .metadata
+        .as_ref()
+        .map_or(0, |m| m.extra.iter().map(|(k, v)| k.len() + v.len() + 64).sum());
     message.content.len() + message.id.len() + extra + 160
 }
 

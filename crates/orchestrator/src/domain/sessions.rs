@@ -58,7 +58,9 @@ impl Sessions {
     }
 
     pub fn find(&self, id: &str) -> Option<&Session> {
-        ids::number(id).and_then(|key| self.by_key.get(&key)).filter(|session| *session.id == *id)
+        ids::number(id)
+            .and_then(|key| self.by_key.get(&key))
+            .filter(|session| *session.id == *id)
     }
 
     /// The session, if this caller may know of it.
@@ -103,7 +105,9 @@ impl Sessions {
 
     /// Brings the count of what stands against the limit up to date with one session.
     pub fn recount(&mut self, key: u64) {
-        let Some(session) = self.by_key.get_mut(&key) else { return };
+        let Some(session) = self.by_key.get_mut(&key) else {
+            return;
+        };
         let counts = match session.state {
             SessionState::Active | SessionState::Initializing => true,
             SessionState::Idle => session.streams > 0,
@@ -123,7 +127,9 @@ impl Sessions {
         while looked > 0 && (self.tails_bytes > TAILS_BYTES || self.tails.len() > 4 * (TAILS_BYTES >> 8)) {
             looked -= 1;
             let Some((key, n)) = self.tails.pop_front() else { break };
-            let Some(session) = self.by_key.get_mut(&key) else { continue };
+            let Some(session) = self.by_key.get_mut(&key) else {
+                continue;
+            };
             if n > session.committed {
                 self.tails.push_back((key, n)); // nobody could read it from disk yet
             } else if session.tail_start() <= n {
@@ -160,14 +166,21 @@ impl State {
         self.look_again(&session);
         self.sessions.insert(session);
         step.fact(Fact::Session(key));
-        step.fact(Fact::Event { session: key, event: created });
+        step.fact(Fact::Event {
+            session: key,
+            event: created,
+        });
         Ok(key)
     }
 
     pub fn room_for_session(&self) -> Result<(), Error> {
         let max = self.rules.max_sessions;
         if self.sessions.counted >= max {
-            return Err(Error::Limit { what: "maximum sessions", max, setting: "orchestrator.max_sessions" });
+            return Err(Error::Limit {
+                what: "maximum sessions",
+                max,
+                setting: "orchestrator.max_sessions",
+            });
         }
         Ok(())
     }
@@ -227,7 +240,10 @@ impl State {
         let data = [("session_id", &*id), ("reason", reason), ("state", "closed")];
         let closed = event::build(step, "session.closed", ORCHESTRATOR, about, &data);
         step.fact(Fact::Session(key));
-        step.fact(Fact::Event { session: key, event: closed });
+        step.fact(Fact::Event {
+            session: key,
+            event: closed,
+        });
         step.effect(Effect::Close { session: key, id });
         self.sessions.recount(key);
         self.sessions.keep_closed(key);
@@ -241,25 +257,41 @@ impl State {
         }
         step.grows = false;
         self.end_turns(step, key, "NOT_FOUND: session was deleted");
-        step.facts.retain(|fact| !matches!(fact, Fact::Event { session, .. } if *session == key));
+        step.facts
+            .retain(|fact| !matches!(fact, Fact::Event { session, .. } if *session == key));
         let session = self.sessions.remove(key).expect("it was here a line ago");
         let data = [("session_id", &*session.id)];
-        let about = About { session_id: session.id.as_ref().into(), ..About::default() };
+        let about = About {
+            session_id: session.id.as_ref().into(),
+            ..About::default()
+        };
         let deleted = event::build(step, event::SESSION_DELETED, ORCHESTRATOR, about, &data);
         step.fact(Fact::SessionGone(key));
-        step.fact(Fact::Event { session: 0, event: deleted });
-        step.effect(Effect::Close { session: key, id: session.id });
+        step.fact(Fact::Event {
+            session: 0,
+            event: deleted,
+        });
+        step.effect(Effect::Close {
+            session: key,
+            id: session.id,
+        });
         Ok(())
     }
 
     /// A stream opened (`true`) or ended on a session.
     pub fn count_stream(&mut self, key: u64, open: bool) -> Result<(), Error> {
-        let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return Ok(());
+        };
         if open && session.streams == 0 && !session.counted {
             self.room_for_session()?;
         }
         let session = self.sessions.get_mut(key).expect("it was here a line ago");
-        session.streams = if open { session.streams + 1 } else { session.streams.saturating_sub(1) };
+        session.streams = if open {
+            session.streams + 1
+        } else {
+            session.streams.saturating_sub(1)
+        };
         self.sessions.recount(key);
         Ok(())
     }
@@ -267,7 +299,9 @@ impl State {
     /// Looks at a session whose timer came due.
     pub fn session_due(&mut self, step: &mut Step<'_>, key: u64) {
         let idle_default = self.rules.idle_timeout;
-        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.is_closed()) else { return };
+        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.is_closed()) else {
+            return;
+        };
         if session.expires.is_some_and(|at| at <= step.now) {
             let closed = self.close_session(step, key, "max_duration_ns is over");
             debug_assert!(closed.is_ok(), "closing an open session cannot be refused");
@@ -281,7 +315,11 @@ impl State {
             self.session_updated(step, key);
         } else if let Some(at) = session.next_look(idle_default) {
             // A turn is open past the idle timeout: look again when it may be over.
-            let at = if at <= step.now { step.now.saturating_add(idle.max(1_000_000_000)) } else { at };
+            let at = if at <= step.now {
+                step.now.saturating_add(idle.max(1_000_000_000))
+            } else {
+                at
+            };
             self.timers.set(at, Timer::Session(key));
         }
     }
@@ -289,10 +327,17 @@ impl State {
     /// Saves a changed session, says so, and arms its timer.
     pub fn session_updated(&mut self, step: &mut Step<'_>, key: u64) {
         let session = self.sessions.get(key).expect("the caller looked it up");
-        let data = [("session_id", &*session.id), ("name", &*session.metadata.name), ("state", session.state_name())];
+        let data = [
+            ("session_id", &*session.id),
+            ("name", &*session.metadata.name),
+            ("state", session.state_name()),
+        ];
         let updated = event::build(step, "session.updated", ORCHESTRATOR, about(session), &data);
         step.fact(Fact::Session(key));
-        step.fact(Fact::Event { session: key, event: updated });
+        step.fact(Fact::Event {
+            session: key,
+            event: updated,
+        });
         if let Some(at) = session.next_look(self.rules.idle_timeout) {
             self.timers.set(at, Timer::Session(key));
         }

@@ -12,21 +12,44 @@ pub type Time = i64;
 
 /// Something that must not be forgotten. The order of facts is the order of the log.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a step has few facts, and most of them are events: a box would be one more allocation for each"
+)]
 pub enum Fact {
     /// A message of a session, which is also the event `message.sent`.
-    Message { session: u64, n: u64, message: Arc<Message>, chosen_id: bool },
+    Message {
+        session: u64,
+        n: u64,
+        message: Arc<Message>,
+        chosen_id: bool,
+    },
     /// An event, of a session or of nothing (0).
-    Event { session: u64, event: Event },
+    Event {
+        session: u64,
+        event: Event,
+    },
     /// These have changed; their present state is saved.
     Session(u64),
     Agent(u64),
     Task(u64),
     /// A turn began, changed its attempt, or is over.
-    Turn { session: u64, n: u64 },
-    TurnOver { session: u64, n: u64, over: super::turn::Over },
+    Turn {
+        session: u64,
+        n: u64,
+    },
+    TurnOver {
+        session: u64,
+        n: u64,
+        over: super::turn::Over,
+    },
     AgentGone(u64),
     /// A message for an agent that holds no stream; `None` once it was delivered.
-    Kept { agent: u64, n: u64, message: Option<Box<super::agent::Kept>> },
+    Kept {
+        agent: u64,
+        n: u64,
+        message: Option<Box<super::agent::Kept>>,
+    },
     /// For good: messages, events, turns, everything.
     SessionGone(u64),
     TasksGone(Vec<u64>),
@@ -40,13 +63,22 @@ pub enum Effect {
     /// Gives the next waiting turn of a session to an assistant.
     Dispatch { session: u64 },
     /// Offers a turn to an assistant; the content of message `n` is still to be filled in.
-    Offer { session: u64, n: u64, agent: u64, request: Box<AgentMessage> },
+    Offer {
+        session: u64,
+        n: u64,
+        agent: u64,
+        request: Box<AgentMessage>,
+    },
     /// A turn is over: whoever waits for its answer is told, with the error where there is one.
     TurnOver { session: u64, n: u64, error: Option<Event> },
     /// Ends the streams of a session.
     Close { session: u64, id: Arc<str> },
     /// Hands a message to an agent that holds a stream. Mail is kept where that fails, or ends before it was read.
-    Deliver { agent: u64, message: Box<AgentMessage>, mail: bool },
+    Deliver {
+        agent: u64,
+        message: Box<AgentMessage>,
+        mail: bool,
+    },
     /// A task moved: whoever watches or works it is told.
     Task { task: u64, note: super::task::Note },
     /// The set of registered daemons changed.
@@ -69,7 +101,13 @@ pub struct Step<'a> {
 impl<'a> Step<'a> {
     pub fn new(now: Time, ids: &'a mut Ids) -> Self {
         // Most decisions have one or two of each, and both are large.
-        Step { now, ids, facts: Vec::with_capacity(2), effects: Vec::with_capacity(2), grows: true }
+        Step {
+            now,
+            ids,
+            facts: Vec::with_capacity(2),
+            effects: Vec::with_capacity(2),
+            grows: true,
+        }
     }
 
     pub fn fact(&mut self, fact: Fact) {

@@ -42,13 +42,19 @@ pub struct Task {
 /// What is told to those who watch or work a task.
 #[derive(Clone, Debug)]
 pub enum Note {
-    State { state: TaskState, message: String },
+    State {
+        state: TaskState,
+        message: String,
+    },
     Progress(TaskProgress),
     Output(TaskOutput),
     Complete(Option<TaskResult>),
     Failed(TaskError),
     /// For the worker: the caller wants it stopped.
-    Cancel { reason: String, force: bool },
+    Cancel {
+        reason: String,
+        force: bool,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -73,7 +79,9 @@ impl Tasks {
         if id.is_empty() {
             return Err(Error::Required("task_id"));
         }
-        let found = ids::number(id).and_then(|key| self.by_key.get(&key)).filter(|task| *task.id == *id);
+        let found = ids::number(id)
+            .and_then(|key| self.by_key.get(&key))
+            .filter(|task| *task.id == *id);
         found.ok_or(Error::TaskNotFound)
     }
 
@@ -94,17 +102,25 @@ impl Task {
 
     /// Whether its caller wants it tried once more after a failure.
     fn may_retry(&self) -> bool {
-        self.wire.config.as_ref().is_some_and(|c| c.retry_on_failure && self.attempt <= c.max_retries)
+        self.wire
+            .config
+            .as_ref()
+            .is_some_and(|c| c.retry_on_failure && self.attempt <= c.max_retries)
     }
 
     /// When it has taken too long: its time counts from its start, its expiry from its making.
     fn due(&self, timeout: i64) -> Time {
-        self.started.map_or(self.expires, |started| self.expires.min(started.saturating_add(timeout)))
+        self.started.map_or(self.expires, |started| {
+            self.expires.min(started.saturating_add(timeout))
+        })
     }
 }
 
 pub fn is_over(state: TaskState) -> bool {
-    matches!(state, TaskState::Completed | TaskState::Failed | TaskState::Cancelled | TaskState::Timeout)
+    matches!(
+        state,
+        TaskState::Completed | TaskState::Failed | TaskState::Cancelled | TaskState::Timeout
+    )
 }
 
 /// The arrows of the diagram above.
@@ -140,7 +156,9 @@ impl State {
         }
         let config = request.config.ok_or(Error::Required("config"))?;
         if config.timeout_ns < 0 || config.max_retries < 0 {
-            return Err(Error::Invalid("config.timeout_ns and config.max_retries must not be negative".into()));
+            return Err(Error::Invalid(
+                "config.timeout_ns and config.max_retries must not be negative".into(),
+            ));
         }
         let kind = TaskType::try_from(request.r#type);
         let kind = kind.map_err(|_| Error::Invalid(format!("type {} is unknown", request.r#type)))?;
@@ -148,7 +166,11 @@ impl State {
         let priority = priority.map_err(|_| Error::Invalid(format!("priority {} is unknown", request.priority)))?;
         let max = self.rules.max_open_tasks;
         if self.tasks.by_key.len() >= max {
-            return Err(Error::Limit { what: "open tasks", max, setting: "orchestrator.max_open_tasks" });
+            return Err(Error::Limit {
+                what: "open tasks",
+                max,
+                setting: "orchestrator.max_open_tasks",
+            });
         }
         let bound = agent.is_some();
         let agent = agent.or_else(|| self.pick_worker(kind, None));
@@ -160,14 +182,28 @@ impl State {
             session_id: request.session_id,
             r#type: kind.into(),
             state: TaskState::Pending.into(),
-            priority: if priority == TaskPriority::Unspecified { TaskPriority::Normal } else { priority }.into(),
+            priority: if priority == TaskPriority::Unspecified {
+                TaskPriority::Normal
+            } else {
+                priority
+            }
+            .into(),
             created_at: Some(timestamp(step.now)),
             expires_at: Some(timestamp(expires)),
             config: Some(config),
             agent_id: self.agent_id(agent),
             ..Wire::default()
         };
-        self.tasks.insert(Task { key, id: id.into(), agent, bound, attempt: 1, started: None, expires, wire });
+        self.tasks.insert(Task {
+            key,
+            id: id.into(),
+            agent,
+            bound,
+            attempt: 1,
+            started: None,
+            expires,
+            wire,
+        });
         self.timers.set(expires, Timer::Task(key));
         self.task_event(step, key, "task.created");
         self.link_to_session(step, key);
@@ -180,7 +216,11 @@ impl State {
         let timeout = self.timeout_of(&task);
         self.timers.set(task.due(timeout), Timer::Task(task.key));
         if let (Some(agent), Some(_)) = (task.agent, task.started) {
-            self.agents.running.entry(agent).or_default().insert(task.key, task.id.clone());
+            self.agents
+                .running
+                .entry(agent)
+                .or_default()
+                .insert(task.key, task.id.clone());
         }
         self.tasks.insert(task);
     }
@@ -189,12 +229,21 @@ impl State {
     fn timeout_of(&self, task: &Task) -> i64 {
         let config = task.wire.config.as_ref();
         let wanted = config.map_or(0, |c| c.timeout_ns);
-        let longest = config.and_then(|c| c.constraints.as_ref()).map_or(0, |c| c.max_execution_time_ns);
-        [wanted, longest].into_iter().filter(|t| *t > 0).min().unwrap_or(self.rules.task_timeout)
+        let longest = config
+            .and_then(|c| c.constraints.as_ref())
+            .map_or(0, |c| c.max_execution_time_ns);
+        [wanted, longest]
+            .into_iter()
+            .filter(|t| *t > 0)
+            .min()
+            .unwrap_or(self.rules.task_timeout)
     }
 
     fn agent_id(&self, agent: Option<u64>) -> String {
-        agent.and_then(|key| self.agents.get(key)).map(|agent| agent.id.to_string()).unwrap_or_default()
+        agent
+            .and_then(|key| self.agents.get(key))
+            .map(|agent| agent.id.to_string())
+            .unwrap_or_default()
     }
 
     /// A session lists the tasks that were run for it.
@@ -202,7 +251,9 @@ impl State {
         const KEPT: usize = 100;
         let Some(task) = self.tasks.get(key) else { return };
         let id = task.id.to_string();
-        let Some(session) = self.sessions.find(&task.wire.session_id).map(|session| session.key) else { return };
+        let Some(session) = self.sessions.find(&task.wire.session_id).map(|session| session.key) else {
+            return;
+        };
         let session = self.sessions.get_mut(session).expect("it was just found");
         session.current_task = id.clone();
         session.task_history.push(id);
@@ -221,7 +272,12 @@ pub fn matches(task: &Wire, filter: &nexus_proto::agent::v1::TaskFilter) -> bool
         && any(filter.r#type, task.r#type)
         && any(filter.priority, task.priority)
         && (filter.session_id.is_empty() || filter.session_id == task.session_id)
-        && filter.created_after.as_ref().is_none_or(|after| created > event::time(after))
-        && filter.created_before.as_ref().is_none_or(|before| created < event::time(before))
+        && filter
+            .created_after
+            .as_ref()
+            .is_none_or(|after| created > event::time(after))
+        && filter
+            .created_before
+            .as_ref()
+            .is_none_or(|before| created < event::time(before))
 }
-

@@ -51,7 +51,7 @@ impl World {
     pub fn new(rules: Rules) -> World {
         World {
             state: State::new(rules),
-            ids: Ids::new(0, dice),
+            ids: Ids::new(0, 0, dice),
             now: 1_700_000_000 * SECOND,
             disk: disk::Disk::default(),
             asked: BTreeMap::new(),
@@ -65,6 +65,15 @@ impl World {
         }
     }
 
+    /// A decision that is never refused.
+    pub fn must(&mut self, f: impl FnOnce(&mut State, &mut Step<'_>)) {
+        self.step(|state, step| {
+            f(state, step);
+            Ok(())
+        })
+        .unwrap();
+    }
+
     /// One decision, its commit, and everything that follows from it.
     pub fn step<R>(&mut self, f: impl FnOnce(&mut State, &mut Step<'_>) -> Result<R, Error>) -> Result<R, Error> {
         let mut step = Step::new(self.now, &mut self.ids);
@@ -73,7 +82,10 @@ impl World {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
-                assert!(facts.is_empty() && effects.is_empty(), "a refusal changed something: {error}");
+                assert!(
+                    facts.is_empty() && effects.is_empty(),
+                    "a refusal changed something: {error}"
+                );
                 return Err(error);
             }
         };
@@ -93,7 +105,9 @@ impl World {
 
     fn note(&mut self, fact: Fact) {
         match fact {
-            Fact::Message { session, n, message, .. } => {
+            Fact::Message {
+                session, n, message, ..
+            } => {
                 let head = self.heads.entry(session).or_default();
                 assert_eq!(n, *head + 1, "messages of a session are numbered without a hole");
                 assert_eq!(message.sequence, n);
@@ -104,18 +118,29 @@ impl World {
             }
             Fact::TurnOver { session, n, over } => {
                 let asked = self.asked.get_mut(&(session, n)).expect("a turn is of a message");
-                assert!(!matches!(asked, Some(Over::Answered { .. })), "a message is answered once");
+                assert!(
+                    !matches!(asked, Some(Over::Answered { .. })),
+                    "a message is answered once"
+                );
                 *asked = Some(over);
             }
             Fact::Turn { session, n } => {
                 let asked = self.asked.get_mut(&(session, n)).expect("a turn is of a message");
-                assert!(!matches!(asked, Some(Over::Answered { .. })), "an answered turn never opens again");
+                assert!(
+                    !matches!(asked, Some(Over::Answered { .. })),
+                    "an answered turn never opens again"
+                );
                 *asked = None;
             }
             Fact::Task(task) => {
-                let Some(to) = self.state.tasks.get(task).map(|task| task.state()) else { return };
+                let Some(to) = self.state.tasks.get(task).map(|task| task.state()) else {
+                    return;
+                };
                 let from = self.task_states.insert(task, to).unwrap_or(to);
-                assert!(from == to || reaches(from, to), "{from:?} to {to:?} is not in the diagram");
+                assert!(
+                    from == to || reaches(from, to),
+                    "{from:?} to {to:?} is not in the diagram"
+                );
             }
             Fact::SessionGone(session) => {
                 self.asked.retain(|(of, _), _| *of != session);
@@ -179,17 +204,22 @@ impl World {
     pub fn restart(&mut self) {
         let (state, last) = store::load(&mut self.disk, self.state.rules.clone(), self.now).unwrap();
         self.state = state;
-        self.ids = Ids::new(last, dice);
+        self.ids = Ids::new(last, self.now, dice);
         let waiting: Vec<u64> = self.state.agents.waiting.iter().copied().collect();
         waiting.into_iter().for_each(|session| self.dispatch(session));
     }
 
     pub fn session(&mut self) -> u64 {
-        self.step(|state, step| state.create_session(step, "uid:1", SessionMetadata::default(), None)).unwrap()
+        self.step(|state, step| state.create_session(step, "uid:1", SessionMetadata::default(), None))
+            .unwrap()
     }
 
     pub fn say(&mut self, session: u64, text: &str) -> Result<u64, Error> {
-        let message = Message { role: MessageRole::User.into(), content: text.into(), ..Message::default() };
+        let message = Message {
+            role: MessageRole::User.into(),
+            content: text.into(),
+            ..Message::default()
+        };
         self.step(|state, step| state.add_message(step, session, message))
     }
 
@@ -198,8 +228,10 @@ impl World {
     }
 
     pub fn try_register(&mut self, name: &str) -> Result<u64, Error> {
-        let capabilities =
-            AgentCapabilities { supported_tasks: vec!["code-execution".into()], ..AgentCapabilities::default() };
+        let capabilities = AgentCapabilities {
+            supported_tasks: vec!["code-execution".into()],
+            ..AgentCapabilities::default()
+        };
         let request = RegisterRequest {
             name: name.into(),
             r#type: AgentType::Worker.into(),
@@ -223,11 +255,13 @@ impl World {
     }
 
     pub fn heartbeat(&mut self, agent: u64) -> Vec<String> {
-        self.step(|state, step| Ok(state.heartbeat(step, agent, None, &[]))).unwrap()
+        self.step(|state, step| Ok(state.heartbeat(step, agent, None, &[])))
+            .unwrap()
     }
 
     pub fn answer(&mut self, agent: u64, session: u64, correlation: &str, text: &str) -> bool {
-        self.step(|state, step| Ok(state.answer(step, agent, session, correlation, text.into(), HashMap::new()))).unwrap()
+        self.step(|state, step| Ok(state.answer(step, agent, session, correlation, text.into(), HashMap::new())))
+            .unwrap()
     }
 
     pub fn task(&mut self, agent: Option<u64>, config: TaskConfig) -> Result<u64, Error> {
@@ -242,7 +276,10 @@ impl World {
 
     /// Names of the events so far, and forgets them.
     pub fn told(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.events).into_iter().map(|event| event.name).collect()
+        std::mem::take(&mut self.events)
+            .into_iter()
+            .map(|event| event.name)
+            .collect()
     }
 
     /// The correlation id of the newest offer, and whom it went to.
@@ -262,19 +299,32 @@ impl World {
             });
             bytes += session.tail_bytes;
             if session.next_look(self.state.rules.idle_timeout).is_some() {
-                assert!(self.state.timers.is_set(Timer::Session(session.key)), "a session nobody looks at again");
+                assert!(
+                    self.state.timers.is_set(Timer::Session(session.key)),
+                    "a session nobody looks at again"
+                );
             }
             for (place, turn) in session.turns.iter().enumerate() {
-                assert_eq!(self.asked.get(&(session.key, turn.n)), Some(&None), "a turn is open or over, not both");
+                assert_eq!(
+                    self.asked.get(&(session.key, turn.n)),
+                    Some(&None),
+                    "a turn is open or over, not both"
+                );
                 match turn.phase {
                     Phase::Running { agent, .. } => {
                         assert_eq!(place, 0, "one turn at a time, in order");
                         assert!(self.state.agents.get(agent).is_some_and(|agent| agent.link.is_some()));
                         assert!(self.state.agents.turns_of(agent) > 0);
-                        assert!(self.state.timers.is_set(Timer::Turn(session.key)), "a turn that never times out");
+                        assert!(
+                            self.state.timers.is_set(Timer::Turn(session.key)),
+                            "a turn that never times out"
+                        );
                     }
                     Phase::Waiting { .. } if place == 0 => {
-                        assert!(self.state.agents.waiting.contains(&session.key), "a turn that nobody remembers");
+                        assert!(
+                            self.state.agents.waiting.contains(&session.key),
+                            "a turn that nobody remembers"
+                        );
                         let timed = self.state.timers.is_set(Timer::Turn(session.key));
                         assert!(timed || self.state.agents.has_assistant(), "a turn that waits for ever");
                     }
@@ -282,16 +332,29 @@ impl World {
                 }
             }
         }
-        assert_eq!((self.state.sessions.counted, self.state.sessions.tails_bytes), (counted, bytes));
+        assert_eq!(
+            (self.state.sessions.counted, self.state.sessions.tails_bytes),
+            (counted, bytes)
+        );
         for ((session, n), over) in self.asked.iter().filter(|(_, over)| over.is_none()) {
-            let open = self.state.sessions.get(*session).is_some_and(|s| s.turns.iter().any(|turn| turn.n == *n));
+            let open = self
+                .state
+                .sessions
+                .get(*session)
+                .is_some_and(|s| s.turns.iter().any(|turn| turn.n == *n));
             assert!(open, "message {n} was neither answered nor failed: {over:?}");
         }
         for task in self.state.tasks.iter().filter(|task| !task.is_over()) {
-            assert!(self.state.timers.is_set(Timer::Task(task.key)), "a task that never times out");
+            assert!(
+                self.state.timers.is_set(Timer::Task(task.key)),
+                "a task that never times out"
+            );
         }
         for agent in self.state.agents.iter().filter(|agent| agent.link.is_none()) {
-            assert!(self.state.timers.is_set(Timer::Agent(agent.key)), "an agent that is never lost");
+            assert!(
+                self.state.timers.is_set(Timer::Agent(agent.key)),
+                "an agent that is never lost"
+            );
         }
     }
 }

@@ -68,7 +68,10 @@ impl Turn {
     pub fn new(message: &Message, answer_id: String) -> Self {
         let extra = message.metadata.as_ref().map(|m| &m.extra);
         // Assistants drop a request without content and say nothing.
-        let refused = message.content.is_empty().then(|| "INVALID_ARGUMENT: the message has no content".into());
+        let refused = message
+            .content
+            .is_empty()
+            .then(|| "INVALID_ARGUMENT: the message has no content".into());
         Turn {
             n: message.sequence,
             message_id: message.id.as_str().into(),
@@ -88,12 +91,16 @@ impl Turn {
 
     /// Whether a correlation id is of this turn, whichever attempt: a whole answer is as good when it comes late.
     fn is(&self, correlation: &str) -> bool {
-        correlation.strip_prefix(&*self.answer_id).is_some_and(|rest| rest.starts_with('-'))
+        correlation
+            .strip_prefix(&*self.answer_id)
+            .is_some_and(|rest| rest.starts_with('-'))
     }
 
     /// Why it may not be given to an assistant, if so. One whose tool ran may not run twice, also after a restart.
     fn refusal(&self) -> Option<Arc<str>> {
-        let ran = self.tool_ran.then(|| "UNAVAILABLE: the assistant went away while it answered".into());
+        let ran = self
+            .tool_ran
+            .then(|| "UNAVAILABLE: the assistant went away while it answered".into());
         self.refused.clone().or(ran)
     }
 }
@@ -104,7 +111,9 @@ impl State {
         let max = self.rules.max_queued_turns;
         let session = self.sessions.get_mut(key).ok_or_else(|| gone(key))?;
         if session.is_closed() {
-            return Err(Error::SessionClosed { doing: "add message to" });
+            return Err(Error::SessionClosed {
+                doing: "add message to",
+            });
         }
         if session.turns.iter().any(|turn| turn.n == message.sequence) {
             return Ok(false);
@@ -112,7 +121,10 @@ impl State {
         session.room_for_turn(max)?;
         let answer_id = step.ids.with(message.sequence | Turn::ANSWER);
         session.turns.push_back(Turn::new(message, answer_id));
-        step.fact(Fact::Turn { session: key, n: message.sequence });
+        step.fact(Fact::Turn {
+            session: key,
+            n: message.sequence,
+        });
         step.effect(Effect::Dispatch { session: key });
         Ok(true)
     }
@@ -147,13 +159,23 @@ impl State {
         };
         self.agents.waiting.remove(&key);
         let turn = self.front(key);
-        turn.phase = Phase::Running { agent, until, text: String::new(), restarts: 0 };
+        turn.phase = Phase::Running {
+            agent,
+            until,
+            text: String::new(),
+            restarts: 0,
+        };
         let turn = turn.clone();
         self.agents.turn_began(agent, key);
         self.timers.set(until, Timer::Turn(key));
         let session = self.sessions.get(key).expect("it was here a line ago");
         let request = self.request(&session.id, agent, &turn, now);
-        step.effect(Effect::Offer { session: key, n: turn.n, agent, request: Box::new(request) });
+        step.effect(Effect::Offer {
+            session: key,
+            n: turn.n,
+            agent,
+            request: Box::new(request),
+        });
     }
 
     /// Whether an offer still stands: the turn runs with this agent under this correlation id.
@@ -168,7 +190,8 @@ impl State {
     /// Until when a turn may wait for an assistant that was here a moment ago.
     fn grace(&self, now: Time) -> Option<Time> {
         let seen = self.agents.assistant_seen?;
-        (now.saturating_sub(seen) <= self.rules.assistant_recent).then(|| now.saturating_add(self.rules.assistant_grace))
+        (now.saturating_sub(seen) <= self.rules.assistant_recent)
+            .then(|| now.saturating_add(self.rules.assistant_grace))
     }
 
     /// The request without its content, which may have to be read from disk first.

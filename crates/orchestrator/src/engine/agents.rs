@@ -14,14 +14,25 @@ use crate::domain::{Effect, Error};
 
 impl Engine {
     /// Registers an agent. The token is drawn with the registration, so that a repeat gets the same.
-    pub async fn register(&self, once: Option<Once>, owner: &str, request: RegisterRequest) -> Result<RegisterResponse, Error> {
+    pub async fn register(
+        &self,
+        once: Option<Once>,
+        owner: &str,
+        request: RegisterRequest,
+    ) -> Result<RegisterResponse, Error> {
         self.room()?;
         self.once(once, |parts, step| {
             let key = parts.state.register(step, owner, request)?;
-            let agent = parts.state.agents.wire(parts.state.agents.get(key).expect("it was just registered"));
+            let agent = parts
+                .state
+                .agents
+                .wire(parts.state.agents.get(key).expect("it was just registered"));
             Ok(RegisterResponse {
                 agent_id: agent.id.clone(),
-                agent: Some(Agent { state: AgentState::Idle.into(), ..agent }),
+                agent: Some(Agent {
+                    state: AgentState::Idle.into(),
+                    ..agent
+                }),
                 registration_token: step.ids.plain(),
             })
         })
@@ -55,8 +66,13 @@ impl Engine {
     ) -> Result<HeartbeatResponse, Error> {
         self.once(once, |parts, step| {
             let key = owned(&parts.state.agents, &request.agent_id, caller)?;
-            let pending_tasks = parts.state.heartbeat(step, key, request.resources, &request.active_tasks);
-            Ok(HeartbeatResponse { timestamp: Some(timestamp(step.now)), pending_tasks })
+            let pending_tasks = parts
+                .state
+                .heartbeat(step, key, request.resources, &request.active_tasks);
+            Ok(HeartbeatResponse {
+                timestamp: Some(timestamp(step.now)),
+                pending_tasks,
+            })
         })
         .await
     }
@@ -101,7 +117,9 @@ impl Engine {
 
     /// Hands a message to an agent's stream. A stream that is full is no stream: it ends, and its turns move on.
     pub(super) fn deliver(&self, core: &mut Core, agent: u64, message: AgentMessage, mail: bool) {
-        let Some(refused) = core.links.send(agent, message, mail) else { return };
+        let Some(refused) = core.links.send(agent, message, mail) else {
+            return;
+        };
         let link = core.links.end(agent, Error::LinkFull(QUEUED));
         let engine = self.clone();
         tokio::spawn(async move {
@@ -120,7 +138,11 @@ impl Engine {
     async fn deliver_later(&self, agent: u64, message: AgentMessage) -> Result<(), Error> {
         self.write(|state, step| {
             if state.agents.get(agent).is_some_and(|agent| agent.link.is_some()) {
-                step.effect(Effect::Deliver { agent, message: Box::new(message), mail: true });
+                step.effect(Effect::Deliver {
+                    agent,
+                    message: Box::new(message),
+                    mail: true,
+                });
             } else {
                 step.grows = false;
                 state.keep(step, agent, message);
@@ -131,19 +153,33 @@ impl Engine {
     }
 
     /// A message for an agent: handed over, or kept.
-    pub async fn send_to_agent(&self, once: Option<Once>, id: &str, message: AgentMessage) -> Result<SentToAgent, Error> {
+    pub async fn send_to_agent(
+        &self,
+        once: Option<Once>,
+        id: &str,
+        message: AgentMessage,
+    ) -> Result<SentToAgent, Error> {
         self.room()?;
         self.once(once, |parts, step| {
             let key = parts.state.agents.find(id)?.key;
             let message_id = parts.state.send_to_agent(step, key, message)?;
-            Ok(SentToAgent { message_id, timestamp: Some(timestamp(step.now)) })
+            Ok(SentToAgent {
+                message_id,
+                timestamp: Some(timestamp(step.now)),
+            })
         })
         .await
     }
 
     /// All agents, oldest first.
     pub fn agents(&self) -> Vec<Agent> {
-        self.look(|core| core.state.agents.iter().map(|agent| core.state.agents.wire(agent)).collect())
+        self.look(|core| {
+            core.state
+                .agents
+                .iter()
+                .map(|agent| core.state.agents.wire(agent))
+                .collect()
+        })
     }
 
     /// The sockets that live daemons registered, by service, newest first.
@@ -153,7 +189,9 @@ impl Engine {
             let mut alive: Vec<_> = core.state.agents.iter().filter(|agent| agent.is_alive()).collect();
             alive.sort_by_key(|agent| std::cmp::Reverse(agent.registered));
             for agent in alive {
-                let Some((socket, services)) = agent.daemon() else { continue };
+                let Some((socket, services)) = agent.daemon() else {
+                    continue;
+                };
                 for service in services {
                     daemons.entry(service.to_owned()).or_default().push(socket.into());
                 }
@@ -177,7 +215,11 @@ pub(super) fn owned(agents: &crate::domain::agent::Agents, id: &str, caller: &Ca
     let agent = agents.find(id)?;
     if *agent.owner != *caller.principal && !caller.admin {
         let (owner, caller) = (agent.owner.to_string(), caller.principal.to_string());
-        return Err(Error::NotYourAgent { id: id.into(), owner, caller });
+        return Err(Error::NotYourAgent {
+            id: id.into(),
+            owner,
+            caller,
+        });
     }
     Ok(agent.key)
 }

@@ -48,7 +48,11 @@ impl Engine {
         }
         let engine = self.clone();
         tokio::spawn(async move {
-            let correlation = request.metadata.as_ref().map(|m| m.correlation_id.clone()).unwrap_or_default();
+            let correlation = request
+                .metadata
+                .as_ref()
+                .map(|m| m.correlation_id.clone())
+                .unwrap_or_default();
             let failed = match engine.message_at(session, n).await {
                 Ok(Some(message)) => {
                     fill(&mut request, &message.content);

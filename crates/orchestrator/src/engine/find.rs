@@ -42,7 +42,11 @@ impl Engine {
             }
             (None, _) if all => None,
             (None, _) => {
-                let kept = self.inner.reader.get(store::CHOSEN, store::text(key, id).to_vec()).await?;
+                let kept = self
+                    .inner
+                    .reader
+                    .get(store::CHOSEN, store::text(key, id).to_vec())
+                    .await?;
                 kept.and_then(|value| value.first_chunk().map(|bytes| u64::from_be_bytes(*bytes)))
             }
         };
@@ -79,7 +83,12 @@ impl Engine {
         let (from, to) = (store::key(key).to_vec(), store::above(key).to_vec());
         let ids = self.inner.reader.scan(store::CHOSEN, from, to, KNOWN_IDS).await?;
         self.look_mut(|core| {
-            let Some(session) = core.state.sessions.get_mut(key).filter(|session| session.known_added == 0) else {
+            let Some(session) = core
+                .state
+                .sessions
+                .get_mut(key)
+                .filter(|session| session.known_added == 0)
+            else {
                 return Ok(false);
             };
             let all = ids.len() < KNOWN_IDS;
@@ -124,6 +133,9 @@ impl Engine {
 fn decode(row: &nexus_store::Row) -> Result<Message, Error> {
     Message::decode(row.body.clone()).map_err(|e| {
         let detail = format!("row {}: {e}", row.seq);
-        Error::Store(nexus_store::Error::Damaged { path: "orchestrator".into(), detail })
+        Error::Store(nexus_store::Error::Damaged {
+            path: "orchestrator".into(),
+            detail,
+        })
     })
 }

@@ -58,7 +58,10 @@ pub(super) struct Writing {
 
 impl Writing {
     pub fn room_for(events: usize) -> Self {
-        Writing { events: Vec::with_capacity(events), wire: BytesMut::with_capacity(events * USUAL) }
+        Writing {
+            events: Vec::with_capacity(events),
+            wire: BytesMut::with_capacity(events * USUAL),
+        }
     }
 
     pub fn message(
@@ -78,7 +81,9 @@ impl Writing {
     /// `event` has no sequence of its own yet.
     pub fn event(&mut self, seq: u64, session: u64, creator: Arc<str>, event: &Event) {
         let time = event.timestamp.as_ref().map_or(0, event::time);
-        let deleted = (event.name == event::SESSION_DELETED).then(|| event.data.get("session_id")).flatten();
+        let deleted = (event.name == event::SESSION_DELETED)
+            .then(|| event.data.get("session_id"))
+            .flatten();
         let erases = deleted.and_then(|id| ids::number(id)).unwrap_or(0);
         let start = self.begin();
         self.wire.reserve(event.encoded_len());
@@ -102,11 +107,22 @@ impl Writing {
 
     fn push(&mut self, seq: u64, time: Time, session: u64, creator: Arc<str>, erases: u64) {
         let end = self.wire.len();
-        self.events.push(Published { seq, time, session, creator, end, erases, event: OnceLock::new() });
+        self.events.push(Published {
+            seq,
+            time,
+            session,
+            creator,
+            end,
+            erases,
+            event: OnceLock::new(),
+        });
     }
 
     pub fn done(self) -> Group {
-        Group { events: self.events, wire: self.wire.freeze() }
+        Group {
+            events: self.events,
+            wire: self.wire.freeze(),
+        }
     }
 }
 
@@ -153,9 +169,20 @@ impl Group {
             return None;
         }
         let mut kept = Writing::default();
-        for (i, event) in self.events.iter().enumerate().filter(|(_, event)| event.session != session) {
+        for (i, event) in self
+            .events
+            .iter()
+            .enumerate()
+            .filter(|(_, event)| event.session != session)
+        {
             kept.wire.put_slice(&self.wire[self.start(i)..event.end]);
-            kept.push(event.seq, event.time, event.session, event.creator.clone(), event.erases);
+            kept.push(
+                event.seq,
+                event.time,
+                event.session,
+                event.creator.clone(),
+                event.erases,
+            );
         }
         Some(kept.done())
     }
@@ -175,7 +202,11 @@ impl Group {
 impl Sight {
     pub fn new(wanted: Wanted, only: Option<Arc<str>>) -> Self {
         let everything = only.is_none() && wanted.everything();
-        Sight { wanted, only, everything }
+        Sight {
+            wanted,
+            only,
+            everything,
+        }
     }
 
     pub fn end(&self) -> Option<Time> {
@@ -184,7 +215,10 @@ impl Sight {
 
     fn shows(&self, group: &Group, i: usize) -> bool {
         let creator = &*group.events[i].creator;
-        let visible = self.only.as_ref().is_none_or(|only| *creator == **only && !only.is_empty());
+        let visible = self
+            .only
+            .as_ref()
+            .is_none_or(|only| *creator == **only && !only.is_empty());
         visible && (self.wanted.everything() || self.wanted.takes(group.event(i)))
     }
 }
@@ -193,7 +227,10 @@ impl Sight {
 pub(super) fn gap(first: u64, last: u64) -> Bytes {
     let mut gap = Writing::default();
     let start = gap.begin();
-    let event = Event { gap: Some(EventGap { first, last }), ..Event::default() };
+    let event = Event {
+        gap: Some(EventGap { first, last }),
+        ..Event::default()
+    };
     event.encode_raw(&mut gap.wire);
     gap.finish(start);
     gap.wire.freeze()
@@ -209,11 +246,24 @@ mod tests {
     fn group() -> Group {
         let mut writing = Writing::room_for(1);
         for (seq, session, creator) in [(3, 1, "a"), (4, 2, "b"), (6, 1, "a"), (7, 2, "b")] {
-            let message = Message { id: format!("m{seq}"), ..Message::default() };
-            writing.message(seq, (session, "s", creator.into()), &HashMap::new(), &message, seq as Time * 10);
+            let message = Message {
+                id: format!("m{seq}"),
+                ..Message::default()
+            };
+            writing.message(
+                seq,
+                (session, "s", creator.into()),
+                &HashMap::new(),
+                &message,
+                seq as Time * 10,
+            );
         }
         let data = [("session_id".to_owned(), format!("{:032x}", 2u128 << 64))];
-        let deleted = Event { name: event::SESSION_DELETED.into(), data: data.into(), ..Event::default() };
+        let deleted = Event {
+            name: event::SESSION_DELETED.into(),
+            data: data.into(),
+            ..Event::default()
+        };
         writing.event(9, 0, "b".into(), &deleted);
         writing.done()
     }
@@ -247,7 +297,10 @@ mod tests {
         assert_eq!(seen(&group(), 0, &own), (vec![4, 7, 9], 2));
         let nobody = Sight::new(Wanted::default(), Some("".into()));
         assert_eq!(seen(&group(), 0, &nobody), (vec![], 0));
-        let filter = EventFilter { names: vec![event::MESSAGE_SENT.into()], ..EventFilter::default() };
+        let filter = EventFilter {
+            names: vec![event::MESSAGE_SENT.into()],
+            ..EventFilter::default()
+        };
         let messages = Sight::new(Wanted::new(Some(filter)).unwrap(), None);
         assert_eq!(seen(&group(), 3, &messages), (vec![4, 6, 7], 1));
     }
@@ -255,7 +308,10 @@ mod tests {
     #[test]
     fn the_end_of_the_time_is_told() {
         let end_time = Some(event::timestamp(45));
-        let filter = EventFilter { end_time, ..EventFilter::default() };
+        let filter = EventFilter {
+            end_time,
+            ..EventFilter::default()
+        };
         let sight = Sight::new(Wanted::new(Some(filter)).unwrap(), None);
         assert_eq!(seen(&group(), 0, &sight).0, vec![3, 4, 9]);
         assert!(!group().show(0, &sight, &mut VecDeque::new()));
@@ -267,7 +323,10 @@ mod tests {
         let group = group();
         let erased = group.events.last().unwrap().erases;
         assert_eq!(erased, 2);
-        assert_eq!(seen(&group.without(erased).unwrap(), 0, &everything), (vec![3, 6, 9], 1));
+        assert_eq!(
+            seen(&group.without(erased).unwrap(), 0, &everything),
+            (vec![3, 6, 9], 1)
+        );
         assert!(group.without(5).is_none());
     }
 }

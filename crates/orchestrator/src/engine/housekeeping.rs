@@ -59,7 +59,11 @@ impl Engine {
     pub(super) async fn forget_answers(&self, session_id: &str) -> Result<(), Error> {
         loop {
             let mut ops = Vec::new();
-            let names = |value: &[u8]| value.windows(session_id.len()).any(|part| part == session_id.as_bytes());
+            let names = |value: &[u8]| {
+                value
+                    .windows(session_id.len())
+                    .any(|part| part == session_id.as_bytes())
+            };
             self.collect_old(FIRST, |_, value| Ok(names(value)), &mut ops).await?;
             if ops.is_empty() {
                 return Ok(());
@@ -83,7 +87,10 @@ impl Engine {
             from = [last, &[0][..]].concat();
             for (key, value) in &page {
                 if is_old(key, value)? {
-                    ops.push(Op::Delete { table, key: key.clone() });
+                    ops.push(Op::Delete {
+                        table,
+                        key: key.clone(),
+                    });
                 }
             }
         }
@@ -117,9 +124,20 @@ impl Engine {
             let mut core = self.inner.core.lock();
             core.tx += 1;
             let (tx, epoch) = (core.tx, core.epoch);
-            let receipt =
-                Pending { tx, epoch, drafts: Vec::new(), first: 0, effects: Vec::new(), tell: Some(tell) };
-            permit.send(Transaction { epoch, grows: false, ops, receipt });
+            let receipt = Pending {
+                tx,
+                epoch,
+                drafts: Vec::new(),
+                first: 0,
+                effects: Vec::new(),
+                tell: Some(tell),
+            };
+            permit.send(Transaction {
+                epoch,
+                grows: false,
+                ops,
+                receipt,
+            });
         }
         done.await.map_err(|_| nexus_store::Error::Closed)?
     }

@@ -27,7 +27,11 @@ impl Engine {
         self.write(|_, step| {
             step.grows = false;
             let pid = std::process::id().to_string();
-            let data = [("service", service), ("pid", &*pid), ("version", env!("CARGO_PKG_VERSION"))];
+            let data = [
+                ("service", service),
+                ("pid", &*pid),
+                ("version", env!("CARGO_PKG_VERSION")),
+            ];
             let event = event::build(step, name, event::SYSTEM, About::default(), &data);
             step.fact(Fact::Event { session: 0, event });
             Ok(())
@@ -39,13 +43,21 @@ impl Engine {
     pub fn serving(&self, service: &str) -> Option<PathBuf> {
         let daemons = self.daemons();
         let answering = self.inner.answering.lock();
-        daemons.get(service)?.iter().find(|socket| answering.contains(*socket)).cloned()
+        daemons
+            .get(service)?
+            .iter()
+            .find(|socket| answering.contains(*socket))
+            .cloned()
     }
 
     /// Notes whether the daemon at a socket answers that it serves.
     pub fn set_serving(&self, socket: &Path, serving: bool) {
         let mut answering: parking_lot::MutexGuard<'_, HashSet<PathBuf>> = self.inner.answering.lock();
-        let changed = if serving { answering.insert(socket.into()) } else { answering.remove(socket) };
+        let changed = if serving {
+            answering.insert(socket.into())
+        } else {
+            answering.remove(socket)
+        };
         drop(answering);
         if changed {
             self.inner.daemons_moved.notify_waiters();

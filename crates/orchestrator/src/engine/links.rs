@@ -95,9 +95,18 @@ impl Links {
     pub fn open(&mut self, agent: u64, number: u64, id: &str, kept: Vec<AgentMessage>) -> Arc<Link> {
         let older = self.end(agent, Error::StreamReplaced(id.into()));
         let left = older.map(|older| older.leftovers()).unwrap_or_default();
-        let frames = left.into_iter().chain(kept).map(|message| (Payload::Message(message), true)).collect();
+        let frames = left
+            .into_iter()
+            .chain(kept)
+            .map(|message| (Payload::Message(message), true))
+            .collect();
         let queue = Mutex::new(Queue { frames, ended: None });
-        let link = Arc::new(Link { agent, number, queue, more: Notify::new() });
+        let link = Arc::new(Link {
+            agent,
+            number,
+            queue,
+            more: Notify::new(),
+        });
         self.open.insert(agent, link.clone());
         link
     }
@@ -108,7 +117,9 @@ impl Links {
 
     /// Gives back what no stream took: there is none, or it is full.
     pub fn send(&self, agent: u64, message: AgentMessage, mail: bool) -> Option<AgentMessage> {
-        let Some(link) = self.open.get(&agent) else { return Some(message) };
+        let Some(link) = self.open.get(&agent) else {
+            return Some(message);
+        };
         match link.push(Payload::Message(message), mail)? {
             Payload::Message(message) => Some(message),
             Payload::Heartbeat(()) => None,
@@ -124,7 +135,11 @@ impl Links {
 
     /// A stream ended; a newer one stays.
     pub fn close(&mut self, link: &Link) {
-        if self.open.get(&link.agent).is_some_and(|open| open.number == link.number) {
+        if self
+            .open
+            .get(&link.agent)
+            .is_some_and(|open| open.number == link.number)
+        {
             self.open.remove(&link.agent);
         }
     }

@@ -34,7 +34,9 @@ impl Engine {
     /// Stores a message from a unary call.
     pub async fn send(&self, once: Option<Once>, id: &str, view: View<'_>, message: Message) -> Result<Sent, Error> {
         let key = self.open_session(id, view).await;
-        let Some(once) = once else { return self.send_one(key?, message, None).await };
+        let Some(once) = once else {
+            return self.send_one(key?, message, None).await;
+        };
         let _gate = self.gate(&once).await;
         match self.first(&once).await? {
             Some(sent) => Ok(sent),
@@ -46,7 +48,12 @@ impl Engine {
         match self.submit(key, message, 0, once).await? {
             Submitted::New(queued) => queued.done().await,
             Submitted::Repeat { sent, .. } => match once {
-                Some(once) => self.queue_with(|_, _| Ok(sent), |sent| Some(once.keep(sent))).await?.done().await,
+                Some(once) => {
+                    self.queue_with(|_, _| Ok(sent), |sent| Some(once.keep(sent)))
+                        .await?
+                        .done()
+                        .await
+                }
                 None => Ok(sent),
             },
         }
@@ -64,7 +71,11 @@ impl Engine {
         let mut message = accept(message)?;
         let max = self.max_message_bytes().saturating_sub(WRAPPING);
         if message.encoded_len() > max {
-            return Err(Error::Limit { what: "bytes of a message", max, setting: "common.max_message_bytes" });
+            return Err(Error::Limit {
+                what: "bytes of a message",
+                max,
+                setting: "common.max_message_bytes",
+            });
         }
         let asks = message.role == i32::from(MessageRole::User);
         loop {
@@ -79,7 +90,8 @@ impl Engine {
                         let session = parts.state.sessions.get(key).ok_or_else(|| gone(key))?;
                         // Ids that came since the look at the disk are in memory, unless very many came.
                         let (epoch, before) = looked;
-                        let forgot = parts.epoch != epoch || session.known_added.saturating_sub(before) > KNOWN_IDS as u64 / 2;
+                        let forgot =
+                            parts.epoch != epoch || session.known_added.saturating_sub(before) > KNOWN_IDS as u64 / 2;
                         if !message.id.is_empty() && (forgot || session.known(&message.id).is_some()) {
                             again = true;
                             return Err(Error::MessageExists(message.id.clone()));
@@ -155,7 +167,11 @@ impl Engine {
 
 fn sent(stored: Option<&Message>, n: u64) -> Sent {
     let id = stored.map(|message| message.id.clone()).unwrap_or_default();
-    Sent { n, id, timestamp: stored.and_then(|message| message.timestamp) }
+    Sent {
+        n,
+        id,
+        timestamp: stored.and_then(|message| message.timestamp),
+    }
 }
 
 fn added(state: &State, key: u64) -> u64 {
@@ -163,7 +179,10 @@ fn added(state: &State, key: u64) -> u64 {
 }
 
 fn is_open(state: &State, key: u64, n: u64) -> bool {
-    state.sessions.get(key).is_some_and(|session| session.turns.iter().any(|turn| turn.n == n))
+    state
+        .sessions
+        .get(key)
+        .is_some_and(|session| session.turns.iter().any(|turn| turn.n == n))
 }
 
 fn turns_over(state: &State, key: u64) -> u64 {

@@ -44,8 +44,8 @@ use tokio::sync::{Notify, oneshot, watch};
 
 pub use agents::Caller as AgentCaller;
 pub use links::Link;
-pub use once::Once;
 pub(crate) use messages::Submitted;
+pub use once::Once;
 pub use reads::Wanted;
 pub use ring::Subscription;
 pub use streams::{Joined, Opened, Pull, StreamId};
@@ -143,7 +143,10 @@ impl<R> Queued<R> {
     pub async fn done(self) -> Result<R, Error> {
         match self.done {
             None => Ok(self.answer),
-            Some(done) => done.await.map_err(|_| nexus_store::Error::Closed)?.map(|()| self.answer),
+            Some(done) => done
+                .await
+                .map_err(|_| nexus_store::Error::Closed)?
+                .map(|()| self.answer),
         }
     }
 }
@@ -152,15 +155,22 @@ impl Engine {
     /// Opens the store, loads the state and starts what runs beside the calls.
     pub fn open(backend: Arc<dyn Backend>, options: Options, stop: &Stop) -> Result<Self, nexus_store::Error> {
         let (batches, incoming) = publish::channel();
-        let room = backend.directory().map(|directory| Room::new(directory, options.store.low_disk));
+        let room = backend
+            .directory()
+            .map(|directory| Room::new(directory, options.store.low_disk));
         let store = Store::open(backend, &options.store, batches)?;
-        let now = wall();
         let rules = options.rules.clone();
-        let ((state, last_key), newest) =
-            store.reader.now(|read| Ok((store::load(read, rules, now)?, read.newest()?)))?;
+        let (newest, newest_time) = store.reader.now(|read| {
+            let newest = read.newest()?;
+            let row = read.log(newest.saturating_sub(1), 1, 1)?;
+            Ok((newest, row.last().map_or(0, |row| row.time)))
+        })?;
+        // The clock may have been set back: times never fall along the log.
+        let now = wall().max(newest_time);
+        let (state, last_key) = store.reader.now(|read| store::load(read, rules, now))?;
         let core = Core {
             state,
-            ids: Ids::new(last_key, random),
+            ids: Ids::new(last_key, newest_time, random),
             last_time: now,
             tx: 0,
             epoch: 1,
@@ -200,7 +210,7 @@ impl Engine {
         &self,
         f: impl FnOnce(&mut State, &mut Step<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        self.queue(|core, step| f(&mut core.state, step)).await?.done().await
+        self.queue(|core, step| f(core.state, step)).await?.done().await
     }
 
     /// Decides a change and queues it; the caller waits for the disk when it wants to.
@@ -230,7 +240,9 @@ impl Engine {
             epoch: core.epoch,
         };
         let answer = f(&mut parts, &mut step)?;
-        let Step { facts, effects, grows, .. } = step;
+        let Step {
+            facts, effects, grows, ..
+        } = step;
         let mut ops = Vec::with_capacity(facts.len() + 1);
         for fact in &facts {
             store::ops(fact, &core.state, now, &mut ops);
@@ -242,12 +254,30 @@ impl Engine {
             return Ok(Queued { answer, done: None });
         }
         core.tx += 1;
-        let drafts = facts.into_iter().filter_map(|fact| self.draft(core, now, fact)).collect();
+        let drafts = facts
+            .into_iter()
+            .filter_map(|fact| self.draft(core, now, fact))
+            .collect();
         let (tell, done) = oneshot::channel();
-        let receipt = Pending { tx: core.tx, epoch: core.epoch, drafts, first: 0, effects, tell: Some(tell) };
-        permit.send(Transaction { epoch: core.epoch, grows, ops, receipt });
+        let receipt = Pending {
+            tx: core.tx,
+            epoch: core.epoch,
+            drafts,
+            first: 0,
+            effects,
+            tell: Some(tell),
+        };
+        permit.send(Transaction {
+            epoch: core.epoch,
+            grows,
+            ops,
+            receipt,
+        });
         self.timer_may_have_moved(core);
-        Ok(Queued { answer, done: Some(done) })
+        Ok(Queued {
+            answer,
+            done: Some(done),
+        })
     }
 
     /// What of a fact is an event, with what is needed to show it.
@@ -255,15 +285,30 @@ impl Engine {
         let tx = core.tx;
         match fact {
             Fact::Message { session, message, .. } => {
-                let found = core.state.sessions.get_mut(session).expect("a message is decided with its session");
+                let found = core
+                    .state
+                    .sessions
+                    .get_mut(session)
+                    .expect("a message is decided with its session");
                 found.version = tx;
                 let (id, metadata, creator) = (found.id.clone(), found.metadata.clone(), found.creator.clone());
-                Some(Draft::Message { session, id, metadata, creator, message, time })
+                Some(Draft::Message {
+                    session,
+                    id,
+                    metadata,
+                    creator,
+                    message,
+                    time,
+                })
             }
             Fact::Event { session, event } => {
                 let found = core.state.sessions.get(session);
                 let creator = found.map_or_else(|| "".into(), |session| session.creator.clone());
-                Some(Draft::Event { session, creator, event: Box::new(event) })
+                Some(Draft::Event {
+                    session,
+                    creator,
+                    event: Box::new(event),
+                })
             }
             Fact::Session(session) => {
                 if let Some(session) = core.state.sessions.get_mut(session) {
@@ -289,8 +334,14 @@ impl Engine {
             return Ok(());
         }
         let mut committed = self.inner.committed.subscribe();
-        let settled = tokio::time::timeout(self.inner.options.store.read_deadline, committed.wait_for(|at| *at >= tx));
-        settled.await.map_err(|_| nexus_store::Error::Busy)?.map_err(|_| nexus_store::Error::Closed)?;
+        let settled = tokio::time::timeout(
+            self.inner.options.store.read_deadline,
+            committed.wait_for(|at| *at >= tx),
+        );
+        settled
+            .await
+            .map_err(|_| nexus_store::Error::Busy)?
+            .map_err(|_| nexus_store::Error::Closed)?;
         Ok(())
     }
 
@@ -339,7 +390,12 @@ impl Engine {
     }
 
     fn timer_may_have_moved(&self, core: &Core) {
-        if core.state.timers.next().is_some_and(|at| at < self.inner.timer_armed.load(Ordering::Relaxed)) {
+        if core
+            .state
+            .timers
+            .next()
+            .is_some_and(|at| at < self.inner.timer_armed.load(Ordering::Relaxed))
+        {
             self.inner.timer_moved.notify_one();
         }
     }
@@ -395,7 +451,12 @@ impl Engine {
                     core.streams.wake(session);
                 }
                 Effect::Dispatch { session } => self.dispatch_later(session),
-                Effect::Offer { session, n, agent, request } => self.offer(core, session, n, agent, *request),
+                Effect::Offer {
+                    session,
+                    n,
+                    agent,
+                    request,
+                } => self.offer(core, session, n, agent, *request),
                 Effect::TurnOver { session, n, error } => core.turn_over(session, n, error),
                 Effect::Close { session, id } => core.close_streams(session, &id),
                 Effect::Deliver { agent, message, mail } => self.deliver(core, agent, *message, mail),

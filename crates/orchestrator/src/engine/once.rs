@@ -39,21 +39,36 @@ impl Once {
         request: &T,
     ) -> Result<Self, Error> {
         if name.len() > KEY_BYTES {
-            return Err(Error::Invalid(format!("idempotency-key is longer than {KEY_BYTES} bytes")));
+            return Err(Error::Invalid(format!(
+                "idempotency-key is longer than {KEY_BYTES} bytes"
+            )));
         }
         let key = [principal, "\0", method, "\0", name].concat().into();
         let same = |one: &[u8], other: &[u8]| match (T::decode(one), T::decode(other)) {
             (Ok(one), Ok(other)) => one == other,
             _ => false,
         };
-        Ok(Once { name: name.into(), key, request: request.encode_to_vec().into(), same })
+        Ok(Once {
+            name: name.into(),
+            key,
+            request: request.encode_to_vec().into(),
+            same,
+        })
     }
 
     /// Keeps an answer as the first.
     pub(super) fn keep<R: Message>(&self, answer: &R) -> Op {
         let expires = wall().saturating_add(KEPT_NS);
-        let first = First { request: self.request.clone(), answer: answer.encode_to_vec().into(), expires };
-        Op::Put { table: FIRST, key: self.key.clone(), value: first.encode_to_vec().into() }
+        let first = First {
+            request: self.request.clone(),
+            answer: answer.encode_to_vec().into(),
+            expires,
+        };
+        Op::Put {
+            table: FIRST,
+            key: self.key.clone(),
+            value: first.encode_to_vec().into(),
+        }
     }
 }
 
@@ -91,7 +106,9 @@ impl Engine {
         once: Option<Once>,
         f: impl FnOnce(&mut CoreParts<'_>, &mut Step<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        let Some(once) = once else { return self.queue(f).await?.done().await };
+        let Some(once) = once else {
+            return self.queue(f).await?.done().await;
+        };
         let _gate = self.gate(&once).await;
         match self.first(&once).await? {
             Some(answer) => Ok(answer),
@@ -104,7 +121,12 @@ impl Engine {
         let gates = &self.inner.once;
         let gate = gates.open.lock().entry(once.key.clone()).or_default().clone();
         // Made before the wait: a call that is given up meanwhile leaves nothing behind.
-        let mut passed = Passed { gates, key: once.key.clone(), gate: gate.clone(), guard: None };
+        let mut passed = Passed {
+            gates,
+            key: once.key.clone(),
+            gate: gate.clone(),
+            guard: None,
+        };
         passed.guard = Some(gate.lock_owned().await);
         passed
     }
@@ -113,7 +135,9 @@ impl Engine {
     pub(super) async fn first<R: Message + Default>(&self, once: &Once) -> Result<Option<R>, Error> {
         // The first may be decided and not on disk yet, though whoever called has given up on it.
         self.settled(self.look(|core| core.tx)).await?;
-        let Some(kept) = self.inner.reader.get(FIRST, once.key.to_vec()).await? else { return Ok(None) };
+        let Some(kept) = self.inner.reader.get(FIRST, once.key.to_vec()).await? else {
+            return Ok(None);
+        };
         let first = First::decode(kept).map_err(damaged)?;
         if first.expires <= wall() {
             return Ok(None);
@@ -127,5 +151,8 @@ impl Engine {
 
 fn damaged(error: prost::DecodeError) -> Error {
     let detail = format!("a kept answer: {error}");
-    Error::Store(nexus_store::Error::Damaged { path: "orchestrator".into(), detail })
+    Error::Store(nexus_store::Error::Damaged {
+        path: "orchestrator".into(),
+        detail,
+    })
 }

@@ -53,7 +53,10 @@ impl Receipt for Pending {
 pub(crate) type Published = (Group, Committed<Pending>);
 
 /// The callback for the writer's thread, and where its groups arrive.
-pub(crate) fn channel() -> (impl FnMut(Committed<Pending>) + Send + 'static, mpsc::Receiver<Published>) {
+pub(crate) fn channel() -> (
+    impl FnMut(Committed<Pending>) + Send + 'static,
+    mpsc::Receiver<Published>,
+) {
     let (send, receive) = mpsc::channel(GROUPS);
     let tell = move |committed: Committed<Pending>| {
         // A group that nobody takes is one of a runtime that is gone; its callers are gone too.
@@ -68,10 +71,21 @@ fn encode(committed: &Committed<Pending>) -> Group {
     for (pending, _) in committed.receipts.iter().filter(|(_, result)| result.is_ok()) {
         for (seq, draft) in (pending.first..).zip(&pending.drafts) {
             match draft {
-                Draft::Message { session, id, metadata, creator, message, time } => {
+                Draft::Message {
+                    session,
+                    id,
+                    metadata,
+                    creator,
+                    message,
+                    time,
+                } => {
                     group.message(seq, (*session, id, creator.clone()), &metadata.labels, message, *time);
                 }
-                Draft::Event { session, creator, event } => group.event(seq, *session, creator.clone(), event),
+                Draft::Event {
+                    session,
+                    creator,
+                    event,
+                } => group.event(seq, *session, creator.clone(), event),
             }
         }
     }

@@ -9,9 +9,9 @@ use nexus_proto::orchestrator::v1::{
 };
 
 use super::{Engine, Once};
+use crate::domain::session::wire;
 use crate::domain::sessions::{View, gone};
 use crate::domain::{Error, filter, ids};
-use crate::domain::session::wire;
 use crate::store::{self, CLOSED};
 
 /// Messages of one session in a listing.
@@ -53,7 +53,10 @@ impl Engine {
             let key = parts.state.create_session(step, creator, metadata, request.config)?;
             let session = parts.state.sessions.get(key).expect("it was just made");
             let wire = wire(session, Vec::new(), 0);
-            Ok(CreateSessionResponse { session_id: wire.id.clone(), session: Some(wire) })
+            Ok(CreateSessionResponse {
+                session_id: wire.id.clone(),
+                session: Some(wire),
+            })
         })
         .await
     }
@@ -69,13 +72,20 @@ impl Engine {
         let mut answer: UpdateSessionResponse = self
             .once(once, |parts, step| {
                 let key = key?;
-                parts.state.update_session(step, key, request.metadata, request.context)?;
+                parts
+                    .state
+                    .update_session(step, key, request.metadata, request.context)?;
                 let session = parts.state.sessions.get(key).expect("it was just updated");
-                Ok(UpdateSessionResponse { session: Some(wire(session, Vec::new(), session.head)) })
+                Ok(UpdateSessionResponse {
+                    session: Some(wire(session, Vec::new(), session.head)),
+                })
             })
             .await?;
         if let Some(session) = &mut answer.session {
-            let wanted = Wanted { newest: LISTED_MESSAGES, before: 0 };
+            let wanted = Wanted {
+                newest: LISTED_MESSAGES,
+                before: 0,
+            };
             match self.session(&session.id, View::All, wanted).await {
                 Ok(now) => {
                     let (now, shown) = (now.context.unwrap_or_default(), session.context.get_or_insert_default());
@@ -98,7 +108,10 @@ impl Engine {
         let key = self.open_session_for(&request.session_id, view, &once).await?;
         self.once(once, |parts, step| {
             parts.state.close_session(step, key?, &request.reason)?;
-            Ok(CloseSessionResponse { session_id: request.session_id, state: SessionState::Closed.into() })
+            Ok(CloseSessionResponse {
+                session_id: request.session_id,
+                state: SessionState::Closed.into(),
+            })
         })
         .await
     }
@@ -115,7 +128,9 @@ impl Engine {
         }
         self.once(once, |parts, step| {
             parts.state.delete_session(step, key?)?;
-            Ok(DeleteSessionResponse { session_id: request.session_id })
+            Ok(DeleteSessionResponse {
+                session_id: request.session_id,
+            })
         })
         .await
     }
@@ -135,7 +150,12 @@ impl Engine {
             let key = ids::number(id).ok_or_else(missing)?;
             // What left the memory may be changed on disk, or gone, only once its transaction is there.
             self.settled(tx).await?;
-            let found = self.inner.reader.run(move |read| store::find_session(read, key)).await?.ok_or_else(missing)?;
+            let found = self
+                .inner
+                .reader
+                .run(move |read| store::find_session(read, key))
+                .await?
+                .ok_or_else(missing)?;
             if *found.id != *id || !view.shows(&found) {
                 return Err(missing());
             }
@@ -180,7 +200,11 @@ impl Engine {
         if let Some(found) = self.look(|core| core.state.sessions.get(key).map(shown)) {
             return Ok(Some(found));
         }
-        let found = self.inner.reader.run(move |read| store::find_session(read, key)).await?;
+        let found = self
+            .inner
+            .reader
+            .run(move |read| store::find_session(read, key))
+            .await?;
         Ok(found.as_ref().map(shown))
     }
 
@@ -190,13 +214,25 @@ impl Engine {
         let held = loop {
             let (held, seen) = self.look(|core| {
                 let session = core.state.sessions.get(key).ok_or_else(|| gone(key))?;
-                let end = if wanted.before > 0 { wanted.before.min(session.committed + 1) } else { session.committed + 1 };
+                let end = if wanted.before > 0 {
+                    wanted.before.min(session.committed + 1)
+                } else {
+                    session.committed + 1
+                };
                 let start = end.saturating_sub(wanted.newest as u64).max(1);
                 if start < session.tail_start() && start < end {
-                    return Ok((Err((wire(session, Vec::new(), start - 1), start, end)), (core.epoch, session.version)));
+                    return Ok((
+                        Err((wire(session, Vec::new(), start - 1), start, end)),
+                        (core.epoch, session.version),
+                    ));
                 }
-                let messages = (start..end).filter_map(|n| session.in_tail(n)).map(|stored| Message::clone(stored));
-                Ok::<_, Error>((Ok(wire(session, messages.collect(), start - 1)), (core.epoch, session.version)))
+                let messages = (start..end)
+                    .filter_map(|n| session.in_tail(n))
+                    .map(|stored| Message::clone(stored));
+                Ok::<_, Error>((
+                    Ok(wire(session, messages.collect(), start - 1)),
+                    (core.epoch, session.version),
+                ))
             })?;
             // What was seen is told once it is on disk, and not if it never came to be.
             if self.came_to_be(seen).await? {
@@ -222,7 +258,10 @@ impl Engine {
             after = last.sequence;
             bytes += read.iter().map(|message| message.content.len()).sum::<usize>();
             if bytes > max {
-                return Err(Error::TooLarge { max, with: "message_limit" });
+                return Err(Error::TooLarge {
+                    max,
+                    with: "message_limit",
+                });
             }
             messages.extend(read);
         }
@@ -255,13 +294,22 @@ impl Engine {
         keys.dedup(); // one that was closed between the two looks
         let total = keys.len();
         keys.retain(|key| *key > after);
-        let next = if keys.len() > size { format!("{:016x}", keys[size - 1]) } else { String::new() };
+        let next = if keys.len() > size {
+            format!("{:016x}", keys[size - 1])
+        } else {
+            String::new()
+        };
         keys.truncate(size);
-        let wanted = Wanted { newest: if without_messages { 0 } else { LISTED_MESSAGES }, before: 0 };
+        let wanted = Wanted {
+            newest: if without_messages { 0 } else { LISTED_MESSAGES },
+            before: 0,
+        };
         let mut sessions = Vec::with_capacity(keys.len());
         let mut bytes = 0;
         for key in keys {
-            let Some((id, _, _)) = self.session_by_key(key).await? else { continue };
+            let Some((id, _, _)) = self.session_by_key(key).await? else {
+                continue;
+            };
             let session = match self.session(&id, View::All, wanted).await {
                 Err(Error::SessionNotFound(_)) => continue, // deleted meanwhile
                 Err(Error::TooLarge { max, .. }) => return Err(Error::TooLarge { max, with: PAGE_LESS }),
@@ -269,7 +317,10 @@ impl Engine {
             };
             bytes += prost::Message::encoded_len(&session) + 8;
             if bytes > self.max_message_bytes() {
-                return Err(Error::TooLarge { max: self.max_message_bytes(), with: PAGE_LESS });
+                return Err(Error::TooLarge {
+                    max: self.max_message_bytes(),
+                    with: PAGE_LESS,
+                });
             }
             sessions.push(session);
         }
@@ -280,12 +331,21 @@ impl Engine {
     async fn matching(&self, filter: &SessionFilter, view: View<'_>) -> Result<Vec<u64>, Error> {
         let mut keys: Vec<u64> = self.look(|core| {
             let live = core.state.sessions.iter().filter(|session| !session.is_closed());
-            live.filter(|s| view.shows(s) && filter::shows(s, filter)).map(|session| session.key).collect()
+            live.filter(|s| view.shows(s) && filter::shows(s, filter))
+                .map(|session| session.key)
+                .collect()
         });
         let closed = filter.state == 0 || filter.state == i32::from(SessionState::Closed);
         let mut from = Vec::new();
-        while closed {
-            let page = self.inner.reader.scan(CLOSED, from.clone(), vec![0xff; 9], 1024).await?;
+        if !closed {
+            return Ok(keys);
+        }
+        loop {
+            let page = self
+                .inner
+                .reader
+                .scan(CLOSED, from.clone(), vec![0xff; 9], 1024)
+                .await?;
             let Some((last, _)) = page.last() else { break };
             from = [last, &[0][..]].concat();
             for (key, value) in &page {
@@ -300,7 +360,13 @@ impl Engine {
 
     /// Sessions that are ACTIVE or IDLE.
     pub fn active_sessions(&self) -> usize {
-        self.look(|core| core.state.sessions.iter().filter(|session| !session.is_closed()).count())
+        self.look(|core| {
+            core.state
+                .sessions
+                .iter()
+                .filter(|session| !session.is_closed())
+                .count()
+        })
     }
 
     pub fn active_tasks(&self) -> usize {

@@ -28,7 +28,10 @@ impl Engine {
         }
         core.state = state;
         self.inner.timer_moved.notify_one();
-        tracing::warn!(epoch = core.epoch, "the state was read back from the disk after a failed write");
+        tracing::warn!(
+            epoch = core.epoch,
+            "the state was read back from the disk after a failed write"
+        );
     }
 }
 
@@ -57,7 +60,8 @@ fn carry_agents(core: &mut Core, state: &mut State) {
 
 /// Streams keep their sessions; one whose session never came to be ends.
 fn carry_streams(core: &mut Core, state: &mut State) {
-    core.streams.forget_unstored(|session| state.sessions.get(session).map_or(0, |session| session.committed));
+    core.streams
+        .forget_unstored(|session| state.sessions.get(session).map_or(0, |session| session.committed));
     for session in core.streams.sessions() {
         match state.sessions.get_mut(session) {
             Some(found) => {
@@ -65,7 +69,12 @@ fn carry_streams(core: &mut Core, state: &mut State) {
                 state.sessions.recount(session);
             }
             None => {
-                let id = core.state.sessions.get(session).map(|session| session.id.clone()).unwrap_or_default();
+                let id = core
+                    .state
+                    .sessions
+                    .get(session)
+                    .map(|session| session.id.clone())
+                    .unwrap_or_default();
                 core.close_streams(session, &id);
             }
         }
@@ -76,14 +85,18 @@ fn carry_streams(core: &mut Core, state: &mut State) {
 /// again as if nothing had been: it fails, and may be asked for again.
 fn carry_turns(old: &State, state: &mut State) {
     for before in old.sessions.iter() {
-        let Some(session) = state.sessions.get_mut(before.key) else { continue };
+        let Some(session) = state.sessions.get_mut(before.key) else {
+            continue;
+        };
         session.turns_over = before.turns_over + 1;
         session.streamed = before.streamed.clone();
         for turn in &mut session.turns {
             match before.turns.iter().find(|known| known.n == turn.n) {
                 Some(known) => {
                     turn.refused = known.refused.clone();
-                    let Phase::Running { agent, until, .. } = known.phase else { continue };
+                    let Phase::Running { agent, until, .. } = known.phase else {
+                        continue;
+                    };
                     turn.phase = known.phase.clone();
                     state.agents.turn_began(agent, before.key);
                     state.agents.waiting.remove(&before.key);

@@ -47,8 +47,19 @@ struct Inner {
 
 impl Ring {
     pub fn new(newest: u64, max_events: usize, max_bytes: usize) -> Self {
-        let inner = Inner { groups: VecDeque::new(), events: 0, bytes: 0, newest, floor: newest };
-        Ring { inner: Mutex::new(inner), more: Notify::new(), max_events, max_bytes }
+        let inner = Inner {
+            groups: VecDeque::new(),
+            events: 0,
+            bytes: 0,
+            newest,
+            floor: newest,
+        };
+        Ring {
+            inner: Mutex::new(inner),
+            more: Notify::new(),
+            max_events,
+            max_bytes,
+        }
     }
 
     pub fn push(&self, group: Group) {
@@ -57,7 +68,12 @@ impl Ring {
         }
         let mut inner = self.inner.lock();
         inner.newest = group.last();
-        let erased: Vec<u64> = group.events.iter().map(|event| event.erases).filter(|session| *session > 0).collect();
+        let erased: Vec<u64> = group
+            .events
+            .iter()
+            .map(|event| event.erases)
+            .filter(|session| *session > 0)
+            .collect();
         inner.add(Arc::new(group));
         for session in erased {
             inner.erase(session);
@@ -130,10 +146,14 @@ impl Engine {
         let newest = self.inner.ring.newest();
         if let Some(theirs) = log_id.filter(|theirs| *theirs != self.log_id()) {
             let ours = self.log_id();
-            return Err(Error::OutOfRange(format!("the cursor is of log {theirs}, and this is log {ours}")));
+            return Err(Error::OutOfRange(format!(
+                "the cursor is of log {theirs}, and this is log {ours}"
+            )));
         }
         if let Some(after) = after.filter(|after| *after > newest) {
-            return Err(Error::OutOfRange(format!("after_sequence {after} is beyond the newest event, {newest}")));
+            return Err(Error::OutOfRange(format!(
+                "after_sequence {after} is beyond the newest event, {newest}"
+            )));
         }
         let mut ready = VecDeque::new();
         let cursor = match (after, wanted.start) {
@@ -148,7 +168,13 @@ impl Engine {
         } else {
             cursor
         };
-        Ok(Subscription { engine: self.clone(), cursor, sight: Sight::new(wanted, only), ready, ended: false })
+        Ok(Subscription {
+            engine: self.clone(),
+            cursor,
+            sight: Sight::new(wanted, only),
+            ready,
+            ended: false,
+        })
     }
 }
 
@@ -193,8 +219,12 @@ impl Subscription {
         let after = self.cursor;
         // Taken before the look at the disk: what comes meanwhile is in neither, and is read the next time.
         let head = self.engine.inner.ring.newest();
-        let (rows, trimmed) =
-            self.engine.inner.reader.run(move |read| Ok((read.log(after, ROWS, ROW_BYTES)?, read.trimmed()?))).await?;
+        let (rows, trimmed) = self
+            .engine
+            .inner
+            .reader
+            .run(move |read| Ok((read.log(after, ROWS, ROW_BYTES)?, read.trimmed()?)))
+            .await?;
         if trimmed > self.cursor {
             self.ready.push_back(gap(self.cursor + 1, trimmed));
             self.cursor = trimmed;
@@ -225,9 +255,20 @@ impl Engine {
         match row.kind {
             store::MESSAGE => {
                 let message = Message::decode(row.body.clone()).map_err(damaged)?;
-                into.message(row.seq, (row.stream, &id, creator), &metadata.labels, &message, row.time);
+                into.message(
+                    row.seq,
+                    (row.stream, &id, creator),
+                    &metadata.labels,
+                    &message,
+                    row.time,
+                );
             }
-            _ => into.event(row.seq, row.stream, creator, &Event::decode(row.body.clone()).map_err(damaged)?),
+            _ => into.event(
+                row.seq,
+                row.stream,
+                creator,
+                &Event::decode(row.body.clone()).map_err(damaged)?,
+            ),
         }
         Ok(())
     }

@@ -34,15 +34,23 @@ impl Engine {
                     let code = data.headers.get("code").map_or("INTERNAL", String::as_str);
                     let text = text_of(&data.data);
                     let error = if text.is_empty() { "the assistant failed" } else { &text };
-                    self.gave_up(from, session, &correlation, &format!("{code}: {error}")).await
+                    self.gave_up(from, session, &correlation, &format!("{code}: {error}"))
+                        .await
                 } else {
                     self.answered(from, session, correlation, data).await
                 }
             }
             (MessageType::Data | MessageType::Error, _) => {
-                let Some((session, correlation)) = self.turn_of(about, &HashMap::new()) else { return Ok(()) };
-                let error = if kind == MessageType::Error { "the assistant failed" } else { "the answer has no data" };
-                self.gave_up(from, session, &correlation, &format!("INTERNAL: {error}")).await
+                let Some((session, correlation)) = self.turn_of(about, &HashMap::new()) else {
+                    return Ok(());
+                };
+                let error = if kind == MessageType::Error {
+                    "the assistant failed"
+                } else {
+                    "the answer has no data"
+                };
+                self.gave_up(from, session, &correlation, &format!("INTERNAL: {error}"))
+                    .await
             }
             (kind, _) => {
                 tracing::debug!(agent = from, ?kind, "a message for nobody is dropped");
@@ -52,10 +60,16 @@ impl Engine {
     }
 
     async fn event(&self, from: u64, about: Option<&AgentMessageMetadata>, event: EventMessage) -> Result<(), Error> {
-        let Some((session, correlation)) = self.turn_of(about, &HashMap::new()) else { return Ok(()) };
+        let Some((session, correlation)) = self.turn_of(about, &HashMap::new()) else {
+            return Ok(());
+        };
         if event.event_type == "delta" {
             let delta = event.data.get("delta").map(String::as_str).unwrap_or_default();
-            let index = event.data.get("index").and_then(|index| index.parse().ok()).unwrap_or(usize::MAX);
+            let index = event
+                .data
+                .get("index")
+                .and_then(|index| index.parse().ok())
+                .unwrap_or(usize::MAX);
             return self.delta(from, session, &correlation, index, delta).await;
         }
         if event.event_type.starts_with("tool") {
@@ -70,19 +84,25 @@ impl Engine {
 
     /// A piece of an answer: not in the log, shown to the session's streams at once.
     async fn delta(&self, from: u64, session: u64, correlation: &str, index: usize, delta: &str) -> Result<(), Error> {
-        self.write(|state, step| Ok(state.delta(step, from, session, correlation, index, delta))).await?;
+        self.write(|state, step| Ok(state.delta(step, from, session, correlation, index, delta)))
+            .await?;
         self.look(|core| core.streams.wake(session));
         Ok(())
     }
 
     async fn answered(&self, from: u64, session: u64, correlation: String, data: DataMessage) -> Result<(), Error> {
-        let extra = KEPT.iter().filter_map(|name| Some(((*name).to_owned(), data.headers.get(*name)?.clone())));
+        let extra = KEPT
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), data.headers.get(*name)?.clone())));
         let (extra, text) = (extra.collect(), text_of(&data.data));
         let known = self
             .write(move |state, step| Ok(state.answer(step, from, session, &correlation, text, extra)))
             .await?;
         if !known {
-            tracing::info!(agent = from, "an answer came too late, or from another agent; it is dropped");
+            tracing::info!(
+                agent = from,
+                "an answer came too late, or from another agent; it is dropped"
+            );
         }
         Ok(())
     }
@@ -104,7 +124,9 @@ impl Engine {
     ) -> Option<(u64, String)> {
         let pick = |from: Option<&str>, name: &str| {
             let from = from.map(str::trim).filter(|value| !value.is_empty());
-            from.or_else(|| headers.get(name).map(|value| value.trim())).unwrap_or_default().to_owned()
+            from.or_else(|| headers.get(name).map(|value| value.trim()))
+                .unwrap_or_default()
+                .to_owned()
         };
         let session = pick(metadata.map(|m| m.session_id.as_str()), "session_id");
         let correlation = pick(metadata.map(|m| m.correlation_id.as_str()), "correlation_id");

@@ -74,7 +74,11 @@ pub struct Joined {
 pub enum Pull {
     Frames(Vec<StreamMessageResponse>),
     /// Older messages have to be read from disk: after the first number and before the second.
-    Read { session: u64, after: u64, before: u64 },
+    Read {
+        session: u64,
+        after: u64,
+        before: u64,
+    },
     Wait,
     End(Result<(), Error>),
 }
@@ -117,7 +121,9 @@ impl Streams {
 
     /// Queues a frame that is in no log.
     fn push(&mut self, id: StreamId, after: u64, payload: Payload) {
-        let Some(stream) = self.open.get_mut(&id).filter(|stream| stream.end.is_none()) else { return };
+        let Some(stream) = self.open.get_mut(&id).filter(|stream| stream.end.is_none()) else {
+            return;
+        };
         if stream.queue.len() >= QUEUED {
             stream.queue.clear();
             stream.end = Some(Err(Error::TooSlow(QUEUED)));
@@ -167,14 +173,21 @@ impl Core {
     pub fn join(&mut self, id: StreamId, key: u64, joined: Joined) -> Result<(), Error> {
         let session = self.state.sessions.get(key).ok_or_else(|| gone(key))?;
         if session.is_closed() {
-            return Err(Error::SessionNotActive { id: session.id.to_string(), state: session.state_name() });
+            return Err(Error::SessionNotActive {
+                id: session.id.to_string(),
+                state: session.state_name(),
+            });
         }
         let head = session.committed;
         if let Some(after) = joined.after.filter(|after| *after > head) {
-            return Err(Error::OutOfRange(format!("after_sequence {after} is beyond the newest message, {head}")));
+            return Err(Error::OutOfRange(format!(
+                "after_sequence {after} is beyond the newest message, {head}"
+            )));
         }
         self.state.count_stream(key, true)?;
-        let Some(stream) = self.streams.open.get_mut(&id) else { return Ok(()) };
+        let Some(stream) = self.streams.open.get_mut(&id) else {
+            return Ok(());
+        };
         stream.session = Some(key);
         stream.cursor = joined.after.unwrap_or(head);
         stream.history = if joined.after.is_some() { head } else { 0 };
@@ -184,7 +197,9 @@ impl Core {
     }
 
     pub fn leave(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.open.remove(&id) else { return };
+        let Some(stream) = self.streams.open.remove(&id) else {
+            return;
+        };
         let Some(key) = stream.session else { return };
         if let Some(of) = self.streams.of_session.get_mut(&key) {
             of.retain(|other| *other != id);
@@ -199,7 +214,10 @@ impl Core {
     pub fn close_streams(&mut self, key: u64, id: &str) {
         for stream in self.streams.of_session.get(&key).into_iter().flatten() {
             if let Some(stream) = self.streams.open.get_mut(stream) {
-                stream.end.get_or_insert(Err(Error::SessionNotActive { id: id.into(), state: "closed" }));
+                stream.end.get_or_insert(Err(Error::SessionNotActive {
+                    id: id.into(),
+                    state: "closed",
+                }));
                 stream.more.notify_one();
             }
         }

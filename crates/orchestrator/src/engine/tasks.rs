@@ -15,7 +15,11 @@ impl Engine {
         self.room()?;
         self.once(once, |parts, step| {
             let named = !request.agent_id.is_empty();
-            let agent = if named { Some(parts.state.agents.find(&request.agent_id)?.key) } else { None };
+            let agent = if named {
+                Some(parts.state.agents.find(&request.agent_id)?.key)
+            } else {
+                None
+            };
             let key = parts.state.execute_task(step, agent, request)?;
             Ok(parts.state.tasks.get(key).expect("it was just made").wire.clone())
         })
@@ -23,19 +27,31 @@ impl Engine {
     }
 
     /// Cancels a task; one that is over already is left as it is, and is no error.
-    pub async fn cancel_task(&self, once: Option<Once>, request: CancelTaskRequest) -> Result<CancelTaskResponse, Error> {
+    pub async fn cancel_task(
+        &self,
+        once: Option<Once>,
+        request: CancelTaskRequest,
+    ) -> Result<CancelTaskResponse, Error> {
         let cancelled = self
             .once(once, |parts, step| {
                 let key = parts.state.tasks.find(&request.task_id)?.key;
                 let cancelled = parts.state.cancel_task(step, key, &request.reason, request.force);
                 let state = parts.state.tasks.get(key).map_or(0, |task| task.wire.state);
-                Ok(CancelTaskResponse { task_id: request.task_id.clone(), state, cancelled })
+                Ok(CancelTaskResponse {
+                    task_id: request.task_id.clone(),
+                    state,
+                    cancelled,
+                })
             })
             .await;
         match cancelled {
             Err(Error::TaskNotFound) => {
                 let over = self.task(&request.task_id).await?;
-                Ok(CancelTaskResponse { task_id: over.id, state: over.state, cancelled: false })
+                Ok(CancelTaskResponse {
+                    task_id: over.id,
+                    state: over.state,
+                    cancelled: false,
+                })
             }
             other => other,
         }
@@ -58,7 +74,11 @@ impl Engine {
         let key = ids::number(id).ok_or(Error::TaskNotFound)?;
         let kept = self.inner.reader.get(store::TASK, store::key(key).to_vec()).await?;
         let task = store::task(&store::key(key), &kept.ok_or(Error::TaskNotFound)?)?;
-        if *task.id == *id { Ok(task.wire) } else { Err(Error::TaskNotFound) }
+        if *task.id == *id {
+            Ok(task.wire)
+        } else {
+            Err(Error::TaskNotFound)
+        }
     }
 
     /// Tasks of an agent, oldest first, by every field of the filter.
@@ -66,13 +86,18 @@ impl Engine {
         self.settled(self.look(|core| core.tx)).await?;
         let (mut found, mut from) = (Vec::new(), Vec::new());
         loop {
-            let page = self.inner.reader.scan(store::TASK, from, vec![0xff; 9], READ_AT_ONCE).await?;
+            let page = self
+                .inner
+                .reader
+                .scan(store::TASK, from, vec![0xff; 9], READ_AT_ONCE)
+                .await?;
             let Some((last, _)) = page.last() else { return Ok(found) };
             from = [last, &[0][..]].concat();
             for (key, value) in &page {
                 let mut wire = store::task(key, value)?.wire;
                 // Progress is not saved with every step; the open task knows it best.
-                if let Some(open) = self.look(|core| core.state.tasks.find(&wire.id).ok().map(|task| task.wire.clone())) {
+                if let Some(open) = self.look(|core| core.state.tasks.find(&wire.id).ok().map(|task| task.wire.clone()))
+                {
                     wire = open;
                 }
                 if wire.agent_id == agent_id && matches(&wire, filter) {

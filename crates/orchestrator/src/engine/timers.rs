@@ -18,7 +18,10 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
     loop {
         let next = engine.look(|core| {
             let next = core.state.timers.next();
-            engine.inner.timer_armed.store(next.unwrap_or(i64::MAX), Ordering::Relaxed);
+            engine
+                .inner
+                .timer_armed
+                .store(next.unwrap_or(i64::MAX), Ordering::Relaxed);
             next
         });
         let sleep = next.map_or(LONGEST, |at| {

@@ -120,7 +120,10 @@ impl Watchers {
     pub fn end_unknown(&mut self, known: impl Fn(u64) -> bool) {
         self.of_task.retain(|task, watchers| {
             let keep = known(*task);
-            watchers.iter().filter(|_| !keep).for_each(|watcher| watcher.end(Err(Error::TaskNotFound)));
+            watchers
+                .iter()
+                .filter(|_| !keep)
+                .for_each(|watcher| watcher.end(Err(Error::TaskNotFound)));
             keep
         });
         self.early.retain(|task, _| known(*task));
@@ -130,16 +133,27 @@ impl Watchers {
 impl Core {
     /// Tells those on a task what became of it. What is over leaves the memory.
     pub fn tell_task(&mut self, key: u64, note: &Note) {
-        let id = self.state.tasks.get(key).map(|task| task.id.to_string()).unwrap_or_default();
+        let id = self
+            .state
+            .tasks
+            .get(key)
+            .map(|task| task.id.to_string())
+            .unwrap_or_default();
         let over = matches!(note, Note::Complete(_) | Note::Failed(_));
         for watcher in self.watchers.of_task.get(&key).into_iter().flatten() {
             match note {
                 Note::Cancel { reason, force } if watcher.works() => {
-                    watcher.push(Payload::Cancel(CancelCommand { reason: reason.clone(), force: *force }));
+                    watcher.push(Payload::Cancel(CancelCommand {
+                        reason: reason.clone(),
+                        force: *force,
+                    }));
                 }
                 Note::Cancel { .. } => {}
                 // What a worker said itself. It is told when the task is taken from it, or over.
-                Note::State { state: TaskState::Running | TaskState::Paused, .. } if watcher.works() => {}
+                Note::State {
+                    state: TaskState::Running | TaskState::Paused,
+                    ..
+                } if watcher.works() => {}
                 Note::State { state, message } => watcher.push(status(*state, message)),
                 Note::Progress(progress) if !watcher.works() => watcher.push(Payload::Progress(progress.clone())),
                 Note::Output(output) if !watcher.works() => watcher.push(Payload::Output(output.clone())),
@@ -155,11 +169,11 @@ impl Core {
                 watcher.end(Ok(()));
             }
         }
-        if let (Note::Cancel { reason, force }, Some(task)) = (note, self.state.tasks.get(key)) {
-            if let Some(agent) = task.agent {
-                // An agent without a stream, or with a full one, finds out by the task's state.
-                let _unsent = self.links.send(agent, cancel_message(task, reason, *force), false);
-            }
+        if let (Note::Cancel { reason, force }, Some(task)) = (note, self.state.tasks.get(key))
+            && let Some(agent) = task.agent
+        {
+            // An agent without a stream, or with a full one, finds out by the task's state.
+            let _unsent = self.links.send(agent, cancel_message(task, reason, *force), false);
         }
         if over {
             self.state.tasks.remove(key);
@@ -171,7 +185,11 @@ impl Core {
 
 fn status(state: TaskState, message: &str) -> Payload {
     let timestamp = Some(event::timestamp(wall()));
-    Payload::Status(TaskStatusUpdate { state: state.into(), message: message.into(), timestamp })
+    Payload::Status(TaskStatusUpdate {
+        state: state.into(),
+        message: message.into(),
+        timestamp,
+    })
 }
 
 fn cancel_message(task: &Task, reason: &str, force: bool) -> AgentMessage {
@@ -202,7 +220,11 @@ impl Engine {
     pub fn watch(&self) -> Arc<Watcher> {
         self.look_mut(|core| {
             core.watchers.last += 1;
-            Arc::new(Watcher { id: core.watchers.last, queue: Mutex::default(), more: Notify::new() })
+            Arc::new(Watcher {
+                id: core.watchers.last,
+                queue: Mutex::default(),
+                more: Notify::new(),
+            })
         })
     }
 
@@ -223,7 +245,12 @@ impl Engine {
     }
 
     /// Ties a stream to its task. One that is over is told so, and the stream ends.
-    pub async fn watch_task(&self, watcher: &Arc<Watcher>, id: &str, agent: Option<(&str, &AgentCaller)>) -> Result<(), Error> {
+    pub async fn watch_task(
+        &self,
+        watcher: &Arc<Watcher>,
+        id: &str,
+        agent: Option<(&str, &AgentCaller)>,
+    ) -> Result<(), Error> {
         let open = self.look_mut(|core| {
             let task = core.state.tasks.find(id)?;
             let key = task.key;
@@ -242,14 +269,16 @@ impl Engine {
             Err(Error::TaskNotFound) => {
                 let over = self.task(id).await?;
                 watcher.push(status(over.state(), ""));
-                watcher.push(match over.error.clone().filter(|_| over.state() != TaskState::Cancelled) {
-                    Some(error) => Payload::Error(error),
-                    None => Payload::Complete(TaskComplete {
-                        task_id: over.id,
-                        result: over.result,
-                        completed_at: over.completed_at,
-                    }),
-                });
+                watcher.push(
+                    match over.error.clone().filter(|_| over.state() != TaskState::Cancelled) {
+                        Some(error) => Payload::Error(error),
+                        None => Payload::Complete(TaskComplete {
+                            task_id: over.id,
+                            result: over.result,
+                            completed_at: over.completed_at,
+                        }),
+                    },
+                );
                 watcher.end(Ok(()));
                 Ok(())
             }
@@ -262,7 +291,9 @@ impl Engine {
         let Some(task) = watcher.task() else { return Ok(()) };
         self.write(|state, step| {
             let agent = owned(&state.agents, agent_id, caller)?;
-            let Some(found) = state.tasks.get(task) else { return Ok(()) };
+            let Some(found) = state.tasks.get(task) else {
+                return Ok(());
+            };
             if found.agent.is_some_and(|owner| owner != agent) {
                 // Its lease went on to another, or never was its own.
                 watcher.queue.lock().role = Role::Watches;
@@ -273,7 +304,11 @@ impl Engine {
             }
             let id = found.id.clone();
             state.take_task(step, agent, &id);
-            let attempt = state.tasks.get(task).filter(|task| task.started.is_some()).map(|task| task.attempt);
+            let attempt = state
+                .tasks
+                .get(task)
+                .filter(|task| task.started.is_some())
+                .map(|task| task.attempt);
             watcher.queue.lock().role = Role::Works(attempt);
             Ok(())
         })
@@ -306,7 +341,9 @@ impl Engine {
                 self.hand_early_input(watcher);
                 self.write(|state, step| {
                     let mut queue = watcher.queue.lock();
-                    let Role::Works(mut attempt) = queue.role else { return Ok(()) };
+                    let Role::Works(mut attempt) = queue.role else {
+                        return Ok(());
+                    };
                     let taken = state.worker_said(step, key, &mut attempt, said);
                     queue.role = Role::Works(attempt);
                     taken
@@ -320,20 +357,32 @@ impl Engine {
     fn relay_input(&self, from: &Watcher, key: u64, input: TaskInput) -> Result<(), Error> {
         self.look_mut(|core| {
             let works = |watcher: &&Arc<Watcher>| watcher.id != from.id && watcher.works();
-            let mut workers = core.watchers.of_task.get(&key).into_iter().flatten().filter(works).peekable();
+            let mut workers = core
+                .watchers
+                .of_task
+                .get(&key)
+                .into_iter()
+                .flatten()
+                .filter(works)
+                .peekable();
             if workers.peek().is_none() {
                 return core.keep_input(key, input);
             }
             let early = core.watchers.early.remove(&key).unwrap_or_default();
             for worker in workers {
-                early.iter().chain([&input]).for_each(|input| worker.push(Payload::Input(input.clone())));
+                early
+                    .iter()
+                    .chain([&input])
+                    .for_each(|input| worker.push(Payload::Input(input.clone())));
             }
             Ok(())
         })
     }
 
     fn hand_early_input(&self, watcher: &Watcher) {
-        let Some(key) = watcher.task().filter(|_| watcher.works()) else { return };
+        let Some(key) = watcher.task().filter(|_| watcher.works()) else {
+            return;
+        };
         self.look_mut(|core| {
             let early = core.watchers.early.remove(&key).unwrap_or_default();
             early.into_iter().for_each(|input| watcher.push(Payload::Input(input)));

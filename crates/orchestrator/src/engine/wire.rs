@@ -43,7 +43,10 @@ pub(super) fn message_sent(
     entry(into, DATA, "session_id", session_id);
 
     let priority = u64::try_from(i32::from(Priority::Normal)).expect("no value of this enum is negative");
-    let labelled: usize = labels.iter().map(|(key, value)| whole(ABOUT_LABELS, entry_len(key, value))).sum();
+    let labelled: usize = labels
+        .iter()
+        .map(|(key, value)| whole(ABOUT_LABELS, entry_len(key, value)))
+        .sum();
     let about = text_len(ABOUT_SESSION, session_id) + labelled + key_len(ABOUT_PRIORITY) + encoded_len_varint(priority);
     open(into, ABOUT, about);
     text(into, ABOUT_SESSION, session_id);

@@ -41,7 +41,10 @@ impl std::fmt::Debug for FrontDoor {
 
 impl FrontDoor {
     pub fn new(engine: Engine) -> Self {
-        FrontDoor { engine, clients: Arc::default() }
+        FrontDoor {
+            engine,
+            clients: Arc::default(),
+        }
     }
 
     /// One pool of connections for each socket; those of daemons that are gone are dropped.
@@ -75,14 +78,27 @@ impl tower::Service<Request<Body>> for FrontDoor {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let door = self.clone();
         Box::pin(async move {
-            let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
-            let Some(socket) = door.engine.serving(&service) else { return Ok(absent(&service)) };
+            let service = request
+                .uri()
+                .path()
+                .trim_start_matches('/')
+                .split('/')
+                .next()
+                .unwrap_or_default()
+                .to_owned();
+            let Some(socket) = door.engine.serving(&service) else {
+                return Ok(absent(&service));
+            };
             let client = door.client(&socket);
             match client.request(outbound(request)).await {
                 Ok(response) => Ok(response.map(Body::new)),
                 Err(error) => {
                     tracing::info!(service, socket = %socket.display(), %error, "failed to pass a call on");
-                    Ok(if error.is_connect() { absent(&service) } else { broken(&service) })
+                    Ok(if error.is_connect() {
+                        absent(&service)
+                    } else {
+                        broken(&service)
+                    })
                 }
             }
         })
@@ -108,8 +124,11 @@ fn absent(service: &str) -> Response<Body> {
 }
 
 fn broken(service: &str) -> Response<Body> {
-    let status: Status =
-        nexus_daemon::status(Code::Unavailable, format!("the daemon of {service} went away; try again"), "DAEMON_LOST");
+    let status: Status = nexus_daemon::status(
+        Code::Unavailable,
+        format!("the daemon of {service} went away; try again"),
+        "DAEMON_LOST",
+    );
     status.into_http()
 }
 

@@ -69,7 +69,9 @@ async fn follow(engine: Engine, socket: PathBuf) {
 async fn watch_once(engine: &Engine, socket: &Path) -> bool {
     let connection = Connection::lazy(&Address::Unix(socket.into()), &Options::default());
     let watching = connection.health().watch(HealthCheckRequest::default()).await;
-    let Ok(mut states) = watching.map(tonic::Response::into_inner) else { return false };
+    let Ok(mut states) = watching.map(tonic::Response::into_inner) else {
+        return false;
+    };
     let mut answered = false;
     while let Ok(Some(state)) = states.message().await {
         answered = true;

@@ -26,7 +26,11 @@ pub struct Service {
 type Answer<T> = Result<Response<T>, Status>;
 
 fn required(value: &str, name: &'static str) -> Result<(), Status> {
-    if value.is_empty() { Err(refuse(Error::Required(name))) } else { Ok(()) }
+    if value.is_empty() {
+        Err(refuse(Error::Required(name)))
+    } else {
+        Ok(())
+    }
 }
 
 #[tonic::async_trait]
@@ -44,30 +48,53 @@ impl AgentService for Service {
                 metadata.labels.retain(|name, _| !name.starts_with("nexus."));
             }
         }
-        self.engine.register(once, &caller.principal, request).await.map(Response::new).map_err(refuse)
+        self.engine
+            .register(once, &caller.principal, request)
+            .await
+            .map(Response::new)
+            .map_err(refuse)
     }
 
     async fn unregister(&self, request: Request<UnregisterRequest>) -> Answer<UnregisterResponse> {
         let caller = agent_caller(&Caller::of(&request));
         let once = once(&request, "Unregister").map_err(refuse)?;
-        self.engine.unregister(once, &caller, request.into_inner()).await.map(Response::new).map_err(refuse)
+        self.engine
+            .unregister(once, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(refuse)
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Answer<HeartbeatResponse> {
         let caller = agent_caller(&Caller::of(&request));
         let once = once(&request, "Heartbeat").map_err(refuse)?;
-        self.engine.heartbeat(once, &caller, request.into_inner()).await.map(Response::new).map_err(refuse)
+        self.engine
+            .heartbeat(once, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(refuse)
     }
 
     async fn execute_task(&self, request: Request<ExecuteTaskRequest>) -> Answer<ExecuteTaskResponse> {
         let once = once(&request, "ExecuteTask").map_err(refuse)?;
-        let task = self.engine.execute_task(once, request.into_inner()).await.map_err(refuse)?;
-        Ok(Response::new(ExecuteTaskResponse { task_id: task.id.clone(), task: Some(task) }))
+        let task = self
+            .engine
+            .execute_task(once, request.into_inner())
+            .await
+            .map_err(refuse)?;
+        Ok(Response::new(ExecuteTaskResponse {
+            task_id: task.id.clone(),
+            task: Some(task),
+        }))
     }
 
     async fn stream_task(&self, request: Request<Streaming<StreamTaskRequest>>) -> Answer<Self::StreamTaskStream> {
         let caller = agent_caller(&Caller::of(&request));
-        let agent_id = request.metadata().get("agent-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let agent_id = request
+            .metadata()
+            .get("agent-id")
+            .and_then(|id| id.to_str().ok())
+            .map(str::to_owned);
         let watcher = self.engine.watch();
         let unread = Unread::default();
         let reader = tokio::spawn(read_task(
@@ -78,30 +105,48 @@ impl AgentService for Service {
             request.into_inner(),
             unread.clone(),
         ));
-        let watching = Watching { engine: self.engine.clone(), watcher, reader, unread };
-        Ok(Response::new(Box::pin(stream::try_unfold(watching, |watching| async move {
-            match watching.watcher.next().await.map_err(refuse)? {
-                Some(frame) => Ok(Some((frame, watching))),
-                None => watching.unread.get().map_or(Ok(None), |status| Err(status.clone())),
-            }
-        }))))
+        let watching = Watching {
+            engine: self.engine.clone(),
+            watcher,
+            reader,
+            unread,
+        };
+        Ok(Response::new(Box::pin(stream::try_unfold(
+            watching,
+            |watching| async move {
+                match watching.watcher.next().await.map_err(refuse)? {
+                    Some(frame) => Ok(Some((frame, watching))),
+                    None => watching.unread.get().map_or(Ok(None), |status| Err(status.clone())),
+                }
+            },
+        ))))
     }
 
     async fn cancel_task(&self, request: Request<CancelTaskRequest>) -> Answer<CancelTaskResponse> {
         let once = once(&request, "CancelTask").map_err(refuse)?;
-        self.engine.cancel_task(once, request.into_inner()).await.map(Response::new).map_err(refuse)
+        self.engine
+            .cancel_task(once, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(refuse)
     }
 
     async fn list_tasks(&self, request: Request<ListTasksRequest>) -> Answer<ListTasksResponse> {
         let request = request.into_inner();
         required(&request.agent_id, "agent_id")?;
-        let tasks = self.engine.tasks(&request.agent_id, &request.filter.unwrap_or_default()).await.map_err(refuse)?;
+        let tasks = self
+            .engine
+            .tasks(&request.agent_id, &request.filter.unwrap_or_default())
+            .await
+            .map_err(refuse)?;
         let total_count = i32::try_from(tasks.len()).unwrap_or(i32::MAX);
         Ok(Response::new(ListTasksResponse { tasks, total_count }))
     }
 
     async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Answer<ListAgentsResponse> {
-        Ok(Response::new(ListAgentsResponse { agents: self.engine.agents() }))
+        Ok(Response::new(ListAgentsResponse {
+            agents: self.engine.agents(),
+        }))
     }
 
     async fn get_task_status(&self, request: Request<GetTaskStatusRequest>) -> Answer<GetTaskStatusResponse> {
@@ -111,7 +156,11 @@ impl AgentService for Service {
 
     async fn stream_agent(&self, request: Request<Streaming<StreamAgentRequest>>) -> Answer<Self::StreamAgentStream> {
         let caller = agent_caller(&Caller::of(&request));
-        Ok(Response::new(Box::pin(agent_stream(self.engine.clone(), caller, request.into_inner()))))
+        Ok(Response::new(Box::pin(agent_stream(
+            self.engine.clone(),
+            caller,
+            request.into_inner(),
+        ))))
     }
 
     async fn send_message(&self, request: Request<AgentSendMessageRequest>) -> Answer<AgentSendMessageResponse> {
@@ -119,7 +168,11 @@ impl AgentService for Service {
         let request = request.into_inner();
         required(&request.agent_id, "agent_id")?;
         let message = request.message.ok_or_else(|| refuse(Error::Required("message")))?;
-        self.engine.send_to_agent(once, &request.agent_id, message).await.map(Response::new).map_err(refuse)
+        self.engine
+            .send_to_agent(once, &request.agent_id, message)
+            .await
+            .map(Response::new)
+            .map_err(refuse)
     }
 
     async fn health_check(&self, _: Request<()>) -> Answer<AgentHealthCheckResponse> {
@@ -235,16 +288,32 @@ fn agent_stream(
     caller: AgentCaller,
     inbound: Streaming<StreamAgentRequest>,
 ) -> impl Stream<Item = Result<StreamAgentResponse, Status>> + Send {
-    stream::try_unfold(Talk::Opening { engine, caller, inbound }, |talk| async move {
-        match talk {
-            Talk::Opening { engine, caller, inbound } => open(engine, caller, inbound).await,
-            Talk::Open(talking) => talking.next().await,
-        }
-    })
+    stream::try_unfold(
+        Talk::Opening {
+            engine,
+            caller,
+            inbound,
+        },
+        |talk| async move {
+            match talk {
+                Talk::Opening {
+                    engine,
+                    caller,
+                    inbound,
+                } => open(engine, caller, inbound).await,
+                Talk::Open(talking) => talking.next().await,
+            }
+        },
+    )
 }
 
+#[expect(clippy::large_enum_variant, reason = "one for each stream, and it is moved once")]
 enum Talk {
-    Opening { engine: Engine, caller: AgentCaller, inbound: Streaming<StreamAgentRequest> },
+    Opening {
+        engine: Engine,
+        caller: AgentCaller,
+        inbound: Streaming<StreamAgentRequest>,
+    },
     Open(Talking),
 }
 
@@ -282,7 +351,9 @@ async fn open(
     mut inbound: Streaming<StreamAgentRequest>,
 ) -> Result<Option<(StreamAgentResponse, Talk)>, Status> {
     use stream_agent_request::Payload;
-    let Some(first) = inbound.message().await? else { return Ok(None) };
+    let Some(first) = inbound.message().await? else {
+        return Ok(None);
+    };
     let linked = match first.agent_id.as_str() {
         "" => Err(Error::FirstMessage("agent_id")),
         id => engine.link(id, &caller).await,
@@ -291,14 +362,30 @@ async fn open(
     let link = match linked {
         // Before an agent is named, or for one that is not there, a heartbeat is only a heartbeat.
         Err(Error::FirstMessage(_) | Error::AgentNotFound) if beat => {
-            let beat = StreamAgentResponse { payload: Some(stream_agent_response::Payload::Heartbeat(())) };
-            return Ok(Some((beat, Talk::Opening { engine, caller, inbound })));
+            let beat = StreamAgentResponse {
+                payload: Some(stream_agent_response::Payload::Heartbeat(())),
+            };
+            return Ok(Some((
+                beat,
+                Talk::Opening {
+                    engine,
+                    caller,
+                    inbound,
+                },
+            )));
         }
         linked => linked.map_err(refuse)?,
     };
     let unread = Unread::default();
     let reader = tokio::spawn(read_agent(engine.clone(), link.clone(), first, inbound, unread.clone()));
-    Talking { engine, link, reader, unread }.next().await
+    Talking {
+        engine,
+        link,
+        reader,
+        unread,
+    }
+    .next()
+    .await
 }
 
 async fn read_agent(

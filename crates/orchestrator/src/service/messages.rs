@@ -47,7 +47,16 @@ pub fn stream(
     let opened = engine.open_stream();
     let unread = Unread::default();
     let reader = tokio::spawn(read(engine.clone(), caller, opened.id, inbound, unread.clone()));
-    stream::try_unfold(Delivery { engine, opened, reader, unread, ready: VecDeque::new() }, deliver)
+    stream::try_unfold(
+        Delivery {
+            engine,
+            opened,
+            reader,
+            unread,
+            ready: VecDeque::new(),
+        },
+        deliver,
+    )
 }
 
 async fn deliver(mut d: Delivery) -> Result<Option<(StreamMessageResponse, Delivery)>, Status> {
@@ -58,7 +67,11 @@ async fn deliver(mut d: Delivery) -> Result<Option<(StreamMessageResponse, Deliv
         match d.engine.pull(d.opened.id, AT_ONCE) {
             Pull::Frames(frames) => d.ready.extend(frames),
             Pull::Read { session, after, before } => {
-                let frames = d.engine.pull_read(d.opened.id, session, after, before, ROWS).await.map_err(refuse)?;
+                let frames = d
+                    .engine
+                    .pull_read(d.opened.id, session, after, before, ROWS)
+                    .await
+                    .map_err(refuse)?;
                 d.ready.extend(frames);
             }
             Pull::Wait => d.opened.more.notified().await,
@@ -76,7 +89,13 @@ async fn read(
     mut inbound: Streaming<StreamMessageRequest>,
     unread: Unread,
 ) {
-    let mut reading = Reading { engine: &engine, caller: &caller, id, session: None, acks: false };
+    let mut reading = Reading {
+        engine: &engine,
+        caller: &caller,
+        id,
+        session: None,
+        acks: false,
+    };
     let mut waiting = FuturesOrdered::new();
     let end = loop {
         tokio::select! {
@@ -137,7 +156,13 @@ impl<'a> Reading<'a> {
             return Err(Error::FirstMessage("session_id"));
         }
         let session = self.engine.open_session(&frame.session_id, view(self.caller)).await?;
-        self.engine.join(self.id, session, Joined { after: frame.after_sequence })?;
+        self.engine.join(
+            self.id,
+            session,
+            Joined {
+                after: frame.after_sequence,
+            },
+        )?;
         self.session = Some(session);
         Ok(())
     }

@@ -31,13 +31,20 @@ pub fn view(caller: &Caller) -> View<'_> {
 }
 
 pub fn agent_caller(caller: &Caller) -> AgentCaller {
-    AgentCaller { principal: caller.principal.clone(), admin: caller.role == Role::Admin }
+    AgentCaller {
+        principal: caller.principal.clone(),
+        admin: caller.role == Role::Admin,
+    }
 }
 
 /// The idempotency key of a call, if it carries one.
 pub fn once<T: Message + Default + PartialEq>(request: &Request<T>, method: &str) -> Result<Option<Once>, Error> {
-    let Some(name) = request.metadata().get("idempotency-key") else { return Ok(None) };
-    let name = name.to_str().map_err(|_| Error::Invalid("idempotency-key must be visible ASCII".into()))?;
+    let Some(name) = request.metadata().get("idempotency-key") else {
+        return Ok(None);
+    };
+    let name = name
+        .to_str()
+        .map_err(|_| Error::Invalid("idempotency-key must be visible ASCII".into()))?;
     let caller = Caller::of(request);
     Once::new(&caller.principal, method, name, request.get_ref()).map(Some)
 }
@@ -45,7 +52,10 @@ pub fn once<T: Message + Default + PartialEq>(request: &Request<T>, method: &str
 /// The epoch plus how long this has run, as clients read it.
 pub fn uptime(since: std::time::SystemTime) -> nexus_proto::Timestamp {
     let up = since.elapsed().unwrap_or_default();
-    nexus_proto::Timestamp { seconds: up.as_secs() as i64, nanos: up.subsec_nanos() as i32 }
+    nexus_proto::Timestamp {
+        seconds: up.as_secs() as i64,
+        nanos: up.subsec_nanos() as i32,
+    }
 }
 
 /// An error as it stands inside a stream: `CODE: message`.

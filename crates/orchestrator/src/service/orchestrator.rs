@@ -36,7 +36,10 @@ impl OrchestratorService for Service {
     async fn create_session(&self, request: Request<CreateSessionRequest>) -> Answer<CreateSessionResponse> {
         let caller = Caller::of(&request);
         let once = once(&request, "CreateSession").map_err(refuse)?;
-        let made = self.engine.create_session(once, &caller.principal, request.into_inner()).await;
+        let made = self
+            .engine
+            .create_session(once, &caller.principal, request.into_inner())
+            .await;
         made.map(Response::new).map_err(refuse)
     }
 
@@ -45,14 +48,28 @@ impl OrchestratorService for Service {
         let request = request.into_inner();
         let limit = usize::try_from(request.message_limit);
         let limit = limit.map_err(|_| refuse(Error::Invalid("message_limit must not be negative".into())))?;
-        let wanted = Wanted { newest: if limit == 0 { usize::MAX } else { limit }, before: request.messages_before };
-        let session = self.engine.session(&request.session_id, view(&caller), wanted).await.map_err(refuse)?;
+        let wanted = Wanted {
+            newest: if limit == 0 { usize::MAX } else { limit },
+            before: request.messages_before,
+        };
+        let session = self
+            .engine
+            .session(&request.session_id, view(&caller), wanted)
+            .await
+            .map_err(refuse)?;
         let max = self.engine.max_message_bytes();
         // Not worth a look for what is plainly small.
-        let messages = session.context.as_ref().map(|context| context.messages.as_slice()).unwrap_or_default();
+        let messages = session
+            .context
+            .as_ref()
+            .map(|context| context.messages.as_slice())
+            .unwrap_or_default();
         let plain = messages.len() <= 64 && messages.iter().map(|m| m.content.len()).sum::<usize>() < max / 4;
         if !plain && prost::Message::encoded_len(&session) + 16 > max {
-            return Err(refuse(Error::TooLarge { max, with: "message_limit" }));
+            return Err(refuse(Error::TooLarge {
+                max,
+                with: "message_limit",
+            }));
         }
         Ok(Response::new(GetSessionResponse { session: Some(session) }))
     }
@@ -61,8 +78,10 @@ impl OrchestratorService for Service {
         let caller = Caller::of(&request);
         let r = request.into_inner();
         let filter = r.filter.unwrap_or_default();
-        let page =
-            self.engine.sessions(&filter, view(&caller), r.page_size, &r.page_token, r.without_messages).await;
+        let page = self
+            .engine
+            .sessions(&filter, view(&caller), r.page_size, &r.page_token, r.without_messages)
+            .await;
         let page = page.map_err(refuse)?;
         Ok(Response::new(ListSessionsResponse {
             sessions: page.sessions,
@@ -74,7 +93,10 @@ impl OrchestratorService for Service {
     async fn update_session(&self, request: Request<UpdateSessionRequest>) -> Answer<UpdateSessionResponse> {
         let caller = Caller::of(&request);
         let once = once(&request, "UpdateSession").map_err(refuse)?;
-        let updated = self.engine.update_session(once, view(&caller), request.into_inner()).await;
+        let updated = self
+            .engine
+            .update_session(once, view(&caller), request.into_inner())
+            .await;
         updated.map(Response::new).map_err(refuse)
     }
 
@@ -89,7 +111,10 @@ impl OrchestratorService for Service {
     async fn delete_session(&self, request: Request<DeleteSessionRequest>) -> Answer<DeleteSessionResponse> {
         let caller = Caller::of(&request);
         let once = once(&request, "DeleteSession").map_err(refuse)?;
-        let deleted = self.engine.delete_session(once, view(&caller), request.into_inner()).await;
+        let deleted = self
+            .engine
+            .delete_session(once, view(&caller), request.into_inner())
+            .await;
         deleted.map(Response::new).map_err(refuse)
     }
 
@@ -101,7 +126,11 @@ impl OrchestratorService for Service {
             return Err(refuse(Error::Required("session_id")));
         }
         let message = request.message.ok_or_else(|| refuse(Error::Required("message")))?;
-        let sent = self.engine.send(once, &request.session_id, view(&caller), message).await.map_err(refuse)?;
+        let sent = self
+            .engine
+            .send(once, &request.session_id, view(&caller), message)
+            .await
+            .map_err(refuse)?;
         Ok(Response::new(SendMessageResponse {
             message_id: sent.id,
             session_id: request.session_id,
@@ -114,7 +143,11 @@ impl OrchestratorService for Service {
         request: Request<Streaming<StreamMessageRequest>>,
     ) -> Answer<Self::StreamMessagesStream> {
         let caller = Caller::of(&request);
-        Ok(Response::new(Box::pin(messages::stream(self.engine.clone(), caller, request.into_inner()))))
+        Ok(Response::new(Box::pin(messages::stream(
+            self.engine.clone(),
+            caller,
+            request.into_inner(),
+        ))))
     }
 
     /// Served by `raw`, on the same path; this one would encode each event once for each reader.
@@ -144,10 +177,18 @@ impl OrchestratorService for Service {
 
     async fn health_check(&self, _: Request<()>) -> Answer<HealthCheckResponse> {
         let limping = self.health.limping();
-        let health = if limping.is_empty() { Condition::Healthy } else { Condition::Degraded };
+        let health = if limping.is_empty() {
+            Condition::Healthy
+        } else {
+            Condition::Degraded
+        };
         let mut subsystems: Vec<String> = ["session_manager", "event_bus", "ipc_broker"].map(String::from).into();
         subsystems.extend(limping.into_iter().map(|(part, why)| format!("{part}: {why}")));
-        Ok(Response::new(HealthCheckResponse { health: health.into(), version: VERSION.into(), subsystems }))
+        Ok(Response::new(HealthCheckResponse {
+            health: health.into(),
+            version: VERSION.into(),
+            subsystems,
+        }))
     }
 
     async fn get_status(&self, _: Request<()>) -> Answer<StatusResponse> {

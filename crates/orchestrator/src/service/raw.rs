@@ -52,16 +52,24 @@ impl SubscribeEvents {
     async fn subscribe(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let caller = Caller::of_http(&request);
         let only = (caller.role == Role::User).then(|| caller.principal.clone());
-        let log_id = request.headers().get(LOG_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let log_id = request
+            .headers()
+            .get(LOG_ID)
+            .and_then(|id| id.to_str().ok())
+            .map(str::to_owned);
         let request = self.message(request).await?;
         let wanted = Wanted::new(request.filter).map_err(refuse)?;
-        let reader = self.engine.subscribe(wanted, request.after_sequence, log_id.as_deref(), only);
+        let reader = self
+            .engine
+            .subscribe(wanted, request.after_sequence, log_id.as_deref(), only);
         let reader = reader.await.map_err(refuse)?;
         let pieces = stream::try_unfold(reader, |mut reader| async move {
             let next = reader.next().await.map_err(refuse)?;
             Ok::<_, Status>(next.map(|piece| (piece, reader)))
         });
-        let mut answer = http::Response::new(Body::new(Events { pieces: Some(Box::pin(pieces)) }));
+        let mut answer = http::Response::new(Body::new(Events {
+            pieces: Some(Box::pin(pieces)),
+        }));
         let headers = answer.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         if let Ok(id) = self.engine.log_id().parse() {
@@ -93,7 +101,9 @@ impl http_body::Body for Events {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Some(pieces) = &mut self.pieces else { return Poll::Ready(None) };
+        let Some(pieces) = &mut self.pieces else {
+            return Poll::Ready(None);
+        };
         let end = match ready!(pieces.as_mut().poll_next(cx)) {
             Some(Ok(piece)) => return Poll::Ready(Some(Ok(Frame::data(piece)))),
             Some(Err(status)) => status,

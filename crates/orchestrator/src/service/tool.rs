@@ -11,7 +11,11 @@ use tonic::{Request, Response, Status, Streaming};
 pub struct Service;
 
 fn absent() -> Status {
-    nexus_daemon::status(tonic::Code::Unimplemented, "tools are not served by this version", "NOT_SERVED")
+    nexus_daemon::status(
+        tonic::Code::Unimplemented,
+        "tools are not served by this version",
+        "NOT_SERVED",
+    )
 }
 
 macro_rules! absent {

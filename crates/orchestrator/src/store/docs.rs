@@ -166,7 +166,11 @@ pub fn session(key: &[u8], value: &[u8]) -> Result<Session, Error> {
 /// How a turn ended, as kept.
 pub fn over(value: &[u8]) -> Result<Over, Error> {
     let doc = decode::<OverDoc>(value)?;
-    Ok(if doc.answer > 0 { Over::Answered { answer: doc.answer } } else { Over::Failed { error: doc.error } })
+    Ok(if doc.answer > 0 {
+        Over::Answered { answer: doc.answer }
+    } else {
+        Over::Failed { error: doc.error }
+    })
 }
 
 /// Reads a task document.
@@ -214,8 +218,14 @@ pub fn turn(n: u64, value: &[u8]) -> Result<Turn, Error> {
 
 pub fn over_doc(over: &Over) -> Bytes {
     let doc = match over {
-        Over::Answered { answer } => OverDoc { answer: *answer, error: String::new() },
-        Over::Failed { error } => OverDoc { answer: 0, error: error.clone() },
+        Over::Answered { answer } => OverDoc {
+            answer: *answer,
+            error: String::new(),
+        },
+        Over::Failed { error } => OverDoc {
+            answer: 0,
+            error: error.clone(),
+        },
     };
     doc.encode_to_vec().into()
 }
@@ -251,16 +261,27 @@ pub fn agent(key: &[u8], value: &[u8], now: Time) -> Result<Agent, Error> {
 }
 
 pub fn kept_doc(kept: &Kept) -> Bytes {
-    KeptDoc { message: Some(kept.message.clone()), expires: kept.expires }.encode_to_vec().into()
+    KeptDoc {
+        message: Some(kept.message.clone()),
+        expires: kept.expires,
+    }
+    .encode_to_vec()
+    .into()
 }
 
 pub fn kept(value: &[u8]) -> Result<Kept, Error> {
     let doc = decode::<KeptDoc>(value)?;
-    Ok(Kept { message: doc.message.unwrap_or_default(), expires: doc.expires })
+    Ok(Kept {
+        message: doc.message.unwrap_or_default(),
+        expires: doc.expires,
+    })
 }
 
 fn decode<M: prost::Message + Default>(value: &[u8]) -> Result<M, Error> {
     M::decode(value).map_err(|e| {
-        Error::Store(nexus_store::Error::Damaged { path: "orchestrator".into(), detail: format!("a document: {e}") })
+        Error::Store(nexus_store::Error::Damaged {
+            path: "orchestrator".into(),
+            detail: format!("a document: {e}"),
+        })
     })
 }

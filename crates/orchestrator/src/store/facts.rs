@@ -11,60 +11,139 @@ use crate::domain::{Fact, State, Time};
 /// The changes on disk that a fact asks for, with the state as it is after the step.
 pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
     match fact {
-        Fact::Message { session, n, message, chosen_id } => {
+        Fact::Message {
+            session,
+            n,
+            message,
+            chosen_id,
+        } => {
             let body = Bytes::from(message.encode_to_vec());
-            out.push(Op::Append { stream: *session, n: Some(*n), time: now, kind: MESSAGE, body });
+            out.push(Op::Append {
+                stream: *session,
+                n: Some(*n),
+                time: now,
+                kind: MESSAGE,
+                body,
+            });
             if *chosen_id {
-                out.push(Op::Put { table: CHOSEN, key: text(*session, &message.id), value: key(*n) });
+                out.push(Op::Put {
+                    table: CHOSEN,
+                    key: text(*session, &message.id),
+                    value: key(*n),
+                });
             }
         }
         Fact::Event { session, event } => {
             let body = Bytes::from(event.encode_to_vec());
-            out.push(Op::Append { stream: *session, n: None, time: now, kind: EVENT, body });
+            out.push(Op::Append {
+                stream: *session,
+                n: None,
+                time: now,
+                kind: EVENT,
+                body,
+            });
         }
         Fact::Session(session) => {
-            let Some(session) = state.sessions.get(*session) else { return };
-            let (is, was) = if session.is_closed() { (CLOSED, LIVE) } else { (LIVE, CLOSED) };
+            let Some(session) = state.sessions.get(*session) else {
+                return;
+            };
+            let (is, was) = if session.is_closed() {
+                (CLOSED, LIVE)
+            } else {
+                (LIVE, CLOSED)
+            };
             if session.is_closed() {
-                out.push(Op::Delete { table: was, key: key(session.key) });
+                out.push(Op::Delete {
+                    table: was,
+                    key: key(session.key),
+                });
             }
-            out.push(Op::Put { table: is, key: key(session.key), value: session_doc(session) });
+            out.push(Op::Put {
+                table: is,
+                key: key(session.key),
+                value: session_doc(session),
+            });
         }
         Fact::Agent(agent) => {
             let Some(agent) = state.agents.get(*agent) else { return };
-            out.push(Op::Put { table: AGENT, key: key(agent.key), value: agent_doc(agent) });
+            out.push(Op::Put {
+                table: AGENT,
+                key: key(agent.key),
+                value: agent_doc(agent),
+            });
         }
         Fact::AgentGone(agent) => {
-            out.push(Op::Delete { table: AGENT, key: key(*agent) });
-            out.push(Op::DeleteRange { table: KEPT, from: key(*agent), to: above(*agent) });
+            out.push(Op::Delete {
+                table: AGENT,
+                key: key(*agent),
+            });
+            out.push(Op::DeleteRange {
+                table: KEPT,
+                from: key(*agent),
+                to: above(*agent),
+            });
         }
         Fact::Task(task) => {
             let Some(task) = state.tasks.get(*task) else { return };
-            out.push(Op::Put { table: TASK, key: key(task.key), value: task_doc(task) });
+            out.push(Op::Put {
+                table: TASK,
+                key: key(task.key),
+                value: task_doc(task),
+            });
         }
         Fact::TasksGone(tasks) => {
-            out.extend(tasks.iter().map(|task| Op::Delete { table: TASK, key: key(*task) }));
+            out.extend(tasks.iter().map(|task| Op::Delete {
+                table: TASK,
+                key: key(*task),
+            }));
         }
         Fact::Turn { session, n } => {
             let turns = state.sessions.get(*session).map(|session| &session.turns);
-            let Some(turn) = turns.and_then(|turns| turns.iter().find(|turn| turn.n == *n)) else { return };
-            out.push(Op::Put { table: OPEN, key: pair(*session, *n), value: turn_doc(turn) });
+            let Some(turn) = turns.and_then(|turns| turns.iter().find(|turn| turn.n == *n)) else {
+                return;
+            };
+            out.push(Op::Put {
+                table: OPEN,
+                key: pair(*session, *n),
+                value: turn_doc(turn),
+            });
         }
         Fact::TurnOver { session, n, over } => {
-            out.push(Op::Delete { table: OPEN, key: pair(*session, *n) });
-            out.push(Op::Put { table: OVER, key: pair(*session, *n), value: over_doc(over) });
+            out.push(Op::Delete {
+                table: OPEN,
+                key: pair(*session, *n),
+            });
+            out.push(Op::Put {
+                table: OVER,
+                key: pair(*session, *n),
+                value: over_doc(over),
+            });
         }
         Fact::Kept { agent, n, message } => out.push(match message {
-            Some(kept) => Op::Put { table: KEPT, key: pair(*agent, *n), value: kept_doc(kept) },
-            None => Op::Delete { table: KEPT, key: pair(*agent, *n) },
+            Some(kept) => Op::Put {
+                table: KEPT,
+                key: pair(*agent, *n),
+                value: kept_doc(kept),
+            },
+            None => Op::Delete {
+                table: KEPT,
+                key: pair(*agent, *n),
+            },
         }),
         Fact::SessionGone(session) => {
             out.push(Op::Erase { stream: *session });
             for table in [LIVE, CLOSED] {
-                out.push(Op::Delete { table, key: key(*session) });
+                out.push(Op::Delete {
+                    table,
+                    key: key(*session),
+                });
             }
             for table in [CHOSEN, OPEN, OVER] {
-                out.push(Op::DeleteRange { table, from: key(*session), to: above(*session) });
+                out.push(Op::DeleteRange {
+                    table,
+                    from: key(*session),
+                    to: above(*session),
+                });
             }
         }
     }

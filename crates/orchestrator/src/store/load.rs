@@ -48,7 +48,9 @@ pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64)
     }
     for (key, value) in read.scan(OPEN, everything.0, everything.1, usize::MAX)? {
         let session = number(&key);
-        let Some(found) = state.sessions.get_mut(session) else { continue };
+        let Some(found) = state.sessions.get_mut(session) else {
+            continue;
+        };
         found.turns.push_back(turn(number(&key[8..]), &value).map_err(damaged)?);
         state.agents.waiting.insert(session);
         state.agents.assistant_seen = Some(now);
@@ -59,17 +61,19 @@ pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64)
         if agent.is_alive() && agent.is_assistant() {
             state.agents.assistant_seen = Some(now);
         }
-        state.timers.set(now.saturating_add(state.rules.agent_ttl), Timer::Agent(agent.key));
+        state
+            .timers
+            .set(now.saturating_add(state.rules.agent_ttl), Timer::Agent(agent.key));
         state.agents.insert(agent);
     }
     for (key, value) in read.scan(KEPT, everything.0, everything.1, usize::MAX)? {
         let n = number(&key[8..]);
-        let Some(agent) = state.agents.get_mut(number(&key)) else { continue };
+        let Some(agent) = state.agents.get_mut(number(&key)) else {
+            continue;
+        };
         agent.kept.insert(n, kept(&value).map_err(damaged)?);
         agent.kept_next = n + 1;
     }
-    // Closed sessions are not loaded: their keys are older than now, so no new key meets them unless the clock went
-    // back by years, and the newest live thing bounds even that.
     let mut from = Vec::new();
     loop {
         let page = read.scan(TASK, &from, everything.1, PAGE)?;
@@ -89,6 +93,9 @@ pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64)
 fn damaged(error: Error) -> nexus_store::Error {
     match error {
         Error::Store(error) => error,
-        other => nexus_store::Error::Damaged { path: "orchestrator".into(), detail: other.to_string() },
+        other => nexus_store::Error::Damaged {
+            path: "orchestrator".into(),
+            detail: other.to_string(),
+        },
     }
 }

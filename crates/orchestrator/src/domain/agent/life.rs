@@ -17,17 +17,30 @@ impl State {
             return Err(Error::Required("name"));
         }
         let labels = request.metadata.as_ref().map(|m| &m.labels);
-        if let Some(theirs) = labels.and_then(|l| l.get(PROTOCOL)).filter(|p| **p != nexus_proto::PROTOCOL.to_string()) {
+        if let Some(theirs) = labels
+            .and_then(|l| l.get(PROTOCOL))
+            .filter(|p| **p != nexus_proto::PROTOCOL.to_string())
+        {
             let (ours, theirs) = (nexus_proto::PROTOCOL, theirs.clone());
-            return Err(Error::Protocol { ours, theirs, version: env!("CARGO_PKG_VERSION") });
+            return Err(Error::Protocol {
+                ours,
+                theirs,
+                version: env!("CARGO_PKG_VERSION"),
+            });
         }
         let socket = labels.and_then(|l| l.get(SOCKET));
         if let Some(relative) = socket.filter(|socket| !socket.starts_with('/')) {
-            return Err(Error::Invalid(format!("the label {SOCKET} must be an absolute path, not {relative:?}")));
+            return Err(Error::Invalid(format!(
+                "the label {SOCKET} must be an absolute path, not {relative:?}"
+            )));
         }
         let same = |agent: &&Agent| agent.request.name == request.name && *agent.owner == *owner;
         let before = socket.and_then(|socket| {
-            self.agents.iter().filter(same).find(|agent| agent.label(SOCKET) == Some(socket)).map(|agent| agent.key)
+            self.agents
+                .iter()
+                .filter(same)
+                .find(|agent| agent.label(SOCKET) == Some(socket))
+                .map(|agent| agent.key)
         });
         let key = match before {
             Some(key) => {
@@ -59,7 +72,8 @@ impl State {
                 key
             }
         };
-        self.timers.set(step.now.saturating_add(self.rules.agent_ttl), Timer::Agent(key));
+        self.timers
+            .set(step.now.saturating_add(self.rules.agent_ttl), Timer::Agent(key));
         step.fact(Fact::Agent(key));
         self.agent_event(step, key, "agent.registered", "");
         step.effect(Effect::Daemons);
@@ -72,8 +86,16 @@ impl State {
         if self.agents.len() < max {
             return Ok(());
         }
-        let lost = self.agents.iter().filter_map(|agent| Some((agent.lost?, agent.key))).min();
-        let (_, key) = lost.ok_or(Error::Limit { what: "agents", max, setting: "orchestrator.max_agents" })?;
+        let lost = self
+            .agents
+            .iter()
+            .filter_map(|agent| Some((agent.lost?, agent.key)))
+            .min();
+        let (_, key) = lost.ok_or(Error::Limit {
+            what: "agents",
+            max,
+            setting: "orchestrator.max_agents",
+        })?;
         self.agent_gone(step, key);
         Ok(())
     }
@@ -109,7 +131,8 @@ impl State {
         let lost = agent.lost.take().is_some();
         if std::mem::take(&mut agent.silent) || lost {
             step.fact(Fact::Agent(key));
-            self.timers.set(step.now.saturating_add(self.rules.agent_ttl), Timer::Agent(key));
+            self.timers
+                .set(step.now.saturating_add(self.rules.agent_ttl), Timer::Agent(key));
             self.agent_event(step, key, "agent.recovered", "");
             step.effect(Effect::Daemons);
         }
@@ -136,12 +159,15 @@ impl State {
 
     /// A StreamAgent ended. One that was replaced by a newer one changes nothing.
     pub fn unlink(&mut self, step: &mut Step<'_>, key: u64, link: u64) {
-        let Some(agent) = self.agents.get_mut(key).filter(|agent| agent.link == Some(link)) else { return };
+        let Some(agent) = self.agents.get_mut(key).filter(|agent| agent.link == Some(link)) else {
+            return;
+        };
         step.grows = false;
         agent.link = None;
         agent.heartbeat = agent.heartbeat.max(step.now);
         agent.silent = true;
-        self.timers.set(step.now.saturating_add(self.rules.agent_ttl), Timer::Agent(key));
+        self.timers
+            .set(step.now.saturating_add(self.rules.agent_ttl), Timer::Agent(key));
         self.agent_event(step, key, "agent.lost", "");
         self.assistant_left(step, key);
     }
@@ -184,7 +210,10 @@ impl State {
         }
         agent.lost = Some(step.now);
         let told = std::mem::take(&mut agent.silent);
-        self.timers.set(step.now.saturating_add(self.rules.forget_agent_after), Timer::Agent(key));
+        self.timers.set(
+            step.now.saturating_add(self.rules.forget_agent_after),
+            Timer::Agent(key),
+        );
         step.fact(Fact::Agent(key));
         if !told {
             self.agent_event(step, key, "agent.lost", "");
@@ -208,7 +237,11 @@ impl State {
     fn agent_event(&mut self, step: &mut Step<'_>, key: u64, name: &str, reason: &str) {
         let Some(agent) = self.agents.get(key) else { return };
         let kind = AgentType::try_from(agent.request.r#type).unwrap_or_default();
-        let mut data = vec![("agent_id", &*agent.id), ("name", &*agent.request.name), ("type", kind.as_str_name())];
+        let mut data = vec![
+            ("agent_id", &*agent.id),
+            ("name", &*agent.request.name),
+            ("type", kind.as_str_name()),
+        ];
         if !reason.is_empty() {
             data.push(("reason", reason));
         }

@@ -19,7 +19,11 @@ impl State {
         }
         let id = message.id.clone();
         if agent.link.is_some() {
-            step.effect(Effect::Deliver { agent: key, message: Box::new(message), mail: true });
+            step.effect(Effect::Deliver {
+                agent: key,
+                message: Box::new(message),
+                mail: true,
+            });
             return Ok(id);
         }
         let live = agent.kept.values().filter(|kept| kept.expires > step.now).count();
@@ -30,7 +34,11 @@ impl State {
         agent.kept.retain(|n, kept| {
             let keep = kept.expires > step.now;
             if !keep {
-                step.facts.push(Fact::Kept { agent: key, n: *n, message: None });
+                step.facts.push(Fact::Kept {
+                    agent: key,
+                    n: *n,
+                    message: None,
+                });
             }
             keep
         });
@@ -46,15 +54,25 @@ impl State {
         let n = agent.kept_next;
         agent.kept_next += 1;
         agent.kept.insert(n, kept.clone());
-        step.fact(Fact::Kept { agent: key, n, message: Some(Box::new(kept)) });
+        step.fact(Fact::Kept {
+            agent: key,
+            n,
+            message: Some(Box::new(kept)),
+        });
     }
 
     /// What was kept for an agent that opened a stream, in order; what expired is dropped.
     pub(super) fn take_kept(&mut self, step: &mut Step<'_>, key: u64) -> Vec<AgentMessage> {
-        let Some(agent) = self.agents.get_mut(key) else { return Vec::new() };
+        let Some(agent) = self.agents.get_mut(key) else {
+            return Vec::new();
+        };
         let mut messages = Vec::new();
         for (n, kept) in std::mem::take(&mut agent.kept) {
-            step.fact(Fact::Kept { agent: key, n, message: None });
+            step.fact(Fact::Kept {
+                agent: key,
+                n,
+                message: None,
+            });
             if kept.expires > step.now {
                 messages.push(kept.message);
             }

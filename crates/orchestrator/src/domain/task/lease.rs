@@ -12,9 +12,18 @@ use crate::domain::{Fact, State, Step};
 /// True if this is a live worker that says it can do such tasks.
 fn is_able(agent: &Agent, kind: TaskType) -> bool {
     let wanted = capability(kind);
-    let tasks = agent.request.capabilities.as_ref().map(|c| c.supported_tasks.as_slice()).unwrap_or_default();
+    let tasks = agent
+        .request
+        .capabilities
+        .as_ref()
+        .map(|c| c.supported_tasks.as_slice())
+        .unwrap_or_default();
     let worker = agent.request.r#type == i32::from(AgentType::Worker) && !agent.is_assistant();
-    agent.is_alive() && worker && tasks.iter().any(|task| task.replace('-', "_").eq_ignore_ascii_case(&wanted))
+    agent.is_alive()
+        && worker
+        && tasks
+            .iter()
+            .any(|task| task.replace('-', "_").eq_ignore_ascii_case(&wanted))
 }
 
 impl State {
@@ -24,13 +33,20 @@ impl State {
         for agent in self.tasks.iter().filter_map(|task| task.agent) {
             *loads.entry(agent).or_default() += 1;
         }
-        let able = self.agents.iter().filter(|agent| Some(agent.key) != not && is_able(agent, kind));
-        able.map(|agent| (loads.get(&agent.key).copied().unwrap_or(0), agent.key)).min().map(|(_, key)| key)
+        let able = self
+            .agents
+            .iter()
+            .filter(|agent| Some(agent.key) != not && is_able(agent, kind));
+        able.map(|agent| (loads.get(&agent.key).copied().unwrap_or(0), agent.key))
+            .min()
+            .map(|(_, key)| key)
     }
 
     /// Ids of tasks that wait for this agent, most urgent first. Those without an agent are its own, if it is able.
     pub fn offered_tasks(&mut self, step: &mut Step<'_>, agent: u64) -> Vec<String> {
-        let Some(worker) = self.agents.get(agent) else { return Vec::new() };
+        let Some(worker) = self.agents.get(agent) else {
+            return Vec::new();
+        };
         for task in self.tasks.by_key.values_mut() {
             if task.agent.is_none() && is_able(worker, task.wire.r#type()) {
                 task.agent = Some(agent);
@@ -38,9 +54,8 @@ impl State {
                 step.fact(Fact::Task(task.key));
             }
         }
-        let waits = |task: &&Task| {
-            task.agent == Some(agent) && matches!(task.state(), TaskState::Pending | TaskState::Queued)
-        };
+        let waits =
+            |task: &&Task| task.agent == Some(agent) && matches!(task.state(), TaskState::Pending | TaskState::Queued);
         let mut offered: Vec<&Task> = self.tasks.iter().filter(waits).collect();
         offered.sort_by_key(|task| (-task.wire.priority, task.key));
         offered.iter().map(|task| task.id.to_string()).collect()
@@ -69,9 +84,16 @@ impl State {
     /// The lease of a lost agent's tasks is over: they are offered again or fail, as their callers said. One that only
     /// this agent may do waits for it to come back, unless it is gone for good.
     pub fn tasks_of_lost(&mut self, step: &mut Step<'_>, agent: u64, for_good: bool) {
-        let held: Vec<u64> = self.tasks.iter().filter(|task| task.agent == Some(agent)).map(|task| task.key).collect();
+        let held: Vec<u64> = self
+            .tasks
+            .iter()
+            .filter(|task| task.agent == Some(agent))
+            .map(|task| task.key)
+            .collect();
         for key in held {
-            let Some(task) = self.tasks.get(key).filter(|task| !task.is_over()) else { continue };
+            let Some(task) = self.tasks.get(key).filter(|task| !task.is_over()) else {
+                continue;
+            };
             let may_wait = !(task.bound && for_good);
             let again = task.may_retry() && may_wait;
             if task.started.is_none() && task.bound && may_wait {

@@ -33,14 +33,26 @@ fn check_status(task: &Task, starts: bool, to: i32) -> Result<(), Error> {
     if from == to || (may_move(from, to) && to != TaskState::Pending) {
         return Ok(());
     }
-    Err(Error::TaskState { id: task.id.to_string(), state: state_name(from), wanted: state_name(to) })
+    Err(Error::TaskState {
+        id: task.id.to_string(),
+        state: state_name(from),
+        wanted: state_name(to),
+    })
 }
 
 impl State {
     /// What a worker says about its task. `works` is the attempt that its stream works on: the first word takes the
     /// task, and once the lease went on to another attempt nothing more of this one is taken.
-    pub fn worker_said(&mut self, step: &mut Step<'_>, key: u64, works: &mut Option<i64>, said: Said) -> Result<(), Error> {
-        let Some(task) = self.tasks.get(key).filter(|task| !task.is_over()) else { return Ok(()) };
+    pub fn worker_said(
+        &mut self,
+        step: &mut Step<'_>,
+        key: u64,
+        works: &mut Option<i64>,
+        said: Said,
+    ) -> Result<(), Error> {
+        let Some(task) = self.tasks.get(key).filter(|task| !task.is_over()) else {
+            return Ok(());
+        };
         if *works.get_or_insert(task.attempt) != task.attempt {
             return Err(Error::LeaseOver(task.id.to_string()));
         }
@@ -57,7 +69,10 @@ impl State {
         match said {
             Said::Status(update) => self.task_status(step, key, update.state(), &update.message),
             Said::Progress(progress) => self.task_progress(step, key, progress),
-            Said::Output(output) => step.effect(Effect::Task { task: key, note: Note::Output(output) }),
+            Said::Output(output) => step.effect(Effect::Task {
+                task: key,
+                note: Note::Output(output),
+            }),
             Said::Complete(complete) => self.complete_task(step, key, complete.result),
             Said::ErrorMsg(error) => self.task_failed(step, key, error),
             Said::Heartbeat(()) | Said::Input(_) | Said::Cancel(_) => {}
@@ -97,7 +112,13 @@ impl State {
         match to {
             // No news to the log, but those who watch hear its words.
             same if same == task.state() => {
-                step.effect(Effect::Task { task: key, note: Note::State { state: to, message: message.into() } });
+                step.effect(Effect::Task {
+                    task: key,
+                    note: Note::State {
+                        state: to,
+                        message: message.into(),
+                    },
+                });
             }
             TaskState::Running if task.started.is_none() => self.start_task(step, key, message),
             TaskState::Completed => self.complete_task(step, key, None),
@@ -121,9 +142,16 @@ impl State {
 
     fn task_progress(&mut self, step: &mut Step<'_>, key: u64, mut progress: TaskProgress) {
         let task = self.tasks.by_key.get_mut(&key).expect("the caller looked it up");
-        progress.percent = if progress.percent.is_nan() { 0.0 } else { progress.percent.clamp(0.0, 1.0) };
+        progress.percent = if progress.percent.is_nan() {
+            0.0
+        } else {
+            progress.percent.clamp(0.0, 1.0)
+        };
         task.wire.progress = progress.percent;
-        step.effect(Effect::Task { task: key, note: Note::Progress(progress) });
+        step.effect(Effect::Task {
+            task: key,
+            note: Note::Progress(progress),
+        });
     }
 
     fn complete_task(&mut self, step: &mut Step<'_>, key: u64, result: Option<TaskResult>) {
@@ -153,7 +181,13 @@ impl State {
         if self.tasks.get(key).is_none_or(Task::is_over) {
             return false;
         }
-        step.effect(Effect::Task { task: key, note: Note::Cancel { reason: reason.into(), force } });
+        step.effect(Effect::Task {
+            task: key,
+            note: Note::Cancel {
+                reason: reason.into(),
+                force,
+            },
+        });
         let error = (!reason.is_empty()).then(|| TaskError {
             code: "CANCELLED".into(),
             message: reason.into(),
@@ -166,16 +200,30 @@ impl State {
 
     /// Looks at a task whose timer came due.
     pub fn task_due(&mut self, step: &mut Step<'_>, key: u64) {
-        let Some(task) = self.tasks.get(key).filter(|task| !task.is_over()) else { return };
+        let Some(task) = self.tasks.get(key).filter(|task| !task.is_over()) else {
+            return;
+        };
         let timeout = self.timeout_of(task);
-        let late = task.started.is_some_and(|started| started.saturating_add(timeout) <= step.now);
+        let late = task
+            .started
+            .is_some_and(|started| started.saturating_add(timeout) <= step.now);
         if !late && task.expires > step.now {
             self.timers.set(task.due(timeout), Timer::Task(key));
             return;
         }
         step.grows = false;
-        let message = if late { "it ran longer than its timeout" } else { "nobody did it before it expired" };
-        step.effect(Effect::Task { task: key, note: Note::Cancel { reason: message.into(), force: true } });
+        let message = if late {
+            "it ran longer than its timeout"
+        } else {
+            "nobody did it before it expired"
+        };
+        step.effect(Effect::Task {
+            task: key,
+            note: Note::Cancel {
+                reason: message.into(),
+                force: true,
+            },
+        });
         let error = TaskError {
             code: "TIMEOUT".into(),
             message: message.into(),
@@ -218,14 +266,23 @@ impl State {
         };
         self.task_event(step, key, name);
         step.fact(Fact::Task(key));
-        step.effect(Effect::Task { task: key, note: Note::State { state: to, message: message.into() } });
+        step.effect(Effect::Task {
+            task: key,
+            note: Note::State {
+                state: to,
+                message: message.into(),
+            },
+        });
     }
 
     pub(super) fn task_event(&mut self, step: &mut Step<'_>, key: u64, name: &str) {
         let task = self.tasks.get(key).expect("the caller looked it up");
         let session = self.sessions.find(&task.wire.session_id);
         let about = session.map_or_else(
-            || About { session_id: task.wire.session_id.clone(), ..About::default() },
+            || About {
+                session_id: task.wire.session_id.clone(),
+                ..About::default()
+            },
             about_session,
         );
         let in_log = session.map_or(0, |session| session.key);

@@ -67,7 +67,11 @@ fn an_older_stream_that_ends_late_changes_nothing() {
 
 #[test]
 fn messages_are_kept_in_order_up_to_the_limit_and_until_they_expire() {
-    let rules = Rules { max_kept_messages: 3, kept_message_ttl: 10 * SECOND, ..Rules::default() };
+    let rules = Rules {
+        max_kept_messages: 3,
+        kept_message_ttl: 10 * SECOND,
+        ..Rules::default()
+    };
     let mut world = World::new(rules);
     let agent = world.register("a");
     let first = send(&mut world, agent).unwrap();
@@ -75,21 +79,34 @@ fn messages_are_kept_in_order_up_to_the_limit_and_until_they_expire() {
     let rest = [send(&mut world, agent).unwrap(), send(&mut world, agent).unwrap()];
     assert!(matches!(send(&mut world, agent), Err(Error::Limit { max: 3, .. })));
     world.restart();
-    assert!(matches!(send(&mut world, agent), Err(Error::Limit { .. })), "they survive a restart");
+    assert!(
+        matches!(send(&mut world, agent), Err(Error::Limit { .. })),
+        "they survive a restart"
+    );
     world.pass(5 * SECOND);
     let last = send(&mut world, agent).unwrap();
     let (_, kept) = world.step(|state, step| Ok(state.link(step, agent))).unwrap();
     let kept: Vec<String> = kept.into_iter().map(|message| message.id).collect();
     assert_eq!(kept, [rest[0].clone(), rest[1].clone(), last]);
     assert!(!kept.contains(&first));
-    assert_eq!(world.disk.count(KEPT), 0, "nothing is left behind, the expired included");
+    assert_eq!(
+        world.disk.count(KEPT),
+        0,
+        "nothing is left behind, the expired included"
+    );
 }
 
 #[test]
 fn the_longest_lost_agent_makes_room_and_a_live_one_never_does() {
-    let mut world = World::new(Rules { max_agents: 2, ..Rules::default() });
+    let mut world = World::new(Rules {
+        max_agents: 2,
+        ..Rules::default()
+    });
     let (lost, alive) = (world.register("a"), world.register("b"));
-    let request = || RegisterRequest { name: "c".into(), ..RegisterRequest::default() };
+    let request = || RegisterRequest {
+        name: "c".into(),
+        ..RegisterRequest::default()
+    };
     assert!(world.step(|state, step| state.register(step, "", request())).is_err());
     world.link(alive);
     world.pass(90 * SECOND);
@@ -110,7 +127,11 @@ fn a_daemon_from_the_same_place_gets_its_id_back() {
         }),
         ..RegisterRequest::default()
     };
-    let mut register = |owner: &str, socket| world.step(|state, step| state.register(step, owner, request(socket))).unwrap();
+    let mut register = |owner: &str, socket| {
+        world
+            .step(|state, step| state.register(step, owner, request(socket)))
+            .unwrap()
+    };
     let first = register("uid:1", "/a");
     assert_eq!(register("uid:1", "/a"), first);
     assert_ne!(register("uid:1", "/b"), first);
@@ -121,8 +142,21 @@ fn a_daemon_from_the_same_place_gets_its_id_back() {
 fn another_protocol_is_refused_with_both_versions_named() {
     let mut world = World::new(Rules::default());
     let labels = HashMap::from([("nexus.protocol".into(), "999".into())]);
-    let metadata = Some(AgentMetadata { labels, ..AgentMetadata::default() });
-    let request = RegisterRequest { name: "x".into(), metadata, ..RegisterRequest::default() };
-    let refused = world.step(|state, step| state.register(step, "", request)).unwrap_err().to_string();
-    assert!(refused.contains("999") && refused.contains(env!("CARGO_PKG_VERSION")), "{refused}");
+    let metadata = Some(AgentMetadata {
+        labels,
+        ..AgentMetadata::default()
+    });
+    let request = RegisterRequest {
+        name: "x".into(),
+        metadata,
+        ..RegisterRequest::default()
+    };
+    let refused = world
+        .step(|state, step| state.register(step, "", request))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("999") && refused.contains(env!("CARGO_PKG_VERSION")),
+        "{refused}"
+    );
 }

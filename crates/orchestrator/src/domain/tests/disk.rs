@@ -23,7 +23,8 @@ impl Disk {
                 Op::Put { table, key, value } => drop(self.documents.insert((table, key), value)),
                 Op::Delete { table, key } => drop(self.documents.remove(&(table, key))),
                 Op::DeleteRange { table, from, to } => {
-                    self.documents.retain(|(of, key), _| *of != table || *key < from || *key >= to);
+                    self.documents
+                        .retain(|(of, key), _| *of != table || *key < from || *key >= to);
                 }
                 Op::Erase { stream } => drop(self.heads.remove(&stream)),
                 Op::Trim { .. } => {}
@@ -55,8 +56,14 @@ impl Read for Disk {
     }
 
     fn scan(&mut self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
-        let found = self.documents.iter().filter(|((of, key), _)| *of == table && &key[..] >= from && &key[..] < to);
-        Ok(found.take(limit).map(|((_, key), value)| (key.clone(), value.clone())).collect())
+        let found = self
+            .documents
+            .iter()
+            .filter(|((of, key), _)| *of == table && &key[..] >= from && &key[..] < to);
+        Ok(found
+            .take(limit)
+            .map(|((_, key), value)| (key.clone(), value.clone()))
+            .collect())
     }
 
     fn newest(&mut self) -> Result<u64, Error> {

@@ -85,7 +85,9 @@ impl World {
     fn running(&self, i: usize) -> Option<(u64, u64, String)> {
         let runs = self.state.sessions.iter().filter_map(|session| {
             let turn = session.turns.front()?;
-            let Phase::Running { agent, .. } = turn.phase else { return None };
+            let Phase::Running { agent, .. } = turn.phase else {
+                return None;
+            };
             Some((session.key, agent, turn.correlation()))
         });
         let all: Vec<_> = runs.collect();
@@ -102,26 +104,44 @@ impl World {
                     ..Default::default()
                 };
                 let metadata = SessionMetadata::default();
-                self.step(|state, step| state.create_session(step, "uid:1", metadata, Some(config))).ok()?;
+                self.step(|state, step| state.create_session(step, "uid:1", metadata, Some(config)))
+                    .ok()?;
             }
             Act::Say(i) => drop(self.say(self.session_at(i)?, "hello")),
             Act::Note(i) => {
-                let message = Message { role: MessageRole::System.into(), ..Message::default() };
+                let message = Message {
+                    role: MessageRole::System.into(),
+                    ..Message::default()
+                };
                 let session = self.session_at(i)?;
-                self.step(|state, step| state.add_message(step, session, message)).ok()?;
+                self.step(|state, step| state.add_message(step, session, message))
+                    .ok()?;
             }
             Act::Retry(i) => {
-                let failed = self.asked.iter().filter(|(_, over)| matches!(over, Some(Over::Failed { .. })));
+                let failed = self
+                    .asked
+                    .iter()
+                    .filter(|(_, over)| matches!(over, Some(Over::Failed { .. })));
                 let all: Vec<(u64, u64)> = failed.map(|(at, _)| *at).collect();
                 let (session, n) = *all.get(i % all.len().max(1))?;
-                let message = Message { sequence: n, id: format!("{n}"), content: "hello".into(), ..Message::default() };
-                self.step(|state, step| state.retry_turn(step, session, &message)).ok()?;
+                let message = Message {
+                    sequence: n,
+                    id: format!("{n}"),
+                    content: "hello".into(),
+                    ..Message::default()
+                };
+                self.step(|state, step| state.retry_turn(step, session, &message))
+                    .ok()?;
             }
             Act::Cancel(i, last) => {
                 let session = self.session_at(i)?;
                 let turns = &self.state.sessions.get(session)?.turns;
-                let id = if last { turns.back()?.message_id.to_string() } else { String::new() };
-                self.step(|state, step| Ok(state.cancel_turn(step, session, &id))).ok()?;
+                let id = if last {
+                    turns.back()?.message_id.to_string()
+                } else {
+                    String::new()
+                };
+                self.must(|state, step| state.cancel_turn(step, session, &id));
             }
             Act::Close(i) => {
                 let session = self.session_at(i)?;
@@ -148,29 +168,35 @@ impl World {
             }
             Act::Unregister(i) => {
                 let agent = self.agent_at(i)?;
-                self.step(|state, step| Ok(state.unregister(step, agent, ""))).ok()?;
+                self.must(|state, step| state.unregister(step, agent, ""));
             }
             Act::Beat(i) => drop(self.heartbeat(self.agent_at(i)?)),
             Act::Mail(i) => {
                 let agent = self.agent_at(i)?;
-                self.step(|state, step| state.send_to_agent(step, agent, AgentMessage::default())).ok()?;
+                self.step(|state, step| state.send_to_agent(step, agent, AgentMessage::default()))
+                    .ok()?;
             }
             Act::Delta(i) => {
                 let (session, agent, correlation) = self.running(i)?;
-                self.step(|state, step| Ok(state.delta(step, agent, session, &correlation, 0, "piece"))).ok()?;
+                self.step(|state, step| Ok(state.delta(step, agent, session, &correlation, 0, "piece")))
+                    .ok()?;
             }
             Act::Tool(i) => {
                 let (session, agent, correlation) = self.running(i)?;
-                self.step(|state, step| Ok(state.tool_ran(step, agent, session, &correlation))).ok()?;
+                self.must(|state, step| state.tool_ran(step, agent, session, &correlation));
             }
             Act::Answer(i) => {
                 let (session, agent, correlation) = self.running(i)?;
                 assert!(self.answer(agent, session, &correlation, "answer"));
-                assert!(!self.answer(agent, session, &correlation, "answer"), "an answer is taken once");
+                assert!(
+                    !self.answer(agent, session, &correlation, "answer"),
+                    "an answer is taken once"
+                );
             }
             Act::GiveUp(i) => {
                 let (session, agent, correlation) = self.running(i)?;
-                self.step(|state, step| Ok(state.answer_failed(step, agent, session, &correlation, "INTERNAL: x"))).ok()?;
+                self.step(|state, step| Ok(state.answer_failed(step, agent, session, &correlation, "INTERNAL: x")))
+                    .ok()?;
             }
             Act::Task(i, again) => {
                 let agent = i.and_then(|i| self.agent_at(i));
@@ -185,17 +211,25 @@ impl World {
             Act::Word(i, kind, state) => {
                 let task = self.task_at(i)?;
                 let word = match kind {
-                    0 => Said::Status(TaskStatusUpdate { state, ..TaskStatusUpdate::default() }),
-                    1 => Said::Progress(TaskProgress { percent: 0.5, ..TaskProgress::default() }),
+                    0 => Said::Status(TaskStatusUpdate {
+                        state,
+                        ..TaskStatusUpdate::default()
+                    }),
+                    1 => Said::Progress(TaskProgress {
+                        percent: 0.5,
+                        ..TaskProgress::default()
+                    }),
                     2 => Said::Complete(TaskComplete::default()),
                     _ => Said::ErrorMsg(TaskError::default()),
                 };
                 let works = works.entry(task).or_default();
-                self.step(|state, step| state.worker_said(step, task, works, word)).ok()?;
+                self.step(|state, step| state.worker_said(step, task, works, word))
+                    .ok()?;
             }
             Act::CancelTask(i) => {
                 let task = self.task_at(i)?;
-                self.step(|state, step| Ok(state.cancel_task(step, task, "", false))).ok()?;
+                self.step(|state, step| Ok(state.cancel_task(step, task, "", false)))
+                    .ok()?;
             }
             Act::Pass(seconds) => self.pass(seconds * SECOND),
             Act::Restart => self.restart(),

@@ -14,7 +14,10 @@ fn state(world: &World, session: u64) -> SessionState {
 
 #[test]
 fn silence_makes_a_session_idle_on_time_and_a_message_wakes_it() {
-    let (mut world, session) = with(SessionConfig { idle_timeout_ns: 5 * SECOND, ..SessionConfig::default() });
+    let (mut world, session) = with(SessionConfig {
+        idle_timeout_ns: 5 * SECOND,
+        ..SessionConfig::default()
+    });
     world.pass(4 * SECOND);
     world.say(session, "hi").unwrap();
     world.pass(5 * SECOND - 1);
@@ -29,7 +32,11 @@ fn silence_makes_a_session_idle_on_time_and_a_message_wakes_it() {
 
 #[test]
 fn a_session_closes_when_its_time_is_over_also_when_idle_and_after_a_restart() {
-    let config = SessionConfig { idle_timeout_ns: SECOND, max_duration_ns: 60 * SECOND, ..SessionConfig::default() };
+    let config = SessionConfig {
+        idle_timeout_ns: SECOND,
+        max_duration_ns: 60 * SECOND,
+        ..SessionConfig::default()
+    };
     let (mut world, session) = with(config);
     world.pass(59 * SECOND);
     assert_eq!(state(&world, session), SessionState::Idle);
@@ -46,8 +53,14 @@ fn a_session_closes_when_its_time_is_over_also_when_idle_and_after_a_restart() {
 fn negative_durations_are_refused() {
     let mut world = World::new(Rules::default());
     for config in [
-        SessionConfig { idle_timeout_ns: -1, ..SessionConfig::default() },
-        SessionConfig { max_duration_ns: -1, ..SessionConfig::default() },
+        SessionConfig {
+            idle_timeout_ns: -1,
+            ..SessionConfig::default()
+        },
+        SessionConfig {
+            max_duration_ns: -1,
+            ..SessionConfig::default()
+        },
     ] {
         let made = world.step(|state, step| state.create_session(step, "", SessionMetadata::default(), Some(config)));
         assert!(matches!(made, Err(Error::Invalid(_))));
@@ -56,7 +69,10 @@ fn negative_durations_are_refused() {
 
 #[test]
 fn the_limit_counts_active_sessions_and_idle_ones_with_a_stream() {
-    let mut world = World::new(Rules { max_sessions: 2, ..Rules::default() });
+    let mut world = World::new(Rules {
+        max_sessions: 2,
+        ..Rules::default()
+    });
     let (first, second) = (world.session(), world.session());
     let full = |world: &mut World| {
         let made = world.step(|state, step| state.create_session(step, "", SessionMetadata::default(), None));
@@ -69,7 +85,10 @@ fn the_limit_counts_active_sessions_and_idle_ones_with_a_stream() {
     assert_eq!(world.state.sessions.counted, 1);
     let third = world.session();
     assert!(full(&mut world));
-    assert!(world.state.count_stream(second, true).is_err(), "an idle session may not have a stream where it is full");
+    assert!(
+        world.state.count_stream(second, true).is_err(),
+        "an idle session may not have a stream where it is full"
+    );
     world.step(|state, step| state.close_session(step, third, "")).unwrap();
     world.state.count_stream(second, true).unwrap();
     world.check();
@@ -77,14 +96,27 @@ fn the_limit_counts_active_sessions_and_idle_ones_with_a_stream() {
 
 #[test]
 fn an_update_applies_what_is_given_and_keeps_the_rest() {
-    let (mut world, session) = with(SessionConfig { max_containers: 3, ..SessionConfig::default() });
-    let metadata = SessionMetadata { name: "n".into(), ..SessionMetadata::default() };
-    world.step(|state, step| state.update_session(step, session, Some(metadata), None)).unwrap();
+    let (mut world, session) = with(SessionConfig {
+        max_containers: 3,
+        ..SessionConfig::default()
+    });
+    let metadata = SessionMetadata {
+        name: "n".into(),
+        ..SessionMetadata::default()
+    };
+    world
+        .step(|state, step| state.update_session(step, session, Some(metadata), None))
+        .unwrap();
     let context = SessionContext {
-        config: Some(SessionConfig { max_duration_ns: SECOND, ..SessionConfig::default() }),
+        config: Some(SessionConfig {
+            max_duration_ns: SECOND,
+            ..SessionConfig::default()
+        }),
         ..SessionContext::default()
     };
-    world.step(|state, step| state.update_session(step, session, None, Some(context))).unwrap();
+    world
+        .step(|state, step| state.update_session(step, session, None, Some(context)))
+        .unwrap();
     let found = world.state.sessions.get(session).unwrap();
     assert_eq!((found.metadata.name.as_str(), found.config.max_containers), ("n", 0));
     world.pass(SECOND);
@@ -99,7 +131,9 @@ fn many_closed_sessions_leave_the_memory() {
     for _ in 0..600 {
         let session = world.session();
         world.say(session, "hi").unwrap();
-        world.step(|state, step| state.close_session(step, session, "")).unwrap();
+        world
+            .step(|state, step| state.close_session(step, session, ""))
+            .unwrap();
     }
     assert!(world.state.sessions.iter().count() <= 256);
     world.check();
@@ -111,9 +145,19 @@ fn messages_in_memory_stay_within_their_budget() {
     let text = "x".repeat(60 << 10);
     for _ in 0..300 {
         let session = world.session();
-        let message = Message { role: MessageRole::System.into(), content: text.clone(), ..Message::default() };
-        world.step(|state, step| state.add_message(step, session, message)).unwrap();
+        let message = Message {
+            role: MessageRole::System.into(),
+            content: text.clone(),
+            ..Message::default()
+        };
+        world
+            .step(|state, step| state.add_message(step, session, message))
+            .unwrap();
     }
-    assert!(world.state.sessions.tails_bytes <= (8 << 20) + text.len() + 1024, "{}", world.state.sessions.tails_bytes);
+    assert!(
+        world.state.sessions.tails_bytes <= (8 << 20) + text.len() + 1024,
+        "{}",
+        world.state.sessions.tails_bytes
+    );
     world.check();
 }

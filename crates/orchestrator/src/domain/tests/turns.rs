@@ -9,7 +9,11 @@ fn chatting() -> (World, u64, u64, u64) {
 }
 
 fn last_error(world: &World) -> String {
-    world.errors.last().map(|event| event.data["error"].clone()).unwrap_or_default()
+    world
+        .errors
+        .last()
+        .map(|event| event.data["error"].clone())
+        .unwrap_or_default()
 }
 
 #[test]
@@ -42,7 +46,7 @@ fn a_turn_waits_five_seconds_for_an_assistant_that_was_here() {
 fn an_assistant_that_unregisters_was_here_too() {
     let (mut world, session, agent, _) = chatting();
     world.pass(60 * SECOND);
-    world.step(|state, step| Ok(state.unregister(step, agent, ""))).unwrap();
+    world.must(|state, step| state.unregister(step, agent, ""));
     world.say(session, "hi").unwrap();
     assert!(world.errors.is_empty());
     let next = world.register("assistant");
@@ -60,7 +64,10 @@ fn turns_run_one_at_a_time_in_order() {
     let (_, first) = world.offered();
     assert!(world.answer(agent, session, &first, "1"));
     assert_eq!(world.offers.len(), 2);
-    assert!(!world.answer(agent, session, &first, "late"), "a late answer finds no turn");
+    assert!(
+        !world.answer(agent, session, &first, "late"),
+        "a late answer finds no turn"
+    );
     world.check();
 }
 
@@ -70,7 +77,11 @@ fn a_message_that_is_not_on_disk_is_given_to_nobody() {
     world.say(session, "one").unwrap();
     let (_, first) = world.offered();
     // The second is decided, and its commit is still under way when the first is answered.
-    let message = Message { role: MessageRole::User.into(), content: "two".into(), ..Message::default() };
+    let message = Message {
+        role: MessageRole::User.into(),
+        content: "two".into(),
+        ..Message::default()
+    };
     let mut step = Step::new(world.now, &mut world.ids);
     let n = world.state.add_message(&mut step, session, message).unwrap();
     let Step { facts, effects, .. } = step;
@@ -103,7 +114,7 @@ fn a_lost_assistant_is_replaced_once_and_not_after_a_tool_ran() {
     world.say(session, "with a tool").unwrap();
     let (runs, correlation) = world.offered();
     assert_eq!(runs, agent);
-    world.step(|state, step| Ok(state.tool_ran(step, runs, session, &correlation))).unwrap();
+    world.must(|state, step| state.tool_ran(step, runs, session, &correlation));
     world.unlink(agent, link);
     assert_eq!(world.errors.len(), 2);
     world.check();
@@ -114,7 +125,7 @@ fn a_turn_whose_tool_ran_does_not_run_again_after_a_restart() {
     let (mut world, session, agent, _) = chatting();
     world.say(session, "hi").unwrap();
     let (_, correlation) = world.offered();
-    world.step(|state, step| Ok(state.tool_ran(step, agent, session, &correlation))).unwrap();
+    world.must(|state, step| state.tool_ran(step, agent, session, &correlation));
     world.restart();
     world.link(agent);
     assert_eq!((world.offers.len(), world.errors.len()), (1, 1));
@@ -143,12 +154,14 @@ fn cancel_keeps_what_was_produced() {
     world.say(session, "hi").unwrap();
     let (_, correlation) = world.offered();
     let delta = |world: &mut World, index, text: &str| {
-        world.step(|state, step| Ok(state.delta(step, agent, session, &correlation, index, text))).unwrap()
+        world
+            .step(|state, step| Ok(state.delta(step, agent, session, &correlation, index, text)))
+            .unwrap()
     };
     assert!(delta(&mut world, 0, "Hé"));
     assert!(!delta(&mut world, 2, "x"), "the index is in bytes");
     assert!(delta(&mut world, 3, "llo"));
-    world.step(|state, step| Ok(state.cancel_turn(step, session, ""))).unwrap();
+    world.must(|state, step| state.cancel_turn(step, session, ""));
     let stored = world.state.sessions.get(session).unwrap().in_tail(2).unwrap().clone();
     assert_eq!(stored.content, "Héllo");
     assert_eq!(stored.metadata.as_ref().unwrap().extra["cancelled"], "true");
@@ -159,7 +172,10 @@ fn cancel_keeps_what_was_produced() {
 
 #[test]
 fn cancelling_a_queued_message_leaves_the_first_one_waiting() {
-    let rules = Rules { turns_per_assistant: 1, ..Rules::default() };
+    let rules = Rules {
+        turns_per_assistant: 1,
+        ..Rules::default()
+    };
     let mut world = World::new(rules);
     let (busy, session) = (world.session(), world.session());
     let agent = world.register("assistant");
@@ -168,16 +184,31 @@ fn cancelling_a_queued_message_leaves_the_first_one_waiting() {
     let (_, correlation) = world.offered();
     world.say(session, "first").unwrap();
     let second = world.say(session, "second").unwrap();
-    let id = world.state.sessions.get(session).unwrap().in_tail(second).unwrap().id.clone();
-    world.step(|state, step| Ok(state.cancel_turn(step, session, &id))).unwrap();
+    let id = world
+        .state
+        .sessions
+        .get(session)
+        .unwrap()
+        .in_tail(second)
+        .unwrap()
+        .id
+        .clone();
+    world.must(|state, step| state.cancel_turn(step, session, &id));
     world.check();
     assert!(world.answer(agent, busy, &correlation, "done"));
-    assert_eq!(world.offers.len(), 2, "the place that was freed goes to the first message");
+    assert_eq!(
+        world.offers.len(),
+        2,
+        "the place that was freed goes to the first message"
+    );
 }
 
 #[test]
 fn who_waits_for_a_place_fails_with_the_last_assistant() {
-    let rules = Rules { turns_per_assistant: 1, ..Rules::default() };
+    let rules = Rules {
+        turns_per_assistant: 1,
+        ..Rules::default()
+    };
     let mut world = World::new(rules);
     let (busy, session) = (world.session(), world.session());
     let agent = world.register("assistant");
@@ -196,7 +227,9 @@ fn pieces_of_an_earlier_attempt_are_dropped_and_its_whole_answer_is_not() {
     world.say(session, "hi").unwrap();
     let (_, first) = world.offered();
     world.link(agent);
-    let late = world.step(|state, step| Ok(state.delta(step, agent, session, &first, 0, "old"))).unwrap();
+    let late = world
+        .step(|state, step| Ok(state.delta(step, agent, session, &first, 0, "old")))
+        .unwrap();
     assert!(!late);
     assert!(world.answer(agent, session, &first, "whole"));
 }
@@ -216,7 +249,9 @@ fn closing_or_deleting_a_session_ends_its_turns() {
     let (mut world, session, agent, _) = chatting();
     world.say(session, "one").unwrap();
     world.say(session, "two").unwrap();
-    world.step(|state, step| state.close_session(step, session, "bye")).unwrap();
+    world
+        .step(|state, step| state.close_session(step, session, "bye"))
+        .unwrap();
     assert_eq!(world.errors.len(), 2);
     assert_eq!(world.state.agents.turns_of(agent), 0);
     assert!(matches!(world.say(session, "three"), Err(Error::SessionClosed { .. })));
@@ -246,9 +281,23 @@ fn a_failed_turn_can_be_asked_for_again_and_an_open_one_is_left_alone() {
     let message = Message::clone(world.state.sessions.get(session).unwrap().in_tail(n).unwrap());
     let agent = world.register("assistant");
     world.link(agent);
-    assert!(world.step(|state, step| state.retry_turn(step, session, &message)).unwrap());
-    assert!(!world.step(|state, step| state.retry_turn(step, session, &message)).unwrap());
+    assert!(
+        world
+            .step(|state, step| state.retry_turn(step, session, &message))
+            .unwrap()
+    );
+    assert!(
+        !world
+            .step(|state, step| state.retry_turn(step, session, &message))
+            .unwrap()
+    );
     assert_eq!(world.offers.len(), 1);
-    world.step(|state, step| state.close_session(step, session, "")).unwrap();
-    assert!(world.step(|state, step| state.retry_turn(step, session, &message)).is_err());
+    world
+        .step(|state, step| state.close_session(step, session, ""))
+        .unwrap();
+    assert!(
+        world
+            .step(|state, step| state.retry_turn(step, session, &message))
+            .is_err()
+    );
 }

@@ -14,11 +14,24 @@ const ANSWER_BYTES: usize = 16 << 20;
 
 impl State {
     /// A piece of the running answer. Returns false if it is of nothing that runs, or does not fit where it says.
-    pub fn delta(&mut self, step: &mut Step<'_>, from: u64, key: u64, correlation: &str, index: usize, delta: &str) -> bool {
-        let Some(turn) = self.running(from, key, correlation).filter(|turn| turn.correlation() == correlation) else {
+    pub fn delta(
+        &mut self,
+        step: &mut Step<'_>,
+        from: u64,
+        key: u64,
+        correlation: &str,
+        index: usize,
+        delta: &str,
+    ) -> bool {
+        let Some(turn) = self
+            .running(from, key, correlation)
+            .filter(|turn| turn.correlation() == correlation)
+        else {
             return false;
         };
-        let Phase::Running { text, restarts, .. } = &mut turn.phase else { return false };
+        let Phase::Running { text, restarts, .. } = &mut turn.phase else {
+            return false;
+        };
         if index == 0 && !text.is_empty() {
             text.clear();
             *restarts += 1;
@@ -37,7 +50,9 @@ impl State {
 
     /// The assistant used a tool: this turn must not run twice.
     pub fn tool_ran(&mut self, step: &mut Step<'_>, from: u64, key: u64, correlation: &str) {
-        let Some(turn) = self.running(from, key, correlation).filter(|turn| !turn.tool_ran) else { return };
+        let Some(turn) = self.running(from, key, correlation).filter(|turn| !turn.tool_ran) else {
+            return;
+        };
         turn.tool_ran = true;
         let n = turn.n;
         step.fact(Fact::Turn { session: key, n });
@@ -71,9 +86,13 @@ impl State {
 
     /// Stops the answer to a message, or with an empty id the present one. What was produced is kept.
     pub fn cancel_turn(&mut self, step: &mut Step<'_>, key: u64, message_id: &str) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
         let wanted = |turn: &Turn| message_id.is_empty() || *turn.message_id == *message_id;
-        let Some(place) = session.turns.iter().position(wanted) else { return };
+        let Some(place) = session.turns.iter().position(wanted) else {
+            return;
+        };
         match session.turns[place].phase.clone() {
             Phase::Running { text, .. } => {
                 self.tell_cancel(step, key);
@@ -99,7 +118,9 @@ impl State {
     pub(super) fn tell_cancel(&self, step: &mut Step<'_>, key: u64) {
         let Some(session) = self.sessions.get(key) else { return };
         let Some(turn) = session.turns.front() else { return };
-        let Phase::Running { agent, .. } = turn.phase else { return };
+        let Phase::Running { agent, .. } = turn.phase else {
+            return;
+        };
         let cancel = AgentMessage {
             id: format!("{}-cancel", turn.correlation()),
             r#type: MessageType::Control.into(),
@@ -116,7 +137,11 @@ impl State {
             })),
             ..AgentMessage::default()
         };
-        step.effect(Effect::Deliver { agent, message: Box::new(cancel), mail: false });
+        step.effect(Effect::Deliver {
+            agent,
+            message: Box::new(cancel),
+            mail: false,
+        });
     }
 
     /// The turn that `from` works on under this correlation id.

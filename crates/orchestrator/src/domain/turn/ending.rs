@@ -15,7 +15,9 @@ impl State {
     /// An assistant's stream broke: its turns are offered once more, or fail.
     pub fn assistant_lost(&mut self, step: &mut Step<'_>, agent: u64) {
         for key in self.agents.take_turns(agent) {
-            let Some(turn) = self.sessions.get_mut(key).and_then(|session| session.turns.front_mut()) else { continue };
+            let Some(turn) = self.sessions.get_mut(key).and_then(|session| session.turns.front_mut()) else {
+                continue;
+            };
             if !matches!(turn.phase, Phase::Running { agent: running, .. } if running == agent) {
                 continue;
             }
@@ -33,11 +35,17 @@ impl State {
 
     /// Looks at the turn of a session whose timer came due.
     pub fn turn_due(&mut self, step: &mut Step<'_>, key: u64) {
-        let Some(turn) = self.sessions.get(key).and_then(|session| session.turns.front()) else { return };
+        let Some(turn) = self.sessions.get(key).and_then(|session| session.turns.front()) else {
+            return;
+        };
         match turn.phase {
             Phase::Running { until, .. } if until <= step.now => {
                 self.tell_cancel(step, key);
-                self.fail_turn(step, key, "DEADLINE_EXCEEDED: timed out waiting for the assistant's answer");
+                self.fail_turn(
+                    step,
+                    key,
+                    "DEADLINE_EXCEEDED: timed out waiting for the assistant's answer",
+                );
             }
             Phase::Running { until: later, .. } | Phase::Waiting { grace: Some(later) } if later > step.now => {
                 self.timers.set(later, Timer::Turn(key));
@@ -55,7 +63,13 @@ impl State {
         }
     }
 
-    pub(super) fn finish_turn(&mut self, step: &mut Step<'_>, key: u64, content: String, mut extra: HashMap<String, String>) {
+    pub(super) fn finish_turn(
+        &mut self,
+        step: &mut Step<'_>,
+        key: u64,
+        content: String,
+        mut extra: HashMap<String, String>,
+    ) {
         // The answer to what was taken may use the space that is kept back.
         step.grows = false;
         let session = self.sessions.get_mut(key).expect("its turn was just seen");
@@ -67,7 +81,10 @@ impl State {
             timestamp: Some(timestamp(step.now)),
             role: MessageRole::Assistant.into(),
             content,
-            metadata: Some(MessageMetadata { extra, ..MessageMetadata::default() }),
+            metadata: Some(MessageMetadata {
+                extra,
+                ..MessageMetadata::default()
+            }),
             sequence: n,
         });
         session.head = n;
@@ -78,10 +95,23 @@ impl State {
         let grown = session.push(message.clone());
         self.sessions.grew(key, n, grown);
         self.left(step, &turn, key);
-        step.fact(Fact::Message { session: key, n, message, chosen_id: false });
-        step.fact(Fact::TurnOver { session: key, n: turn.n, over: Over::Answered { answer: n } });
+        step.fact(Fact::Message {
+            session: key,
+            n,
+            message,
+            chosen_id: false,
+        });
+        step.fact(Fact::TurnOver {
+            session: key,
+            n: turn.n,
+            over: Over::Answered { answer: n },
+        });
         step.effect(Effect::Stored { session: key, n });
-        step.effect(Effect::TurnOver { session: key, n: turn.n, error: None });
+        step.effect(Effect::TurnOver {
+            session: key,
+            n: turn.n,
+            error: None,
+        });
         step.effect(Effect::Dispatch { session: key });
     }
 
@@ -96,11 +126,26 @@ impl State {
         step.grows = false;
         self.left(step, turn, key);
         let session = self.sessions.get(key).expect("its turn was just seen");
-        let data = [("error", error), ("message_id", &*turn.message_id), ("session_id", &*session.id)];
+        let data = [
+            ("error", error),
+            ("message_id", &*turn.message_id),
+            ("session_id", &*session.id),
+        ];
         let failed = event::build(step, TURN_FAILED, event::SYSTEM, about(session), &data);
-        step.fact(Fact::TurnOver { session: key, n: turn.n, over: Over::Failed { error: error.into() } });
-        step.fact(Fact::Event { session: key, event: failed.clone() });
-        step.effect(Effect::TurnOver { session: key, n: turn.n, error: Some(failed) });
+        step.fact(Fact::TurnOver {
+            session: key,
+            n: turn.n,
+            over: Over::Failed { error: error.into() },
+        });
+        step.fact(Fact::Event {
+            session: key,
+            event: failed.clone(),
+        });
+        step.effect(Effect::TurnOver {
+            session: key,
+            n: turn.n,
+            error: Some(failed),
+        });
     }
 
     /// Frees the assistant's place; sessions that waited for one may go on.

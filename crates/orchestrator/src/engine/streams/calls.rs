@@ -28,7 +28,9 @@ impl Engine {
     /// Tells one stream that its message is on disk.
     pub fn stream_ack(&self, id: StreamId, message_id: &str, n: u64) {
         self.look_mut(|core| {
-            let Some(session) = core.streams.session_of(id).and_then(|key| core.state.sessions.get(key)) else { return };
+            let Some(session) = core.streams.session_of(id).and_then(|key| core.state.sessions.get(key)) else {
+                return;
+            };
             let mut ack = ephemeral(session, &[("ack", message_id), ("sequence", &n.to_string())]);
             ack.sequence = n;
             core.streams.push(id, 0, Payload::Event(ack));
@@ -39,7 +41,9 @@ impl Engine {
     pub fn stream_error(&self, id: StreamId, message_id: &str, error: &str) {
         self.look_mut(|core| {
             let after = core.stream_head(id);
-            let Some(session) = core.streams.session_of(id).and_then(|key| core.state.sessions.get(key)) else { return };
+            let Some(session) = core.streams.session_of(id).and_then(|key| core.state.sessions.get(key)) else {
+                return;
+            };
             let mut event = ephemeral(session, &[("error", error), ("message_id", message_id)]);
             event.r#type = EventType::TaskFailed.into();
             event.name = event::TURN_FAILED.into();

@@ -13,12 +13,18 @@ use crate::engine::Core;
 impl Core {
     /// What a stream should be sent next.
     pub fn pull(&mut self, id: StreamId, most: usize) -> Pull {
-        let Some(stream) = self.streams.open.get_mut(&id) else { return Pull::End(Ok(())) };
+        let Some(stream) = self.streams.open.get_mut(&id) else {
+            return Pull::End(Ok(()));
+        };
         let session = stream.session.and_then(|key| self.state.sessions.get(key));
         let committed = session.map_or(0, |session| session.committed);
         let mut frames = Vec::new();
         while frames.len() < most {
-            if stream.queue.front().is_some_and(|(after, _)| *after <= stream.cursor || session.is_none()) {
+            if stream
+                .queue
+                .front()
+                .is_some_and(|(after, _)| *after <= stream.cursor || session.is_none())
+            {
                 let (_, payload) = stream.queue.pop_front().expect("it was just seen");
                 frames.push(StreamMessageResponse { payload: Some(payload) });
             } else if let Some(session) = session.filter(|_| stream.cursor < committed) {
@@ -27,7 +33,11 @@ impl Core {
                         break;
                     }
                     let before = session.tail_start().min(committed + 1);
-                    return Pull::Read { session: session.key, after: stream.cursor, before };
+                    return Pull::Read {
+                        session: session.key,
+                        after: stream.cursor,
+                        before,
+                    };
                 };
                 stream.show(session, stored, &mut frames);
             } else {
@@ -52,8 +62,12 @@ impl Core {
     /// Delivers messages that were read from disk.
     pub fn pull_read(&mut self, id: StreamId, read: Vec<Message>) -> Vec<StreamMessageResponse> {
         let mut frames = Vec::new();
-        let Some(stream) = self.streams.open.get_mut(&id) else { return frames };
-        let Some(session) = stream.session.and_then(|key| self.state.sessions.get(key)) else { return frames };
+        let Some(stream) = self.streams.open.get_mut(&id) else {
+            return frames;
+        };
+        let Some(session) = stream.session.and_then(|key| self.state.sessions.get(key)) else {
+            return frames;
+        };
         for message in read {
             if message.sequence == stream.cursor + 1 {
                 stream.show(session, &message, &mut frames);
@@ -81,7 +95,11 @@ impl Stream {
                 self.at = 0;
             }
             if self.at < message.content.len() && message.content.is_char_boundary(self.at) {
-                let asked = message.metadata.as_ref().and_then(|m| m.extra.get("in_reply_to")).map_or("", String::as_str);
+                let asked = message
+                    .metadata
+                    .as_ref()
+                    .and_then(|m| m.extra.get("in_reply_to"))
+                    .map_or("", String::as_str);
                 let rest = &message.content[self.at..];
                 frames.push(frame(Payload::Event(piece(session, &message.id, asked, self.at, rest))));
             }
@@ -93,7 +111,9 @@ impl Stream {
     /// Of the running answer, what this stream does not have yet.
     fn new_pieces(&mut self, session: &Session, frames: &mut Vec<StreamMessageResponse>) {
         let Some(turn) = session.turns.front() else { return };
-        let Phase::Running { text, restarts, .. } = &turn.phase else { return };
+        let Phase::Running { text, restarts, .. } = &turn.phase else {
+            return;
+        };
         let same = self.answer.as_ref().is_some_and(|(id, attempt, restarted)| {
             *id == turn.answer_id && (*attempt, *restarted) == (turn.attempt, *restarts)
         });
@@ -130,11 +150,23 @@ pub(super) fn ephemeral(session: &Session, data: &[(&str, &str)]) -> Event {
 
 fn piece(session: &Session, message_id: &str, in_reply_to: &str, index: usize, delta: &str) -> Event {
     let index = index.to_string();
-    let data = [("delta", delta), ("message_id", message_id), ("index", &index), ("in_reply_to", in_reply_to)];
+    let data = [
+        ("delta", delta),
+        ("message_id", message_id),
+        ("index", &index),
+        ("in_reply_to", in_reply_to),
+    ];
     ephemeral(session, &data)
 }
 
 /// Another's words: an event, since old clients would show any message as the assistant's.
 fn users_words(session: &Session, message: &Message) -> Event {
-    ephemeral(session, &[("role", "user"), ("message_id", &message.id), ("content", &message.content)])
+    ephemeral(
+        session,
+        &[
+            ("role", "user"),
+            ("message_id", &message.id),
+            ("content", &message.content),
+        ],
+    )
 }

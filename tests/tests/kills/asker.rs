@@ -6,7 +6,7 @@ use nexus_proto::orchestrator::v1::{GetSessionRequest, Message, MessageRole};
 use nexus_tests::{ask, in_reply_to};
 use tonic::Status;
 
-use super::{Client, Moment};
+use crate::client::{Client, Moment};
 
 /// No question takes longer, however many kills fall into it.
 const LONGEST: Duration = Duration::from_secs(60);

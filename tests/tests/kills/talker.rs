@@ -8,7 +8,7 @@ use std::{
 use nexus_proto::orchestrator::v1::{Message, MessageRole};
 use nexus_tests::{Frame, Talk, in_reply_to};
 
-use super::{Client, Moment};
+use crate::client::{Client, Moment};
 
 /// No question takes longer, however many kills fall into it.
 const LONGEST: Duration = Duration::from_secs(60);

@@ -1,9 +1,5 @@
 //! The clients of the kills, and what they write down.
 
-pub mod ask;
-pub mod events;
-pub mod talk;
-
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -70,7 +66,7 @@ impl Client {
 
 /// True if this is the answer to that question, to its last word. Questions before it that have no answer stand in front
 /// of it: a model is never asked by one side twice in a row.
-pub fn answers(answer: &str, question: &str) -> bool {
+pub fn is_answer(answer: &str, question: &str) -> bool {
     answer.contains(&format!("{question}\" (")) && ["\".", "ollama/llama3.2"].iter().any(|end| answer.ends_with(end))
 }
 

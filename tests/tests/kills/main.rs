@@ -4,13 +4,18 @@
 //! What an acknowledgement promised is there; nothing is there twice; every question has its one, whole answer; every
 //! stream and the event log resume from their cursors.
 
-mod kill;
+mod asker;
+mod client;
+mod events;
+mod talker;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use kill::{Moment, Record, ask::asker, events, talk::talker};
+use asker::asker;
+use client::{Client, Moment, Record, is_answer};
 use nexus_proto::orchestrator::v1::{Message, MessageRole};
 use nexus_tests::{Daemon, Frame, PATIENCE, Random, Site, Talk, ask, in_reply_to};
+use talker::{Told, talker};
 use tokio::{
     sync::{broadcast, watch},
     task::JoinSet,
@@ -41,7 +46,7 @@ async fn two_hundred_kills_lose_nothing_and_double_nothing() {
     let (over, stop) = watch::channel(false);
     let mut talkers = JoinSet::new();
     for (number, session) in sessions.iter().enumerate() {
-        let client = kill::Client {
+        let client = Client {
             name: format!("t{number}"),
             session: session.clone(),
             connection: site.connect(),
@@ -54,7 +59,7 @@ async fn two_hundred_kills_lose_nothing_and_double_nothing() {
     }
     let mut askers = JoinSet::new();
     for (number, session) in sessions.iter().take(2).enumerate() {
-        let client = kill::Client {
+        let client = Client {
             name: format!("a{number}"),
             session: session.clone(),
             connection: site.connect(),
@@ -88,7 +93,7 @@ async fn two_hundred_kills_lose_nothing_and_double_nothing() {
     }
 
     let stored = stored(&site, &sessions).await;
-    let answered = check_sessions(&record, &stored);
+    let count = check_sessions(&record, &stored);
     for one in &told {
         check_talk(one, &stored[&one.session]);
     }
@@ -112,8 +117,8 @@ async fn two_hundred_kills_lose_nothing_and_double_nothing() {
     site.stopped(Daemon::Orchestrator).await;
     site.up(&[Daemon::Orchestrator]).await;
     assert_eq!(self::stored(&site, &sessions).await, stored);
-    println!("{answered} questions answered under {KILLS} kills: {struck:?}");
-    assert!(answered >= 40, "the kills left too little time: {answered} answers");
+    println!("{count} questions answered under {KILLS} kills: {struck:?}");
+    assert!(count >= 40, "the kills left too little time: {count} answers");
 }
 
 /// Kills them in turn, each at a moment when something is going on.
@@ -179,7 +184,7 @@ fn check_sessions(record: &Record, stored: &BTreeMap<String, Vec<Message>>) -> u
                 "{} is answered before it was asked",
                 question.id
             );
-            let fits = kill::answers(&answer.content, &question.content);
+            let fits = is_answer(&answer.content, &question.content);
             assert!(fits, "{} to {}", answer.content, question.content);
         }
     }
@@ -207,7 +212,7 @@ fn check_sessions(record: &Record, stored: &BTreeMap<String, Vec<Message>>) -> u
 }
 
 /// One client's stream, over all its connections.
-fn check_talk(told: &kill::talk::Told, messages: &[Message]) {
+fn check_talk(told: &Told, messages: &[Message]) {
     let asked: Vec<_> = messages
         .iter()
         .filter(|message| told.said.contains(&message.id))

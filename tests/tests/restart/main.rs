@@ -1,6 +1,8 @@
 //! What there was is there again: after a stop in good order, and after `kill -9`.
 
-mod restarted;
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod world;
 
 use nexus_client::Connection;
 use nexus_proto::orchestrator::v1::{
@@ -8,9 +10,9 @@ use nexus_proto::orchestrator::v1::{
     SessionConfig, SessionMetadata, SubscribeEventsRequest,
 };
 use nexus_tests::{Daemon, PATIENCE, Site, Talk, ask};
-use restarted::{World, agents, sessions, tasks};
 use tokio::time::timeout;
 use tonic::{Code, Request, Response, Status, Streaming};
+use world::{World, agents, sessions, tasks};
 
 #[tokio::test]
 async fn everything_is_there_after_a_stop_and_after_a_kill() {

@@ -156,7 +156,7 @@ pub async fn go_on(connection: &Connection, made: &Made) {
         .unwrap()
         .into_inner()
         .pending_tasks;
-    assert_eq!(offered, [waiting.clone()]);
+    assert_eq!(offered, std::slice::from_ref(waiting));
     work(connection, active, vec![complete(active)], TaskState::Completed).await;
     work(
         connection,
