@@ -92,7 +92,7 @@ impl Disk {
 
     fn with(options: Options) -> Disk {
         let dir = tempfile::tempdir().unwrap();
-        let inner = Arc::new(Sqlite::new(&dir.path().join("db"), Durability::Process));
+        let inner = Arc::new(Sqlite::new(dir.path().join("db"), Durability::Process));
         let backend = Failing {
             inner,
             failures: Arc::default(),

@@ -131,7 +131,7 @@ async fn a_worker_does_a_task_and_a_watcher_sees_it() {
         (task.state(), task.name.as_str(), &task.agent_id),
         (TaskState::Pending, "ls", &agent)
     );
-    assert_eq!(beat(&site, &agent, &[]).await, [task.id.clone()]);
+    assert_eq!(beat(&site, &agent, &[]).await, std::slice::from_ref(&task.id));
     let mut watcher = Stream::open(&site, &task.id, None).await;
     let mut worker = Stream::open(&site, &task.id, None).await;
     worker.status(TaskState::Running).await;
@@ -303,10 +303,10 @@ async fn a_task_outlives_a_restart_and_its_worker_goes_on() {
         give(&site, &agent, config.clone()).await,
         give(&site, &agent, config).await,
     );
-    assert_eq!(beat(&site, &agent, &[&runs.id]).await, [waits.id.clone()]);
+    assert_eq!(beat(&site, &agent, &[&runs.id]).await, std::slice::from_ref(&waits.id));
     site.restart().await;
     assert_eq!(look(&site, &runs.id).await.state(), TaskState::Running);
-    assert_eq!(beat(&site, &agent, &[&runs.id]).await, [waits.id.clone()]);
+    assert_eq!(beat(&site, &agent, &[&runs.id]).await, std::slice::from_ref(&waits.id));
     let worker = Stream::open(&site, &runs.id, Some(&agent)).await;
     let mut watcher = Stream::open(&site, &runs.id, None).await;
     worker.say(Say::Complete(TaskComplete::default())).await;

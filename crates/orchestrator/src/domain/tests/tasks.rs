@@ -36,8 +36,8 @@ fn a_task_is_offered_with_every_heartbeat_until_it_is_taken() {
     let agent = world.register("worker");
     let task = world.task(Some(agent), TaskConfig::default()).unwrap();
     let id = world.state.tasks.get(task).unwrap().id.to_string();
-    assert_eq!(world.heartbeat(agent), [id.clone()]);
-    assert_eq!(world.heartbeat(agent), [id.clone()]);
+    assert_eq!(world.heartbeat(agent), std::slice::from_ref(&id));
+    assert_eq!(world.heartbeat(agent), std::slice::from_ref(&id));
     assert_eq!(state(&world, task), TaskState::Pending);
     world.step(|s, step| Ok(s.heartbeat(step, agent, None, &[id]))).unwrap();
     assert_eq!(state(&world, task), TaskState::Running);
