@@ -27,12 +27,12 @@ pub struct Blob {
 }
 
 impl Blob {
-    /// A message of exactly `size` bytes on the wire, from 2 on; where no length of `data` gives that, one less.
+    /// A message of exactly `size` bytes on the wire or, where no length of `data` gives that, the next that is less.
     pub fn of_size(size: usize) -> Self {
         let of = |length: usize| Blob {
             data: vec![b'x'; length].into(),
         };
-        let fits = (0..size).rev().map(of).find(|blob| blob.encoded_len() <= size);
+        let fits = (0..=size).rev().map(of).find(|blob| blob.encoded_len() <= size);
         fits.unwrap_or_default()
     }
 }
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_blob_has_the_size_that_is_asked_for() {
-        for size in [2, 40, 127, 131, 1_000, 20_000] {
+        for size in [0, 3, 40, 127, 131, 1_000, 20_000] {
             assert_eq!(Blob::of_size(size).encoded_len(), size);
         }
         // One more byte of data here takes one more byte of length too.

@@ -98,6 +98,8 @@ pub trait Read: Send {
     fn get(&mut self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error>;
     /// Documents with `from <= key < to` in key order, at most `limit`.
     fn scan(&mut self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error>;
+    /// The highest key of a table.
+    fn last(&mut self, table: Table) -> Result<Option<Bytes>, Error>;
     /// The newest sequence, 0 for an empty log.
     fn newest(&mut self) -> Result<u64, Error>;
     /// The last trimmed sequence, 0 if none ever was.

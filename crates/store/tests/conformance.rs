@@ -212,6 +212,19 @@ fn streams_are_read_by_their_own_numbers() {
 }
 
 #[test]
+fn documents_are_read_in_the_order_of_their_keys() {
+    everywhere(|backend, _| {
+        let h = Harness::open(backend(), &Options::default()).unwrap();
+        assert_eq!(h.store.reader.now(|r| r.last(NOTES)).unwrap(), None);
+        h.commit(vec![put("b", "2"), put("c", "3"), put("a", "1")]);
+        let pairs = h.store.reader.now(|r| r.scan(NOTES, b"a", b"c", 10)).unwrap();
+        assert_eq!(pairs, [("a".into(), "1".into()), ("b".into(), "2".into())]);
+        assert_eq!(h.store.reader.now(|r| r.last(NOTES)).unwrap().unwrap(), "c");
+        h.close();
+    });
+}
+
+#[test]
 fn trimming_keeps_messages_and_says_how_far_it_went() {
     everywhere(|backend, _| {
         let h = Harness::open(backend(), &Options::default()).unwrap();

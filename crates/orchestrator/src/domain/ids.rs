@@ -16,14 +16,9 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// `last` is the highest key that is known to be in use. Others, of what is closed, are not known one by one: none of
-    /// them is younger than `newest`, the time of the newest row of the log.
-    pub fn new(last: u64, newest: i64, random: fn() -> u64) -> Self {
-        let used = u64::try_from(newest / 1_000_000).map_or(0, |millis| (millis + 1) << 20);
-        Ids {
-            last: last.max(used & (i64::MAX as u64)),
-            random,
-        }
+    /// `last` is the highest key that is in use.
+    pub fn new(last: u64, random: fn() -> u64) -> Self {
+        Ids { last, random }
     }
 
     /// A key that was never used, and its id.
@@ -60,7 +55,7 @@ mod tests {
 
     #[test]
     fn keys_rise_even_within_a_millisecond_and_when_the_clock_falls_back() {
-        let mut ids = Ids::new(0, 0, || 7);
+        let mut ids = Ids::new(0, || 7);
         let (a, id) = ids.keyed(1_700_000_000_000_000_000);
         let (b, _) = ids.keyed(1_700_000_000_000_000_000);
         let (c, _) = ids.keyed(1_600_000_000_000_000_000);
@@ -71,9 +66,9 @@ mod tests {
     #[test]
     fn after_a_restart_no_key_is_given_again_though_the_clock_fell_back() {
         let now = 1_700_000_000_000_000_000;
-        let mut before = Ids::new(0, 0, || 7);
+        let mut before = Ids::new(0, || 7);
         let used = [before.keyed(now).0, before.keyed(now).0];
-        let mut after = Ids::new(0, now, || 7);
+        let mut after = Ids::new(used[1], || 7);
         let (key, _) = after.keyed(now - 1_000_000_000);
         assert!(used.iter().all(|used| *used < key));
     }

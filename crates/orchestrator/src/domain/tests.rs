@@ -51,7 +51,7 @@ impl World {
     pub fn new(rules: Rules) -> World {
         World {
             state: State::new(rules),
-            ids: Ids::new(0, 0, dice),
+            ids: Ids::new(0, dice),
             now: 1_700_000_000 * SECOND,
             disk: disk::Disk::default(),
             asked: BTreeMap::new(),
@@ -204,7 +204,7 @@ impl World {
     pub fn restart(&mut self) {
         let (state, last) = store::load(&mut self.disk, self.state.rules.clone(), self.now).unwrap();
         self.state = state;
-        self.ids = Ids::new(last, self.now, dice);
+        self.ids = Ids::new(last, dice);
         let waiting: Vec<u64> = self.state.agents.waiting.iter().copied().collect();
         waiting.into_iter().for_each(|session| self.dispatch(session));
     }

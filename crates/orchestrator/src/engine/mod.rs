@@ -170,7 +170,7 @@ impl Engine {
         let (state, last_key) = store.reader.now(|read| store::load(read, rules, now))?;
         let core = Core {
             state,
-            ids: Ids::new(last_key, newest_time, random),
+            ids: Ids::new(last_key, random),
             last_time: now,
             tx: 0,
             epoch: 1,
@@ -248,7 +248,9 @@ impl Engine {
             store::ops(fact, &core.state, now, &mut ops);
         }
         ops.extend(beside(&answer));
-        if ops.is_empty() {
+        // What follows from changes that are not on disk yet waits for them, even if it changes nothing itself.
+        let follows = !effects.is_empty() && *self.inner.committed.borrow() < core.tx;
+        if ops.is_empty() && !follows {
             self.run_effects(core, effects);
             self.timer_may_have_moved(core);
             return Ok(Queued { answer, done: None });
@@ -269,7 +271,7 @@ impl Engine {
         };
         permit.send(Transaction {
             epoch: core.epoch,
-            grows,
+            grows: grows && !ops.is_empty(),
             ops,
             receipt,
         });

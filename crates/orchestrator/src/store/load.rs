@@ -74,6 +74,10 @@ pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64)
         agent.kept.insert(n, kept(&value).map_err(damaged)?);
         agent.kept_next = n + 1;
     }
+    // Closed sessions are not loaded, but their keys are taken.
+    if let Some(key) = read.last(CLOSED)? {
+        last = last.max(number(&key));
+    }
     let mut from = Vec::new();
     loop {
         let page = read.scan(TASK, &from, everything.1, PAGE)?;

@@ -132,6 +132,12 @@ impl Read for SqliteRead {
         read().map_err(|e| self.fail(e))
     }
 
+    fn last(&mut self, table: Table) -> Result<Option<Bytes>, Error> {
+        let sql = "SELECT max(key) FROM document WHERE collection = ?1";
+        let last: rusqlite::Result<Option<Vec<u8>>> = self.connection.query_row(sql, [table.0], |r| r.get(0));
+        last.map(|key| key.map(Bytes::from)).map_err(|e| self.fail(e))
+    }
+
     fn newest(&mut self) -> Result<u64, Error> {
         let sql = "SELECT max((SELECT coalesce(max(seq), 0) FROM log), (SELECT value FROM mark WHERE name = 'newest'))";
         let newest: rusqlite::Result<i64> = self.connection.query_row(sql, [], |r| r.get(0));

@@ -66,6 +66,11 @@ impl Read for Disk {
             .collect())
     }
 
+    fn last(&mut self, table: Table) -> Result<Option<Bytes>, Error> {
+        let keys = self.documents.keys().filter(|(of, _)| *of == table);
+        Ok(keys.map(|(_, key)| key.clone()).max())
+    }
+
     fn newest(&mut self) -> Result<u64, Error> {
         Ok(0)
     }
