@@ -1,0 +1,134 @@
+//! Which engine: what the config names, or else the first that works.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::docker::{Docker, Place, Surroundings};
+use crate::{Engine, Error, Probe, Result, sandbox};
+
+/// Longest that a place may take to say what it is.
+const PROBE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How engines are found, and where they keep what is theirs.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    pub backend: Choice,
+    /// `unix:///path` or `tcp://host:port` of a Docker or Podman; empty: the usual places are tried.
+    pub host: String,
+    /// Where the sandbox keeps containers and images.
+    pub directory: PathBuf,
+    /// The helper `nexus-sandbox`; `None`: beside the running program, or else in PATH.
+    pub helper: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The first that works: docker, podman, sandbox.
+    #[default]
+    Auto,
+    Docker,
+    Podman,
+    Sandbox,
+}
+
+/// An engine that works, and what it can do.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub engine: Arc<dyn Engine>,
+    pub probe: Probe,
+}
+
+/// The engine to use. Fails with why each that was tried does not work, and what to install.
+pub async fn choose(config: &Config) -> Result<Found> {
+    match config.backend {
+        Choice::Docker => docker(config).await,
+        Choice::Podman => podman(config).await,
+        Choice::Sandbox => built_in(config).await,
+        Choice::Auto => {
+            let mut tried = Vec::new();
+            for (name, found) in try_each(config, true).await {
+                match found {
+                    Ok(found) => return Ok(found),
+                    Err(error) => tried.push(format!("{name}: {error}")),
+                }
+            }
+            Err(Error::NoBackend {
+                tried: tried.join("; "),
+                install: INSTALL,
+            })
+        }
+    }
+}
+
+const INSTALL: &str = "install Docker or Podman, or allow unprivileged user namespaces for the built-in sandbox";
+
+/// Every backend in the order of choice, with why it does not work where it does not. Stops at the first that works if
+/// `first` is set.
+pub async fn try_each(config: &Config, first: bool) -> Vec<(&'static str, Result<Found>)> {
+    let mut all = Vec::new();
+    for name in ["docker", "podman", "sandbox"] {
+        let found = match name {
+            "docker" => docker(config).await,
+            "podman" => podman(config).await,
+            _ => built_in(config).await,
+        };
+        let works = found.is_ok();
+        all.push((name, found));
+        if first && works {
+            break;
+        }
+    }
+    all
+}
+
+async fn docker(config: &Config) -> Result<Found> {
+    at("docker", Surroundings::here().docker(&config.host)?).await
+}
+
+async fn podman(config: &Config) -> Result<Found> {
+    at("podman", Surroundings::here().podman(&config.host)?).await
+}
+
+async fn built_in(config: &Config) -> Result<Found> {
+    let engine = sandbox::open(config).await?;
+    let probe = engine.probe().await?;
+    Ok(Found { engine, probe })
+}
+
+/// The first of these places where the wanted engine answers.
+async fn at(wanted: &'static str, places: Vec<Place>) -> Result<Found> {
+    let mut why = Vec::new();
+    for place in places {
+        if !place.exists() {
+            why.push(format!("there is no {place}"));
+            continue;
+        }
+        let connected = tokio::time::timeout(PROBE_DEADLINE, Docker::connect(place.clone())).await;
+        let engine = match connected {
+            Ok(Ok(engine)) => engine,
+            Ok(Err(error)) => {
+                why.push(error.to_string());
+                continue;
+            }
+            Err(_) => {
+                why.push(format!("{place} does not answer"));
+                continue;
+            }
+        };
+        // One may listen where the other usually does.
+        if engine.name() != wanted {
+            why.push(format!("{place} is a {}", engine.name()));
+            continue;
+        }
+        let probe = engine.probe().await?;
+        return Ok(Found {
+            engine: Arc::new(engine),
+            probe,
+        });
+    }
+    Err(Error::Unusable {
+        engine: wanted,
+        why: why.join(", "),
+    })
+}

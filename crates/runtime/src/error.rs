@@ -1,0 +1,55 @@
+//! Why an engine did not do it.
+
+use std::time::Duration;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no such container: {0}")]
+    NotFound(String),
+    #[error("a container named {0} exists already")]
+    Exists(String),
+    #[error("image {image} is not here: {why}")]
+    ImageNotFound { image: String, why: String },
+    /// The image's registry, or the image itself, cannot be used.
+    #[error("failed to get image {image}: {why}")]
+    Pull { image: String, why: String },
+    /// The request cannot be carried out as it stands: a command that is not there, a bad path, a bad name.
+    #[error("{0}")]
+    Invalid(String),
+    /// Not in this state: not running, or running.
+    #[error("container {id} {why}")]
+    State { id: String, why: String },
+    #[error("{engine} cannot {what}")]
+    Unsupported { engine: &'static str, what: String },
+    /// It did not answer, or went away in the middle: it may be back.
+    #[error("{engine} does not answer: {why}")]
+    Unavailable { engine: &'static str, why: String },
+    #[error("{engine} took longer than {} to {doing}", humantime(.after))]
+    Timeout {
+        engine: &'static str,
+        doing: &'static str,
+        after: Duration,
+    },
+    /// It works here in no way; the text says what to do.
+    #[error("{engine} does not work here: {why}")]
+    Unusable { engine: &'static str, why: String },
+    /// Nothing on this host isolates.
+    #[error("no container backend works here ({tried}); {install}")]
+    NoBackend { tried: String, install: &'static str },
+    /// It said so, in its own words.
+    #[error("{engine}: {why}")]
+    Failed { engine: &'static str, why: String },
+}
+
+impl Error {
+    /// Whether the same request may work later, unchanged.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Error::Unavailable { .. } | Error::Timeout { .. })
+    }
+}
+
+fn humantime(after: &Duration) -> String {
+    format!("{after:?}")
+}

@@ -1,0 +1,270 @@
+//! The trait, for the sandbox: each call in a few lines over `containers`, `helper` and the image store.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nexus_sandbox::Join;
+use tokio::sync::mpsc;
+
+use super::containers::Containers;
+use super::helper::{self, Order, failed, unusable};
+use super::record::{Record, now_ms};
+use super::{convert, logs, stats};
+use crate::engine::{Chunks, Engine, Events, Work};
+use crate::images::{self, Store, pull};
+use crate::{
+    Config, ContainerSpec, Credentials, Error, ExecOutput, ExecSpec, ExitInfo, Image, Info, Limit, LogOptions, Probe,
+    Progress, PullPolicy, Pulled, Result, Stats,
+};
+
+const NAME: &str = "sandbox";
+/// Who commands run as where the daemon is root and nobody says anything.
+const USER: u32 = 1000;
+const MAX_NAME: usize = 128;
+
+#[derive(Debug)]
+pub struct Sandbox {
+    helper: PathBuf,
+    containers: Arc<Containers>,
+    images: Arc<Store>,
+    probe: Probe,
+}
+
+impl Sandbox {
+    /// Finds the helper, sees whether it works here, and takes over the containers that are there.
+    pub async fn open(config: &Config) -> Result<Sandbox> {
+        let helper = helper::find(config)?;
+        let found = helper::probe(&helper).await?;
+        if let Some(failure) = &found.failure {
+            return Err(unusable(failure));
+        }
+        let dir = std::path::absolute(&config.directory).map_err(failed)?;
+        let dir = resolved(&dir)?;
+        Ok(Sandbox {
+            probe: describe(&found, &helper),
+            helper,
+            containers: Containers::open(&dir.join("containers"))?,
+            images: Arc::new(Store::open(&dir.join("images"))?),
+        })
+    }
+
+    fn own_user(&self) -> u32 {
+        let uid = rustix::process::geteuid();
+        if uid.is_root() { USER } else { uid.as_raw() }
+    }
+
+    fn uses(&self, digest: &str) -> bool {
+        self.containers.all().iter().any(|record| record.digest == digest)
+    }
+}
+
+/// The helper goes over no link: the directory is named as it really is.
+fn resolved(dir: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(dir)
+        .and_then(|()| dir.canonicalize())
+        .map_err(|error| failed(format!("{}: {error}", dir.display())))
+}
+
+fn describe(found: &nexus_sandbox::Probe, helper: &Path) -> Probe {
+    let holds = |name: &str| found.enforced.get(name).copied().unwrap_or(false);
+    let limits = [Limit::Memory, Limit::Cpu, Limit::Pids];
+    let unenforced: BTreeSet<Limit> = limits.into_iter().filter(|limit| !holds(limit.name())).collect();
+    let mut notes = vec!["containers have no network; Docker or Podman can give them one".to_string()];
+    if !unenforced.is_empty() {
+        let names: Vec<&str> = unenforced.iter().map(|limit| limit.name()).collect();
+        notes.push(format!(
+            "limits on {} are not enforced for this user; delegate control groups to it (systemd: Delegate=yes) or \
+             run as root",
+            names.join(" and ")
+        ));
+    }
+    Probe {
+        engine: NAME,
+        version: found.version.clone(),
+        place: helper.display().to_string(),
+        unenforced,
+        rootless: found.uid != 0,
+        isolates: true,
+        network: false,
+        tells_oom: true,
+        notes,
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(fine) || name.starts_with('.') {
+        return Err(Error::Invalid(format!(
+            "{name:?} is no name for a container: letters, digits, -, _ and . are"
+        )));
+    }
+    Ok(())
+}
+
+fn random_id() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(failed)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+impl Engine for Sandbox {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn probe(&self) -> Work<'_, Probe> {
+        Box::pin(async { Ok(self.probe.clone()) })
+    }
+
+    fn create<'a>(&'a self, spec: &'a ContainerSpec) -> Work<'a, String> {
+        Box::pin(async move {
+            check_name(&spec.name)?;
+            let image = self.images.resolve(&spec.image)?;
+            let id = random_id()?;
+            let dir = self.containers.dir.join(&id);
+            let run = convert::run(spec, &image, self.own_user(), dir.clone())?;
+            self.containers.create(Record {
+                id,
+                name: spec.name.clone(),
+                image: if spec.image.is_empty() {
+                    images::HOST.into()
+                } else {
+                    spec.image.clone()
+                },
+                digest: image.digest,
+                labels: spec.labels.clone(),
+                created_ms: now_ms(),
+                run,
+                dir,
+            })
+        })
+    }
+
+    fn start<'a>(&'a self, id: &'a str) -> Work<'a, ()> {
+        Box::pin(self.containers.start(id, &self.helper))
+    }
+
+    fn stop<'a>(&'a self, id: &'a str, timeout: Duration) -> Work<'a, ()> {
+        Box::pin(self.containers.stop(id, timeout))
+    }
+
+    fn kill<'a>(&'a self, id: &'a str, signal: i32) -> Work<'a, ()> {
+        Box::pin(async move { self.containers.signal(id, signal) })
+    }
+
+    fn remove<'a>(&'a self, id: &'a str, force: bool) -> Work<'a, ()> {
+        Box::pin(self.containers.remove(id, force))
+    }
+
+    fn wait<'a>(&'a self, id: &'a str) -> Work<'a, ExitInfo> {
+        Box::pin(self.containers.wait(id))
+    }
+
+    fn inspect<'a>(&'a self, id: &'a str) -> Work<'a, Info> {
+        Box::pin(async move { self.containers.get(id)?.info().map_err(failed) })
+    }
+
+    fn list<'a>(&'a self, labels: &'a BTreeMap<String, String>) -> Work<'a, Vec<Info>> {
+        Box::pin(async move {
+            let carries = |record: &Record| labels.iter().all(|(key, value)| record.labels.get(key) == Some(value));
+            let all = self.containers.all();
+            all.iter()
+                .filter(|record| carries(record))
+                .map(|record| record.info().map_err(failed))
+                .collect()
+        })
+    }
+
+    fn logs<'a>(&'a self, id: &'a str, options: LogOptions) -> Work<'a, Chunks> {
+        Box::pin(async move { Ok(logs::stream(self.containers.get(id)?, options)) })
+    }
+
+    fn exec<'a>(&'a self, id: &'a str, exec: ExecSpec) -> Work<'a, ExecOutput> {
+        Box::pin(async move {
+            let (record, started) = self.containers.running(id)?;
+            let image = match record.digest.as_str() {
+                "" => self.images.resolve(""),
+                digest => self.images.resolve(digest),
+            };
+            let run = convert::join(&record.run, &exec, image.ok().as_ref())?;
+            let max_output = exec.output_limit();
+            let order = Order {
+                join: Join { started, run },
+                stdin: exec.stdin,
+                max_output,
+                timeout: exec.timeout,
+                dir: &record.dir,
+                id: &random_id()?,
+            };
+            helper::join(&self.helper, order).await
+        })
+    }
+
+    fn stats<'a>(&'a self, id: &'a str) -> Work<'a, Stats> {
+        Box::pin(async move {
+            let (record, started) = self.containers.running(id)?;
+            let stats = tokio::task::spawn_blocking(move || stats::stats(&record.run, &started));
+            stats.await.map_err(failed)
+        })
+    }
+
+    fn events(&self) -> Work<'_, Events> {
+        Box::pin(async move {
+            let receiver = self.containers.subscribe();
+            let stream = futures_util::stream::unfold(Some(receiver), |receiver| async {
+                let mut receiver = receiver?;
+                match receiver.recv().await {
+                    Ok(event) => Some((Ok(event), Some(receiver))),
+                    Err(tokio::sync::broadcast::error::RecvError::Closed) => None,
+                    Err(tokio::sync::broadcast::error::RecvError::Lagged(count)) => Some((
+                        Err(failed(format!("{count} events were lost: the reader is too slow"))),
+                        None,
+                    )),
+                }
+            });
+            Ok(Box::pin(stream) as Events)
+        })
+    }
+
+    fn images(&self) -> Work<'_, Vec<Image>> {
+        Box::pin(async { self.images.list() })
+    }
+
+    fn pull<'a>(
+        &'a self,
+        reference: &'a str,
+        policy: PullPolicy,
+        credentials: Option<&'a Credentials>,
+        progress: Option<mpsc::Sender<Progress>>,
+    ) -> Work<'a, Pulled> {
+        Box::pin(pull::pull(
+            &self.images,
+            pull::Order {
+                reference,
+                policy,
+                credentials,
+                progress,
+            },
+        ))
+    }
+
+    fn import<'a>(&'a self, from: &'a Path, reference: &'a str) -> Work<'a, Image> {
+        let (store, from, reference) = (Arc::clone(&self.images), from.to_path_buf(), reference.to_string());
+        Box::pin(async move {
+            let bounds = images::Bounds::default();
+            let imported =
+                tokio::task::spawn_blocking(move || images::import::import(&store, &from, &reference, bounds));
+            imported.await.map_err(failed)?
+        })
+    }
+
+    fn remove_image<'a>(&'a self, reference: &'a str, force: bool) -> Work<'a, ()> {
+        Box::pin(async move { self.images.remove(reference, &|digest| self.uses(digest), force) })
+    }
+
+    fn prune_images(&self, all: bool) -> Work<'_, u64> {
+        Box::pin(async move { self.images.prune(&|digest| self.uses(digest), all) })
+    }
+}

@@ -1,0 +1,122 @@
+//! What a container is to be. An empty spec is the safest: no network, a read-only root, nothing of the host.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Every container runs without capabilities, without a way to new privileges, under a system call filter, with a
+/// private `/tmp` (tmpfs). There is no switch for these.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ContainerSpec {
+    /// Unique in the engine: letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// Empty, or `nexus/host`: the host's own system directories, read-only; only the sandbox has it.
+    pub image: String,
+    /// Empty: that of the image.
+    pub entrypoint: Vec<String>,
+    /// Empty, and no entrypoint either: those of the image.
+    pub args: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    /// Inside; made if it is not there and the root is writable. Empty: that of the image.
+    pub working_dir: String,
+    /// `uid`, `uid:gid` or a name of the image; empty: that of the image, in the sandbox the own user.
+    pub user: String,
+    pub labels: BTreeMap<String, String>,
+    pub mounts: Vec<Mount>,
+    pub network: NetworkMode,
+    pub ports: Vec<Port>,
+    pub limits: Limits,
+    pub writable_rootfs: bool,
+}
+
+/// Zero leaves it unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub memory_bytes: u64,
+    /// Memory and swap together; zero: as `memory_bytes`, so that nothing is swapped.
+    pub memory_swap_bytes: u64,
+    /// 1,000,000,000 is one core.
+    pub nano_cpus: u64,
+    pub pids: u64,
+}
+
+/// One kind of limit, to say that it is not enforced here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Limit {
+    Memory,
+    Cpu,
+    Pids,
+}
+
+impl Limit {
+    pub fn name(self) -> &'static str {
+        match self {
+            Limit::Memory => "memory",
+            Limit::Cpu => "cpu",
+            Limit::Pids => "pids",
+        }
+    }
+
+    /// Whether these limits ask for one of this kind.
+    pub fn is_in(self, limits: &Limits) -> bool {
+        match self {
+            Limit::Memory => limits.memory_bytes > 0 || limits.memory_swap_bytes > 0,
+            Limit::Cpu => limits.nano_cpus > 0,
+            Limit::Pids => limits.pids > 0,
+        }
+    }
+}
+
+/// Something visible inside. The caller has resolved the source: it is used as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    pub kind: MountKind,
+    /// Absolute, inside.
+    pub target: PathBuf,
+    pub read_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MountKind {
+    /// An absolute path of the host that exists.
+    Bind(PathBuf),
+    /// Empty memory, at most so many bytes; zero: 64 MiB.
+    Tmpfs { bytes: u64 },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// Loopback only.
+    #[default]
+    None,
+    /// The engine's usual network, with a way out.
+    Bridge,
+    /// A network of the engine by its name.
+    Named(String),
+}
+
+/// A port inside made reachable from the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    pub container: u16,
+    /// Zero: one is chosen.
+    pub host: u16,
+    pub host_ip: IpAddr,
+    pub protocol: Protocol,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    #[default]
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        }
+    }
+}

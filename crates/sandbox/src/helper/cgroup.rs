@@ -1,0 +1,189 @@
+//! The control groups of one sandbox: where they may be made, made, used, and removed again.
+//!
+//! Each controller is looked for by itself, as in hybrid set-ups some belong to version 1 and some to version 2.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::spec::{Cgroup, Run};
+
+use super::cgroup_files::{Hierarchies, Version};
+use super::step::{Result, Step};
+
+pub const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+/// Used where it is there, for telling how much time was used.
+const ACCOUNTING: &str = "cpuacct";
+
+#[derive(Default)]
+pub struct Groups {
+    /// By controller.
+    dirs: BTreeMap<&'static str, (Version, PathBuf)>,
+}
+
+impl Groups {
+    /// Those that this user can make; none is no failure: who asked for limits is told.
+    pub fn make(run: &Run) -> Result<Groups> {
+        if run.cgroup == Cgroup::None {
+            return Ok(Groups::default());
+        }
+        let below = match &run.cgroup {
+            Cgroup::Below(path) => Some(path.as_str()),
+            Cgroup::Auto | Cgroup::None => None,
+        };
+        let wanted = wanted(run);
+        if wanted.is_empty() {
+            return Ok(Groups::default());
+        }
+        let mut groups = Groups::find(&wanted, below);
+        if let Err(failed) = groups.limit(run) {
+            groups.remove();
+            return Err(failed);
+        }
+        Ok(groups)
+    }
+
+    pub fn find(controllers: &[&'static str], below: Option<&str>) -> Groups {
+        let mut groups = Groups::default();
+        let Ok(hierarchies) = Hierarchies::read() else {
+            return groups;
+        };
+        let name = format!("nexus-{}-{:x}", std::process::id(), super::proc::now_ms());
+        for controller in controllers {
+            if let Some(place) = hierarchies.make(controller, below, &name) {
+                groups.dirs.insert(controller, place);
+            }
+        }
+        groups
+    }
+
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        let name = |version: &Version| if *version == Version::One { "v1" } else { "v2" };
+        self.dirs
+            .iter()
+            .map(|(controller, (version, _))| (controller.to_string(), name(version).to_string()))
+            .collect()
+    }
+
+    fn limit(&self, run: &Run) -> Result<()> {
+        let limits = &run.limits;
+        if let (Some((version, dir)), Some(memory)) = (self.dirs.get("memory"), limits.memory) {
+            let both = limits.memory_swap.unwrap_or(memory).max(memory);
+            match version {
+                Version::One => {
+                    put(dir, "memory.limit_in_bytes", memory)?;
+                    put_if_there(dir, "memory.memsw.limit_in_bytes", both)?;
+                }
+                Version::Two => {
+                    put(dir, "memory.max", memory)?;
+                    put_if_there(dir, "memory.swap.max", both - memory)?;
+                }
+            }
+        }
+        if let (Some((_, dir)), Some(pids)) = (self.dirs.get("pids"), limits.pids) {
+            put(dir, "pids.max", pids)?;
+        }
+        if let (Some((version, dir)), Some(nano_cpus)) = (self.dirs.get("cpu"), limits.nano_cpus) {
+            const PERIOD_US: u64 = 100_000;
+            let quota = (nano_cpus / (1_000_000_000 / PERIOD_US)).max(1000);
+            match version {
+                Version::One => {
+                    put(dir, "cpu.cfs_period_us", PERIOD_US)?;
+                    put(dir, "cpu.cfs_quota_us", quota)?;
+                }
+                Version::Two => put(dir, "cpu.max", format!("{quota} {PERIOD_US}"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The limits that were asked for and do not hold. That of processes holds without a control group too.
+    pub fn unenforced(&self, run: &Run) -> Vec<String> {
+        let limits = &run.limits;
+        let asked = [("memory", limits.memory.is_some()), ("cpu", limits.nano_cpus.is_some())];
+        let missing = asked
+            .into_iter()
+            .filter(|(name, asked)| *asked && !self.dirs.contains_key(name));
+        missing.map(|(name, _)| name.to_string()).collect()
+    }
+
+    pub fn add(&self, pid: i32) -> Result<()> {
+        let mut done: Vec<&Path> = Vec::new();
+        for (_, dir) in self.dirs.values() {
+            if !done.contains(&dir.as_path()) {
+                put(dir, "cgroup.procs", pid)?;
+                done.push(dir);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn paths(&self) -> BTreeMap<String, String> {
+        let path = |dir: &PathBuf| dir.display().to_string();
+        self.dirs
+            .iter()
+            .map(|(controller, (_, dir))| (controller.to_string(), path(dir)))
+            .collect()
+    }
+
+    /// Whether the kernel killed something in it.
+    pub fn oom(&self) -> bool {
+        let Some((version, dir)) = self.dirs.get("memory") else {
+            return false;
+        };
+        let file = if *version == Version::One {
+            "memory.oom_control"
+        } else {
+            "memory.events"
+        };
+        let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count
+            .and_then(|count| count.trim().parse::<u64>().ok())
+            .is_some_and(|count| count > 0)
+    }
+
+    /// They can be removed once the last process is gone, which takes the kernel a moment.
+    pub fn remove(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        for (_, (_, dir)) in std::mem::take(&mut self.dirs) {
+            while let Err(error) = fs::remove_dir(&dir) {
+                let busy = error.kind() == io::ErrorKind::ResourceBusy;
+                if !busy || Instant::now() > deadline {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+/// Controllers for the limits that are asked for.
+fn wanted(run: &Run) -> Vec<&'static str> {
+    let limits = &run.limits;
+    let asked = [
+        ("memory", limits.memory.is_some()),
+        ("pids", limits.pids.is_some()),
+        ("cpu", limits.nano_cpus.is_some()),
+        (ACCOUNTING, limits.nano_cpus.is_some()),
+    ];
+    asked
+        .into_iter()
+        .filter(|(_, asked)| *asked)
+        .map(|(name, _)| name)
+        .collect()
+}
+
+fn put(dir: &Path, file: &str, value: impl ToString) -> Result<()> {
+    fs::write(dir.join(file), value.to_string()).on("cgroup", dir.join(file).display(), "")
+}
+
+fn put_if_there(dir: &Path, file: &str, value: impl ToString) -> Result<()> {
+    if dir.join(file).exists() {
+        put(dir, file, value)
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! Pid 1 inside: builds the root, gives up every right, executes the command, and then reaps and forwards signals until
+//! the command has ended. Its own end is the end of everything inside.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::report::Failed;
+use crate::spec::{Network, Run};
+use crate::sys;
+
+use super::etc;
+use super::lock;
+use super::root::{self, Sources};
+use super::step::{Result, Step, failed};
+use super::wire::{self, Up};
+
+/// What pid 1 is given by the monitor, next to the spec.
+pub struct Given {
+    pub socket: OwnedFd,
+    /// Already taken where the monitor is root.
+    pub sources: Option<Sources>,
+    pub privileged: bool,
+}
+
+/// Never returns.
+pub fn main(run: &Run, given: Given) -> ! {
+    let Given {
+        socket,
+        sources,
+        privileged,
+    } = given;
+    let ended = start(run, &socket, sources, privileged).and_then(|(child, landlock)| {
+        wire::send(&socket, &Up::Started(landlock)).step("report", "")?;
+        Ok(reap(child))
+    });
+    let message = match ended {
+        Ok((code, signal)) => Up::Exited { code, signal },
+        Err(failed) => Up::Failed(failed),
+    };
+    let _ = wire::send(&socket, &message);
+    std::process::exit(0)
+}
+
+fn start(run: &Run, socket: &OwnedFd, sources: Option<Sources>, privileged: bool) -> Result<(Pid, u32)> {
+    wire::wait_for_go(socket).step("start", "")?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).step("cgroup-namespace", "")?;
+    rustix::process::setsid().step("session", "")?;
+    rustix::system::sethostname(etc::hostname(run).as_bytes()).step("hostname", "")?;
+    if run.network == Network::None {
+        sys::loopback_up().step("loopback", "")?;
+    }
+    lock::become_user(run.user, privileged)?;
+    let sources = match sources {
+        Some(sources) => sources,
+        None => root::sources(run, None)?,
+    };
+    root::enter(run, sources)?;
+    lock::die_with_parent(socket.as_fd())?;
+    let landlock = lock::lock(run)?;
+    let child = execute(run)?;
+    Ok((child, landlock))
+}
+
+/// Forks, and returns once the command runs or has failed to.
+fn execute(run: &Run) -> Result<Pid> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("exec", "")?;
+    let forked = sys::clone(0).step("exec", "more processes than the limit of pids allows?")?;
+    let Some(pid) = forked else {
+        drop(reader);
+        let failed = match replace(run) {
+            Ok(never) => match never {},
+            Err(failed) => failed,
+        };
+        let _ = rustix::io::write(&writer, &serde_json::to_vec(&failed).expect("plain data"));
+        std::process::exit(127);
+    };
+    drop(writer);
+    let mut buffer = vec![0; 8192];
+    let length = rustix::io::retry_on_intr(|| rustix::io::read(&reader, &mut buffer[..])).step("exec", "")?;
+    if length > 0 {
+        let failure: Failed = serde_json::from_slice(&buffer[..length])
+            .map_err(|error| failed("exec", format!("garbled failure: {error}"), ""))?;
+        return Err(failure);
+    }
+    Ok(Pid::from_raw(pid))
+}
+
+#[derive(Debug)]
+pub enum Never {}
+
+/// Becomes the command.
+pub fn replace(run: &Run) -> Result<Never> {
+    let arguments = strings(run.command.iter().cloned())?;
+    let environment = strings(run.env.iter().map(|(key, value)| format!("{key}={value}")))?;
+    let _ = rustix::process::setsid();
+    let missing = "the working directory must exist inside";
+    rustix::process::chdir(&run.workdir).on("workdir", run.workdir.display(), missing)?;
+    sys::default_signals();
+    SigSet::all().thread_unblock().step("exec", "")?;
+    sys::close_range(3, u32::MAX, true).step("exec", "")?;
+    let program = &run.command[0];
+    let hint = "is the command in the image?";
+    if program.contains('/') {
+        return Err(sys::execute(program, &arguments, &environment)).on("exec", program, hint);
+    }
+    let path = run.env.iter().rev().find(|(key, _)| key == "PATH");
+    let path = path.map_or("/usr/local/bin:/usr/bin:/bin", |(_, value)| value);
+    let mut worst = std::io::Error::from_raw_os_error(libc::ENOENT);
+    for dir in path.split(':').filter(|dir| dir.starts_with('/')) {
+        let file = Path::new(dir).join(program);
+        let error = sys::execute(&file.to_string_lossy(), &arguments, &environment);
+        if error.raw_os_error() != Some(libc::ENOENT) {
+            worst = error;
+        }
+    }
+    Err(worst).on("exec", program, hint)
+}
+
+fn strings(texts: impl Iterator<Item = String>) -> Result<Vec<CString>> {
+    let strings: std::result::Result<_, _> = texts.map(CString::new).collect();
+    strings.map_err(|_| failed("exec", "an argument or variable holds a zero byte", ""))
+}
+
+/// Until the command ends. Everybody else whose parent died ends up here too.
+fn reap(child: Pid) -> (i32, Option<i32>) {
+    let signals = SigSet::all();
+    loop {
+        while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+            match status {
+                WaitStatus::Exited(pid, code) if pid == child => return (code, None),
+                WaitStatus::Signaled(pid, signal, _) if pid == child => {
+                    return (128 + signal as i32, Some(signal as i32));
+                }
+                WaitStatus::StillAlive => break,
+                _ => {}
+            }
+        }
+        match signals.wait() {
+            Ok(Signal::SIGCHLD) | Err(_) => {}
+            Ok(signal) => {
+                let _ = kill(child, signal);
+            }
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The process between the caller and the sandbox. It makes the namespaces and the control groups, lets pid 1 go, keeps
+//! the log, passes signals on, and writes down how it ended. If it is killed, so is everything inside.
+//!
+//! ```text
+//!   check ─▶ take sources (root) ─▶ cgroups ─▶ clone ─▶ maps ─▶ go ─▶ Started ─▶ watch ─▶ Exited
+//!                                                 any failure: pid 1 is killed, the cgroups removed ─▶ Failed
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Component, Path};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::report::{Ended, Report, Started};
+use crate::spec::{Network, Run, User};
+use crate::sys;
+
+use super::Reporter;
+use super::cgroup::Groups;
+use super::init::{self, Given};
+use super::logs::Logs;
+use super::proc::{now_ms, process};
+use super::step::{Result, Step, USERNS_HINT, failed};
+use super::wire::{self, Up};
+use super::{idmap, root};
+
+/// Who a sandbox of root's is on the host: a number that nobody has.
+const NOBODYS: User = User {
+    uid: 2_000_000_000,
+    gid: 2_000_000_000,
+};
+
+pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
+    check(&run)?;
+    let uid = rustix::process::geteuid();
+    let privileged = uid.is_root();
+    let outside = if privileged {
+        run.host_user.unwrap_or(NOBODYS)
+    } else {
+        User {
+            uid: uid.as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        }
+    };
+    if run.state.is_some() {
+        // Not of the caller's session any more: it goes on when the caller ends.
+        let _ = rustix::process::setsid();
+    }
+    let signals = block_signals()?;
+    let sources = privileged.then(|| root::sources(&run, Some(outside))).transpose()?;
+    let groups = Groups::make(&run)?;
+    let unenforced = groups.unenforced(&run);
+    if run.limits.required && !unenforced.is_empty() {
+        let why = format!("{} cannot be limited here", unenforced.join(", "));
+        return Err(failed(
+            "limits",
+            why,
+            "delegate control groups to this user, or run as root",
+        ));
+    }
+    let mut logs = run
+        .state
+        .as_deref()
+        .map(|dir| Logs::open(dir, run.log_bytes))
+        .transpose()?;
+
+    let (ours, theirs) = wire::pair().step("start", "")?;
+    let mut namespaces =
+        libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    if run.network == Network::None {
+        namespaces |= libc::CLONE_NEWNET;
+    }
+    let Some(pid) = sys::clone(namespaces).step("namespaces", USERNS_HINT)? else {
+        drop(ours);
+        if let Some(logs) = &mut logs
+            && let Err(failed) = logs.become_output()
+        {
+            let _ = wire::send(&theirs, &Up::Failed(failed));
+            std::process::exit(0);
+        }
+        let given = Given {
+            socket: theirs,
+            sources,
+            privileged,
+        };
+        init::main(&without_held(run, &groups), given)
+    };
+    // What pid 1 needed, and nobody else.
+    drop((theirs, sources));
+    let mut child = Child {
+        pid: Pid::from_raw(pid),
+        socket: ours,
+        groups,
+        reaped: false,
+    };
+    if let Some(logs) = &mut logs {
+        logs.keep_reading();
+    }
+
+    child.groups.add(pid)?;
+    idmap::write(pid, run.user, outside, privileged)?;
+    let held = hold_namespaces(pid, run.network)?;
+    let init = process(pid).step("start", "")?;
+    wire::go(&child.socket).step("start", "")?;
+    let landlock = child.started()?;
+    let started = Started {
+        monitor: process(std::process::id() as i32).step("start", "")?,
+        init,
+        namespaces: held
+            .iter()
+            .map(|(name, file)| (name.to_string(), file.as_raw_fd()))
+            .collect(),
+        cgroups: child.groups.paths(),
+        unenforced,
+        landlock,
+    };
+    if let Some(dir) = &run.state {
+        save(dir, "status.json", &started)?;
+    }
+    reporter.say(&Report::Started(started));
+    if logs.is_some() {
+        leave_caller()?;
+    }
+
+    let (code, signal) = child.watch(&signals, logs.as_mut())?;
+    let oom = child.groups.oom();
+    child.groups.remove();
+    if let Some(logs) = logs.as_mut() {
+        logs.drain();
+    }
+    let ended = Ended {
+        code,
+        signal,
+        oom,
+        at_ms: now_ms(),
+    };
+    if let Some(dir) = &run.state {
+        save(dir, "exit.json", &ended)?;
+    }
+    reporter.say(&Report::Exited(ended));
+    Ok(code as u8)
+}
+
+/// A process's own limit on memory stands in for a group's, and would hide its OOM kill.
+fn without_held(mut run: Run, groups: &Groups) -> Run {
+    if groups.paths().contains_key("memory") {
+        run.limits.memory = None;
+    }
+    run
+}
+
+pub fn check(run: &Run) -> Result<()> {
+    let wrong = |why: String| Err(failed("spec", why, ""));
+    if run.command.first().is_none_or(String::is_empty) {
+        return wrong("no command".into());
+    }
+    if !run.workdir.is_absolute() {
+        return wrong(format!("working directory {} is not absolute", run.workdir.display()));
+    }
+    if run.env.iter().any(|(key, _)| key.is_empty() || key.contains('=')) {
+        return wrong("an environment variable has no name, or one with =".into());
+    }
+    for mount in &run.mounts {
+        let target = &mount.target;
+        let plain = target
+            .components()
+            .skip(1)
+            .all(|part| matches!(part, Component::Normal(_)));
+        if !target.is_absolute() || !plain || target == Path::new("/") {
+            return wrong(format!(
+                "mount target {} is not a plain absolute path",
+                target.display()
+            ));
+        }
+        if ["/proc", "/dev", "/sys"].iter().any(|ours| target.starts_with(ours)) {
+            return wrong(format!("mount target {} is the sandbox's own", target.display()));
+        }
+    }
+    Ok(())
+}
+
+pub fn block_signals() -> Result<SignalFd> {
+    let all = SigSet::all();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None).step("signals", "")?;
+    SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).step("signals", "")
+}
+
+/// Open as long as this process lives, so that more commands can be brought in: pid 1 lets nobody look at its own.
+fn hold_namespaces(pid: i32, network: Network) -> Result<BTreeMap<&'static str, OwnedFd>> {
+    let mut held = BTreeMap::new();
+    for name in ["user", "mnt", "pid", "net", "ipc", "uts"] {
+        if name == "net" && network == Network::HostUnsafe {
+            continue;
+        }
+        let file = File::open(format!("/proc/{pid}/ns/{name}")).on("namespaces", name, "")?;
+        held.insert(name, file.into());
+    }
+    Ok(held)
+}
+
+/// Nothing of the caller's is held: it may wait for the end of its pipes.
+fn leave_caller() -> Result<()> {
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .step("start", "")?;
+    rustix::stdio::dup2_stdin(&null).step("start", "")?;
+    rustix::stdio::dup2_stdout(&null).step("start", "")?;
+    rustix::stdio::dup2_stderr(&null).step("start", "")
+}
+
+/// Whole, or not at all.
+fn save(dir: &Path, name: &str, what: &impl serde::Serialize) -> Result<()> {
+    let partial = dir.join(format!(".{name}"));
+    let bytes = serde_json::to_vec(what).expect("plain data");
+    let written = File::create(&partial).and_then(|mut file| file.write_all(&bytes));
+    written
+        .and_then(|()| fs::rename(&partial, dir.join(name)))
+        .on("state", dir.display(), "")
+}
+
+/// Pid 1, as long as it is not reaped. Dropped, it is killed and its control groups are gone.
+struct Child {
+    pid: Pid,
+    socket: OwnedFd,
+    groups: Groups,
+    reaped: bool,
+}
+
+impl Child {
+    fn started(&self) -> Result<u32> {
+        match wire::receive(&self.socket).step("start", "")? {
+            Some(Up::Started(landlock)) => Ok(landlock),
+            Some(Up::Failed(failed)) => Err(failed),
+            Some(Up::Exited { .. }) => Err(failed("start", "ended before it began", "")),
+            None => Err(failed(
+                "start",
+                "pid 1 died while it was setting up",
+                "is the memory limit too small?",
+            )),
+        }
+    }
+
+    /// Until the sandbox has ended: code, and the signal if one ended it.
+    fn watch(&mut self, signals: &SignalFd, mut logs: Option<&mut Logs>) -> Result<(i32, Option<i32>)> {
+        let mut ended = None;
+        loop {
+            let mut polled = vec![PollFd::new(signals, PollFlags::IN)];
+            if ended.is_none() {
+                polled.push(PollFd::new(&self.socket, PollFlags::IN));
+            }
+            let fixed = polled.len();
+            let readers = logs.as_ref().map(|logs| logs.readers()).unwrap_or_default();
+            polled.extend(
+                readers
+                    .iter()
+                    .map(|reader| PollFd::from_borrowed_fd(*reader, PollFlags::IN)),
+            );
+            rustix::io::retry_on_intr(|| poll(&mut polled, None)).step("watch", "")?;
+            let ready: Vec<bool> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
+            drop(polled);
+            if let Some(logs) = logs.as_mut() {
+                logs.pump(&ready[fixed..]);
+            }
+            if ended.is_none() && fixed == 2 && ready[1] {
+                ended = Some(wire::receive(&self.socket).step("watch", "")?);
+            }
+            while let Ok(Some(signal)) = signals.read_signal() {
+                let number = signal.ssi_signo as i32;
+                if number != libc::SIGCHLD {
+                    self.pass_on(number);
+                    continue;
+                }
+                if let Some(status) = self.try_reap() {
+                    let last = match ended {
+                        Some(last) => last,
+                        None => wire::receive(&self.socket).step("watch", "")?,
+                    };
+                    return Ok(match (last, status) {
+                        (Some(Up::Exited { code, signal }), _) => (code, signal),
+                        (_, WaitStatus::Signaled(_, signal, _)) => (128 + signal as i32, Some(signal as i32)),
+                        (_, WaitStatus::Exited(_, code)) => (code, None),
+                        _ => (128 + libc::SIGKILL, Some(libc::SIGKILL)),
+                    });
+                }
+            }
+        }
+    }
+
+    fn pass_on(&self, number: i32) {
+        if let Ok(signal) = Signal::try_from(number) {
+            let _ = kill(self.pid, signal);
+        }
+    }
+
+    fn try_reap(&mut self) -> Option<WaitStatus> {
+        match waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) | Err(_) => None,
+            Ok(status) => {
+                self.reaped = true;
+                Some(status)
+            }
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.reaped {
+            let _ = kill(self.pid, Signal::SIGKILL);
+            let _ = waitpid(self.pid, None);
+            self.reaped = true;
+        }
+        self.groups.remove();
+    }
+}

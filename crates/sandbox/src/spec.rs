@@ -1,0 +1,203 @@
+//! What the helper is asked to do. Everything is decided by the caller: nothing here reads a policy, an image's config,
+//! or the caller's environment.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One line of JSON on the helper's spec descriptor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    Run(Box<Run>),
+    Join(Box<Join>),
+}
+
+/// A new sandbox, and the command in it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    #[serde(default)]
+    pub rootfs: Rootfs,
+    /// The system directories can be written to, into memory: nothing reaches the image or the host.
+    #[serde(default)]
+    pub writable_rootfs: bool,
+    /// The program and its arguments. A name without a slash is looked up in `PATH` inside.
+    pub command: Vec<String>,
+    /// The whole environment.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// Absolute, inside, and there.
+    #[serde(default = "root_dir")]
+    pub workdir: PathBuf,
+    #[serde(default)]
+    pub user: User,
+    /// Who this is on the host, where the helper runs as root. Nothing on the host should belong to it.
+    #[serde(default)]
+    pub host_user: Option<User>,
+    #[serde(default)]
+    pub hostname: String,
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub network: Network,
+    #[serde(default)]
+    pub cgroup: Cgroup,
+    #[serde(default)]
+    pub landlock: Landlock,
+    /// A directory of the caller's in which the helper keeps `status.json`, `exit.json` and the log. With it the
+    /// sandbox outlives its caller, and its output goes to the log.
+    #[serde(default)]
+    pub state: Option<PathBuf>,
+    /// Bytes of the log that are kept; the oldest go first.
+    #[serde(default = "log_bytes")]
+    pub log_bytes: u64,
+}
+
+fn root_dir() -> PathBuf {
+    PathBuf::from("/")
+}
+
+fn log_bytes() -> u64 {
+    64 << 20
+}
+
+impl Run {
+    pub fn new<S: Into<String>>(command: impl IntoIterator<Item = S>) -> Run {
+        Run {
+            rootfs: Rootfs::Host,
+            writable_rootfs: false,
+            command: command.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
+            workdir: root_dir(),
+            user: User::default(),
+            host_user: None,
+            hostname: String::new(),
+            mounts: Vec::new(),
+            limits: Limits::default(),
+            network: Network::None,
+            cgroup: Cgroup::Auto,
+            landlock: Landlock::Required,
+            state: None,
+            log_bytes: log_bytes(),
+        }
+    }
+}
+
+/// One more command in a sandbox that runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// As [`Started`](crate::Started) told it.
+    pub started: crate::Started,
+    /// What it was started with: command, environment, user and working directory here are those of the new command.
+    pub run: Run,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rootfs {
+    /// The host's programs and libraries, and as much of `/etc` as they need.
+    #[default]
+    Host,
+    /// An unpacked image.
+    Directory(PathBuf),
+}
+
+/// Numbers inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Default for User {
+    fn default() -> User {
+        User { uid: 1000, gid: 1000 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    pub source: Source,
+    /// Absolute, inside. Made if it is not there and the place can be written to.
+    pub target: PathBuf,
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// An absolute path of the host that goes over no link: a link is refused, also one put there a moment ago.
+    Path(PathBuf),
+    /// Empty memory, at most so many bytes.
+    Tmpfs(u64),
+}
+
+/// `None` leaves it unlimited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    pub memory: Option<u64>,
+    /// With swap; `None`: as `memory`.
+    pub memory_swap: Option<u64>,
+    /// 1,000,000,000 is one core.
+    pub nano_cpus: Option<u64>,
+    pub pids: Option<u64>,
+    pub nofile: u64,
+    /// The largest file.
+    pub fsize: Option<u64>,
+    /// `/tmp`, `/run`, `/dev/shm` and what is written to a writable root, together.
+    pub scratch: u64,
+    /// Fail, rather than run without a limit above that cannot be enforced here.
+    pub required: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            memory: None,
+            memory_swap: None,
+            nano_cpus: None,
+            pids: None,
+            nofile: 1024,
+            fsize: None,
+            scratch: 256 << 20,
+            required: false,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// Its own loopback only.
+    #[default]
+    None,
+    /// The host's network, loopback services and abstract sockets included.
+    HostUnsafe,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cgroup {
+    /// Below or beside the helper's own, where it may.
+    #[default]
+    Auto,
+    None,
+    /// Below this one, a path as in `/proc/self/cgroup`.
+    Below(String),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Landlock {
+    #[default]
+    Required,
+    /// Done without where the kernel has none, and told.
+    IfPresent,
+}

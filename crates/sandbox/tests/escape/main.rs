@@ -1,0 +1,12 @@
+//! The real helper, as root and as an ordinary user: what is inside tries to get out, and fails.
+
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod bench;
+mod bounds;
+mod files;
+mod helper;
+mod kernel;
+mod life;
+mod others;
