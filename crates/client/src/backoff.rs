@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Redial;
+
 /// The ceiling of the first pause; its mean is half of that.
 const FIRST: Duration = Duration::from_millis(100);
 /// No pause is shorter, so that a fault that shows at once cannot spin.
@@ -14,6 +16,8 @@ pub struct Backoff {
     cap: Duration,
     max_attempts: u32,
     attempts: u32,
+    /// What ends a pause early, and the newest wish that was seen.
+    redial: Option<(Redial, u64)>,
 }
 
 impl Backoff {
@@ -23,6 +27,24 @@ impl Backoff {
             cap,
             max_attempts,
             attempts: 0,
+            redial: None,
+        }
+    }
+
+    /// Without an end of attempts.
+    pub fn endless(self) -> Self {
+        Backoff {
+            max_attempts: 0,
+            ..self
+        }
+    }
+
+    /// Each wish to dial again ends the pause and begins with the short ones anew.
+    pub(crate) fn woken_by(self, redial: Redial) -> Self {
+        let seen = redial.generation();
+        Backoff {
+            redial: Some((redial, seen)),
+            ..self
         }
     }
 
@@ -30,7 +52,31 @@ impl Backoff {
     pub fn next_pause(&mut self) -> Option<Duration> {
         // Without randomness the pause is the ceiling: later than meant, never wrong.
         let draw = getrandom::u64().unwrap_or(u64::MAX);
+        if let Some((redial, seen)) = &mut self.redial {
+            let newest = redial.generation();
+            if std::mem::replace(seen, newest) != newest {
+                self.attempts = 0;
+            }
+        }
         self.pause_with(draw)
+    }
+
+    /// The next pause as something to wait for; `None` when there shall be no further attempt.
+    pub fn pause(&mut self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let pause = self.next_pause()?;
+        let first = FIRST.mul_f64(0.5).min(pause);
+        let woken = self.redial.as_ref().map(|(redial, seen)| redial.after(*seen));
+        Some(async move {
+            let slept = tokio::time::sleep(pause);
+            match woken {
+                None => slept.await,
+                Some(woken) => tokio::select! {
+                    () = slept => {}
+                    // Not all at the same instant: what was drawn, on a shorter scale.
+                    () = woken => tokio::time::sleep(first).await,
+                },
+            }
+        })
     }
 
     fn pause_with(&mut self, draw: u64) -> Option<Duration> {
@@ -46,9 +92,9 @@ impl Backoff {
 
     /// Sleeps for the next pause; false when there shall be no further attempt.
     pub async fn wait(&mut self) -> bool {
-        match self.next_pause() {
+        match self.pause() {
             Some(pause) => {
-                tokio::time::sleep(pause).await;
+                pause.await;
                 true
             }
             None => false,

@@ -27,7 +27,7 @@ use tonic::{Status, body::Body};
 use crate::{
     Address, DialError, Options,
     body::{Answer, Deadline, expired, lost},
-    dial::{Line, Link, dial},
+    dial::{Cut, Line, Link, dial},
     error::dial_status,
     method::is_stream,
 };
@@ -48,8 +48,8 @@ struct Shared {
     address: Arc<Address>,
     options: Options,
     link: Arc<watch::Sender<Link>>,
-    /// The standing connection, if there is one; it may have died since.
-    standing: Mutex<Option<SendRequest<Body>>>,
+    /// The standing connection, if there is one, and the wish to dial that it follows; it may have died since.
+    standing: Mutex<Option<(u64, SendRequest<Body>)>>,
     /// Held while dialling, so that many callers make one connection; inside is how the last attempt failed.
     dialling: AsyncMutex<Option<(Instant, Arc<DialError>)>>,
 }
@@ -91,8 +91,8 @@ impl Shared {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .as_ref()
-            .filter(|sender| !sender.is_closed())
-            .cloned()
+            .filter(|(wish, sender)| *wish == self.options.redial.generation() && !sender.is_closed())
+            .map(|(_, sender)| sender.clone())
     }
 
     async fn sender(&self) -> Result<SendRequest<Body>, Arc<DialError>> {
@@ -109,10 +109,18 @@ impl Shared {
         {
             return Err(failure.clone());
         }
-        match self.open().await {
+        let (wish, opened) = loop {
+            let wish = self.options.redial.generation();
+            tokio::select! {
+                opened = self.open(wish) => break (wish, opened),
+                // A dial of before the sleep may hang until its deadline.
+                () = self.options.redial.after(wish) => {}
+            }
+        };
+        match opened {
             Ok(sender) => {
                 *last = None;
-                *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
+                *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some((wish, sender.clone()));
                 Ok(sender)
             }
             Err(error) => {
@@ -123,8 +131,13 @@ impl Shared {
         }
     }
 
-    async fn open(&self) -> Result<SendRequest<Body>, DialError> {
-        let line = Line::new(dial(&self.address, &self.options).await?, self.link.clone());
+    async fn open(&self, wish: u64) -> Result<SendRequest<Body>, DialError> {
+        let cut = Cut::default();
+        let line = Line::new(
+            dial(&self.address, &self.options).await?,
+            cut.clone(),
+            self.link.clone(),
+        );
         let (sender, connection) = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(self.options.keepalive)
@@ -136,8 +149,17 @@ impl Shared {
                 source: std::io::Error::other(error),
             })?;
         let address = self.address.clone();
+        let hung_up = self.options.redial.after(wish);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            tokio::pin!(connection);
+            let ended = tokio::select! {
+                ended = &mut connection => ended,
+                () = hung_up => {
+                    cut.now();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%address, %error, "connection ended");
             }
         });

@@ -68,7 +68,7 @@ impl Connection {
     /// Pauses as this connection's options have them.
     pub fn backoff(&self) -> Backoff {
         let options = self.channel.options();
-        Backoff::new(options.reconnect_interval, options.reconnect_max_attempts)
+        Backoff::new(options.reconnect_interval, options.reconnect_max_attempts).woken_by(options.redial.clone())
     }
 
     pub fn address(&self) -> &Address {

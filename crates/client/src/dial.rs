@@ -5,11 +5,15 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -91,15 +95,36 @@ pub(crate) struct Link {
     pub(crate) up: bool,
 }
 
+/// Ends a [`Line`] from our side, whatever calls are open on it.
+#[derive(Clone, Default)]
+pub(crate) struct Cut(Arc<(AtomicBool, AtomicWaker)>);
+
+impl Cut {
+    pub(crate) fn now(&self) {
+        self.0.0.store(true, Ordering::Release);
+        self.0.1.wake();
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        self.0.1.register(cx.waker());
+        if self.0.0.load(Ordering::Acquire) {
+            let why = "hung up, to be dialled again";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, why)));
+        }
+        Poll::Pending
+    }
+}
+
 /// A byte stream that says when it is gone: HTTP/2 drops it as soon as the other side closes.
 pub(crate) struct Line {
     bytes: Box<dyn Bytes>,
+    cut: Cut,
     link: Arc<watch::Sender<Link>>,
     generation: u64,
 }
 
 impl Line {
-    pub(crate) fn new(bytes: Box<dyn Bytes>, link: Arc<watch::Sender<Link>>) -> Self {
+    pub(crate) fn new(bytes: Box<dyn Bytes>, cut: Cut, link: Arc<watch::Sender<Link>>) -> Self {
         let mut generation = 0;
         link.send_modify(|link| {
             link.generation += 1;
@@ -108,6 +133,7 @@ impl Line {
         });
         Line {
             bytes,
+            cut,
             link,
             generation,
         }
@@ -127,7 +153,10 @@ impl Drop for Line {
 
 impl AsyncRead for Line {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.bytes).poll_read(cx, buf)
+        match Pin::new(&mut self.bytes).poll_read(cx, buf) {
+            Poll::Pending => self.cut.poll(cx),
+            done => done,
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod error;
 mod events;
 mod method;
 mod options;
+mod redial;
 mod register;
 mod tls;
 
@@ -30,4 +31,5 @@ pub use connection::Connection;
 pub use error::{DialError, Error, Kind};
 pub use events::{Events, LOG_ID, events};
 pub use options::{Options, ServerUid};
+pub use redial::Redial;
 pub use register::{HEARTBEAT_EVERY, register_forever};

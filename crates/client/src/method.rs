@@ -5,7 +5,7 @@ pub(crate) fn is_stream(path: &str) -> bool {
     let method = path.rsplit('/').next().unwrap_or(path);
     method.starts_with("Stream")
         || method.starts_with("Subscribe")
-        || matches!(method, "Watch" | "ServerReflectionInfo")
+        || matches!(method, "Watch" | "ServerReflectionInfo" | "ContainerLogs" | "PullImage")
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use crate::Redial;
+
 /// The default limit of one message, both ways.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 100 * 1024 * 1024;
 
@@ -27,6 +29,8 @@ pub struct Options {
     pub server_uid: ServerUid,
     /// PEM file of the authorities trusted for TLS; the system's when absent.
     pub tls_ca: Option<PathBuf>,
+    /// Connections that share it are made anew together.
+    pub redial: Redial,
 }
 
 /// Anyone can create a name in `/tmp`; so a client looks at who listens before it talks.
@@ -65,6 +69,7 @@ impl Default for Options {
             token: None,
             server_uid: ServerUid::default(),
             tls_ca: None,
+            redial: Redial::default(),
         }
     }
 }

@@ -40,7 +40,7 @@ async fn keep(
     on_id: impl Fn(&str),
     id: &mut Option<String>,
 ) {
-    let mut backoff = crate::Backoff::new(connection.options().reconnect_interval, 0);
+    let mut backoff = connection.backoff().endless();
     let mut said = None;
     loop {
         let outcome = match id.as_deref() {

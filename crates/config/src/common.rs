@@ -114,6 +114,18 @@ pub fn common() -> Schema {
                 "attempts to connect before giving up; 0: for ever",
             )
             .alias(&["ReconnectMaxAttempts"]),
+            Setting::new(
+                "wake_check",
+                Kind::Duration,
+                "5s",
+                "how often the clocks are compared, to notice that the host slept",
+            ),
+            Setting::new(
+                "wake_threshold",
+                Kind::Duration,
+                "10s",
+                "a shorter sleep or freeze is passed over; after a longer one all connections are made anew",
+            ),
         ],
     )
 }

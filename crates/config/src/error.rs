@@ -1,6 +1,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// A failure that is not about one setting.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -17,7 +19,8 @@ pub enum Error {
 }
 
 /// Where a value came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "from", content = "at", rename_all = "lowercase")]
 pub enum Origin {
     Default,
     File { path: PathBuf, line: Option<usize> },

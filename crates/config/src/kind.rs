@@ -129,6 +129,22 @@ impl Kind {
         }
     }
 
+    /// Its name, for programs.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Kind::Bool => "bool",
+            Kind::Int { .. } => "int",
+            Kind::Float => "float",
+            Kind::Text => "text",
+            Kind::Path => "path",
+            Kind::Duration => "duration",
+            Kind::Size => "size",
+            Kind::List => "list",
+            Kind::Map => "map",
+            Kind::Choice(_) => "choice",
+        }
+    }
+
     /// What a person may write, for help texts.
     pub fn describe(self) -> String {
         match self {

@@ -223,7 +223,7 @@ fn typed(setting: &Setting, value: &str) -> ValueKind {
     }
 }
 
-fn variable(section: &str, key: &str) -> String {
+pub(crate) fn variable(section: &str, key: &str) -> String {
     format!("NEXUS_{}__{}", section.to_ascii_uppercase(), key.to_ascii_uppercase())
 }
 

@@ -11,6 +11,7 @@
 //! [`Setting::secret`] shows in no dump and in no error.
 
 mod common;
+mod describe;
 mod error;
 mod extract;
 mod file;
@@ -24,6 +25,7 @@ mod settings;
 mod value;
 
 pub use common::common;
+pub use describe::{DaemonSchema, DaemonValues, Described, Standing};
 pub use error::{Error, Errors, Mistake, Origin};
 pub use kind::Kind;
 pub use load::{Loaded, Sources, check_file, load, load_all, read};

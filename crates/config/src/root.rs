@@ -76,6 +76,11 @@ impl Root {
         self.state().join("nexus/keys.toml")
     }
 
+    /// The index of credentials, and those that are kept in files.
+    pub fn credential_dir(&self) -> PathBuf {
+        self.state().join("credentials")
+    }
+
     pub fn socket(&self, service: &str) -> PathBuf {
         self.run_dir().join(format!("{service}.sock"))
     }

@@ -48,6 +48,27 @@ impl Value {
     }
 }
 
+impl Value {
+    /// With the types that JSON has; durations and sizes as people write them.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        match self {
+            Value::Unset => serde_json::Value::Null,
+            Value::Bool(value) => (*value).into(),
+            Value::Int(value) => (*value).into(),
+            Value::Float(value) => (*value).into(),
+            Value::Text(value) => value.as_str().into(),
+            Value::Path(value) => value.to_string_lossy().into(),
+            Value::Duration(value) => humantime::format_duration(*value).to_string().into(),
+            Value::Size(value) => format_size(*value).into(),
+            Value::List(values) => values.as_slice().into(),
+            Value::Map(values) => {
+                let entry = |(k, v): (&String, &String)| (k.clone(), serde_json::Value::from(v.as_str()));
+                values.iter().map(entry).collect()
+            }
+        }
+    }
+}
+
 const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
 /// In the largest unit that loses nothing.

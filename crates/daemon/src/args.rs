@@ -18,6 +18,8 @@ pub(crate) struct Args {
     pub root: Option<PathBuf>,
     pub check_config: bool,
     pub dump_config: bool,
+    pub schema: bool,
+    pub json: bool,
     /// `section.key` to the text given for it.
     pub settings: BTreeMap<String, String>,
 }
@@ -41,6 +43,8 @@ pub(crate) fn parse<D: Daemon>(line: impl IntoIterator<Item = OsString>) -> Resu
         root: matches.get_one("root").cloned(),
         check_config: matches.get_flag("check-config"),
         dump_config: matches.get_flag("dump-config"),
+        schema: matches.get_flag("schema"),
+        json: matches.get_flag("json"),
         settings,
     })
 }
@@ -70,6 +74,14 @@ fn command<D: Daemon>(schemas: &[Schema]) -> Command {
         .arg(switch(
             "dump-config",
             "print the settings in force and where each comes from, and exit",
+        ))
+        .arg(switch(
+            "schema",
+            "print every setting there is, as JSON for programs, and exit",
+        ))
+        .arg(switch(
+            "json",
+            "with --check-config or --dump-config: answer in JSON, for programs",
         ))
         .arg(
             Arg::new("set")

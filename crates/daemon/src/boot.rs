@@ -1,6 +1,7 @@
 //! From a plan to a serving daemon, and from a stop to a flushed one. The same for the process and for tests.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -9,13 +10,15 @@ use tokio::task::JoinHandle;
 use crate::daemon::{Boot, BootError, Built, Daemon, Reload, chain};
 use crate::serve::ServeError;
 use crate::settings::Plan;
-use crate::{Health, Stop, listener, metrics, serve};
+use crate::wake::Clock;
+use crate::{Health, Stop, Wake, listener, metrics, serve};
 
 /// A daemon that serves.
 pub(crate) struct Started<C> {
     pub socket: PathBuf,
     pub tcp: Option<std::net::SocketAddr>,
     pub reload: Option<Reload<C>>,
+    pub wake: Wake,
     serving: JoinHandle<Result<(), ServeError>>,
     flush: Option<BoxFuture<'static, ()>>,
     flush_budget: Duration,
@@ -26,10 +29,13 @@ pub(crate) async fn start<D: Daemon>(
     plan: &Plan<D>,
     health: &Health,
     stop: &Stop,
+    clock: Arc<dyn Clock>,
 ) -> Result<Option<Started<D::Config>>, BootError> {
     plan.root.create().map_err(|error| BootError::Failed(chain(&error)))?;
     // Before the store is opened: whoever holds the socket holds the store.
     let listeners = listener::bind(&plan.listen).await?;
+    let (every, threshold) = (plan.common.wake_check, plan.common.wake_threshold);
+    let wake = Wake::new(clock, every, threshold, health.clone(), stop.clone());
     let boot = Boot {
         config: plan.config.clone(),
         common: plan.common.clone(),
@@ -38,6 +44,7 @@ pub(crate) async fn start<D: Daemon>(
         socket: listeners.socket().to_path_buf(),
         health: health.clone(),
         stop: stop.clone(),
+        wake: wake.clone(),
     };
     let Built {
         services,
@@ -58,6 +65,7 @@ pub(crate) async fn start<D: Daemon>(
         health.clone(),
         stop.clone(),
     ));
+    tokio::spawn(wake.clone().watch());
     if let Some(bind) = plan.metrics.clone() {
         tokio::spawn(show_metrics(bind, health.clone(), stop.clone()));
     }
@@ -66,6 +74,7 @@ pub(crate) async fn start<D: Daemon>(
         socket,
         tcp,
         reload,
+        wake,
         serving,
         flush,
         flush_budget,

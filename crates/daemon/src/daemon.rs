@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::exit::Exit;
 use crate::listener::BindError;
 use crate::settings::Common;
-use crate::{Health, Services, Stop};
+use crate::{Health, Services, Stop, Wake};
 
 /// One daemon: a library with this trait, and a `main` that hands over to [`crate::main`].
 pub trait Daemon: Sized + 'static {
@@ -54,6 +54,7 @@ pub struct Boot<C> {
     pub socket: PathBuf,
     pub health: Health,
     pub stop: Stop,
+    pub wake: Wake,
 }
 
 /// Applies a newer config; it differs from the present one in live settings only.

@@ -78,6 +78,7 @@ impl Health {
                 state.limping.remove(part);
             }
         });
+        crate::metrics::limping(self.state().limping.len());
     }
 
     pub fn limping(&self) -> Vec<(String, String)> {
@@ -87,6 +88,13 @@ impl Health {
             .iter()
             .map(|(part, why)| (part.clone(), why.clone()))
             .collect()
+    }
+
+    /// Resolves once `part` does not limp.
+    pub async fn sound(&self, part: &str) {
+        let mut changed = self.inner.changed.subscribe();
+        // The sender is ours, so this cannot fail while we wait.
+        let _sound = changed.wait_for(|_| !self.state().limping.contains_key(part)).await;
     }
 
     /// `None`: the name is unknown.
@@ -222,5 +230,24 @@ mod tests {
         assert_eq!(health.is_serving(""), Some(true));
         health.limp("docker", None);
         assert!(health.limping().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_part_hears_when_it_is_sound() {
+        let health = Health::new();
+        health.sound("docker").await;
+        health.limp("docker", Some("does not answer".into()));
+        let waits = tokio::spawn({
+            let health = health.clone();
+            async move { health.sound("docker").await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished());
+        health.limp("other", Some("lame".into()));
+        health.limp("docker", None);
+        tokio::time::timeout(std::time::Duration::from_secs(10), waits)
+            .await
+            .unwrap()
+            .unwrap();
     }
 }

@@ -204,8 +204,54 @@ fn tokio_listener(listener: std::os::unix::net::UnixListener, path: &Path) -> Re
     UnixListener::from_std(listener).map_err(at("listen on"))
 }
 
+/// A Unix socket that listens and is kept for the daemon that accepts on it, as systemd keeps one. Those who connect
+/// while no daemon runs wait for the next one. Dropping it removes the socket file, if it is still ours.
+pub struct Kept {
+    listener: std::os::unix::net::UnixListener,
+    file: SocketFile,
+}
+
+impl Kept {
+    /// Binds by the rules of this module.
+    ///
+    /// # Errors
+    /// As [`bind`].
+    pub fn bind(path: &Path, mode: u32, group: Option<&str>) -> Result<Kept, BindError> {
+        let (listener, file) = bind_std(path, mode, group)?;
+        Ok(Kept { listener, file })
+    }
+
+    /// Keeps a listener that exists already, and is the one at `path`.
+    ///
+    /// # Errors
+    /// Somebody else has it, or its file is gone.
+    pub fn of(listener: std::os::unix::net::UnixListener, path: &Path) -> Result<Kept, BindError> {
+        let lock = Lock::take(path)?;
+        let file = SocketFile::of(path, lock)?;
+        Ok(Kept { listener, file })
+    }
+
+    pub fn listener(&self) -> &std::os::unix::net::UnixListener {
+        &self.listener
+    }
+
+    /// Whether its file still stands where clients look for it.
+    pub fn is_there(&self) -> bool {
+        self.file.is_there()
+    }
+}
+
 /// Binds one Unix socket: see the module for the rules.
 pub(crate) fn bind_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<(UnixListener, SocketFile), BindError> {
+    let (listener, file) = bind_std(path, mode, group)?;
+    Ok((tokio_listener(listener, path)?, file))
+}
+
+fn bind_std(
+    path: &Path,
+    mode: u32,
+    group: Option<&str>,
+) -> Result<(std::os::unix::net::UnixListener, SocketFile), BindError> {
     let len = path.as_os_str().len();
     if len > MAX_SOCKET_PATH {
         return Err(BindError::TooLong {
@@ -240,7 +286,7 @@ pub(crate) fn bind_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<(
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(at("set the mode of"))?;
     }
     socket.listen(BACKLOG).map_err(at("listen on"))?;
-    Ok((tokio_listener(socket.into(), path)?, file))
+    Ok((socket.into(), file))
 }
 
 #[cfg(target_os = "linux")]

@@ -10,7 +10,7 @@ use std::{
     str::FromStr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +34,7 @@ use crate::{
 };
 
 static ENABLED: AtomicBool = AtomicBool::new(false);
+static LIMPING: AtomicUsize = AtomicUsize::new(0);
 
 /// Scrapers that may be connected at once; more are closed at once.
 const MAX_SCRAPERS: usize = 8;
@@ -178,7 +179,10 @@ async fn scrape(stream: Box<dyn Scraper>, handle: PrometheusHandle, stop: Stop, 
 
 fn render(request: &Request<Incoming>, handle: &PrometheusHandle) -> Result<Response<Full<bytes::Bytes>>, Infallible> {
     let (status, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => (StatusCode::OK, handle.render()),
+        (&Method::GET, "/metrics") => (
+            StatusCode::OK,
+            handle.render() + &crate::metrics_process::text(LIMPING.load(Ordering::Relaxed)),
+        ),
         (&Method::GET, _) => (StatusCode::NOT_FOUND, "the numbers are at /metrics\n".into()),
         _ => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into()),
     };
@@ -216,6 +220,20 @@ impl CallMetrics {
         }
         handles.seconds.record(took.as_secs_f64());
     }
+}
+
+/// A recovery is over: how long the host slept or the process was frozen, and how long it took to be back.
+pub(crate) fn recovered(kind: &'static str, away: Duration, took: Duration) {
+    if enabled() {
+        metrics::counter!("nexus_wakes_total", "kind" => kind).increment(1);
+        metrics::gauge!("nexus_last_wake_away_seconds").set(away.as_secs_f64());
+        metrics::gauge!("nexus_last_wake_recovery_seconds").set(took.as_secs_f64());
+    }
+}
+
+/// Parts that work badly just now: kept whether or not anyone asks, since they may limp before the numbers are shown.
+pub(crate) fn limping(parts: usize) {
+    LIMPING.store(parts, Ordering::Relaxed);
 }
 
 pub(crate) fn connections(now: usize) {

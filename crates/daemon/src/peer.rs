@@ -22,7 +22,9 @@ pub(crate) struct Rules {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("roles: {0:?} is none of \"uid:<number>\", \"gid:<number>\", \"anonymous\"")]
+#[error(
+    "roles: {0:?} is none of \"uid:<user>\", \"gid:<group>\", \"anonymous\", where a user or group is one of this host, by number or name"
+)]
 pub struct RoleKey(pub String);
 
 impl Rules {
@@ -36,8 +38,8 @@ impl Rules {
         for (key, role) in roles {
             let wrong = || RoleKey(key.clone());
             match key.split_once(':') {
-                Some(("uid", number)) => drop(uids.insert(number.parse().map_err(|_| wrong())?, *role)),
-                Some(("gid", number)) => drop(gids.insert(number.parse().map_err(|_| wrong())?, *role)),
+                Some(("uid", user)) => drop(uids.insert(uid(user).ok_or_else(wrong)?, *role)),
+                Some(("gid", group)) => drop(gids.insert(gid(group).ok_or_else(wrong)?, *role)),
                 None if key == "anonymous" => anonymous = *role,
                 _ => return Err(wrong()),
             }
@@ -61,6 +63,17 @@ impl Rules {
             .or_else(|| gids.iter().find_map(|gid| self.gids.get(gid)))
             .copied()
     }
+}
+
+/// By number, else by name.
+fn uid(user: &str) -> Option<u32> {
+    let named = || Some(nix::unistd::User::from_name(user).ok()??.uid.as_raw());
+    user.parse().ok().or_else(named)
+}
+
+fn gid(group: &str) -> Option<u32> {
+    let named = || Some(nix::unistd::Group::from_name(group).ok()??.gid.as_raw());
+    group.parse().ok().or_else(named)
 }
 
 pub(crate) struct Peer {
@@ -273,6 +286,21 @@ mod tests {
         assert_eq!(role(&local(1002, 50, &[])), Ok(Role::User));
         assert_eq!(role(&local(1002, 7, &[8, 50])), Ok(Role::User));
         assert_eq!(role(&local(1002, 7, &[])), Err(Code::PermissionDenied));
+    }
+
+    #[test]
+    fn users_and_groups_may_be_named() {
+        let rules = |key: &str| {
+            let roles = [(key.to_owned(), Role::Admin)].into();
+            Rules::new(1000, &roles, false, Checker::new("/nonexistent/tokens.toml".into()))
+        };
+        assert_eq!(rules("uid:root").unwrap().role_of(0, &[]), Some(Role::Admin));
+        assert_eq!(rules("gid:root").unwrap().role_of(7, &[0]), Some(Role::Admin));
+        let text = rules("uid:nobody-has-this-name").err().unwrap().to_string();
+        assert!(
+            text.contains("nobody-has-this-name") && text.contains("number or name"),
+            "{text}"
+        );
     }
 
     #[test]

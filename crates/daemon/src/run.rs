@@ -14,9 +14,11 @@ use crate::args::{self, Args};
 use crate::boot;
 use crate::daemon::{BootError, Daemon, chain};
 use crate::exit::Exit;
+use crate::explain;
 use crate::reload::{on_hangup, sources};
 use crate::settings::{self, Plan};
 use crate::trace::{self, Level};
+use crate::wake::SystemClock;
 use crate::{Health, Stop, ready, signals};
 
 /// How long threads that block may go on after everything is flushed.
@@ -29,6 +31,9 @@ pub fn main<D: Daemon>() -> ExitCode {
         Ok(args) => args,
         Err(answer) => return usage(&answer).into(),
     };
+    if let Some((text, exit)) = explain::answer::<D>(&args) {
+        return printed(std::io::stdout().write_all(text.as_bytes()), exit).into();
+    }
     let mut plan = match plan::<D>(&args) {
         Ok(plan) => plan,
         Err(mistakes) => return wrong(D::NAME, &mistakes).into(),
@@ -131,7 +136,9 @@ async fn live<D: Daemon>(
     hangup: &Notify,
 ) -> Result<(), BootError> {
     let health = Health::new();
-    let Some(mut started) = boot::start(plan, &health, stop).await? else {
+    let clock = SystemClock::new(plan.common.wake_check)
+        .map_err(|error| BootError::Failed(format!("failed to make a timer: {error}")))?;
+    let Some(mut started) = boot::start(plan, &health, stop, Arc::new(clock)).await? else {
         tracing::info!("stopped before it was ready");
         return Ok(());
     };

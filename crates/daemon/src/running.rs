@@ -1,4 +1,5 @@
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nexus_config::{Origin, Root, Sources};
 use tokio::task::JoinHandle;
@@ -6,7 +7,8 @@ use tokio::task::JoinHandle;
 use crate::boot;
 use crate::daemon::{BootError, Daemon};
 use crate::settings;
-use crate::{Health, Stop};
+use crate::wake::{Clock, SystemClock};
+use crate::{Health, Stop, Wake};
 
 /// A daemon inside this process, on a real socket: no signals, no log, no environment. Stops when dropped.
 pub struct Running {
@@ -14,6 +16,7 @@ pub struct Running {
     tcp: Option<std::net::SocketAddr>,
     health: Health,
     stop: Stop,
+    wake: Wake,
     task: Option<JoinHandle<Result<(), BootError>>>,
 }
 
@@ -23,6 +26,18 @@ pub struct Running {
 /// # Errors
 /// As in a process of its own.
 pub async fn start<D: Daemon>(root: Root, overrides: &[(&str, &str)]) -> Result<Running, BootError> {
+    start_by::<D>(root, overrides, None).await
+}
+
+/// As [`start`], with another clock than this host's.
+///
+/// # Errors
+/// As in a process of its own.
+pub async fn start_by<D: Daemon>(
+    root: Root,
+    overrides: &[(&str, &str)],
+    clock: Option<Arc<dyn Clock>>,
+) -> Result<Running, BootError> {
     let mut sources = Sources::new(&root);
     sources.flags = overrides
         .iter()
@@ -36,10 +51,17 @@ pub async fn start<D: Daemon>(root: Root, overrides: &[(&str, &str)]) -> Result<
         plan.common.orchestrator = root.socket("orchestrator");
     }
     let (health, stop) = (Health::new(), Stop::new());
-    let Some(mut started) = boot::start(&plan, &health, &stop).await? else {
+    let clock = match clock {
+        Some(clock) => clock,
+        None => Arc::new(
+            SystemClock::new(plan.common.wake_check)
+                .map_err(|error| BootError::Failed(format!("failed to make a timer: {error}")))?,
+        ),
+    };
+    let Some(mut started) = boot::start(&plan, &health, &stop, clock).await? else {
         return Err(BootError::Failed("stopped itself while it was built".to_owned()));
     };
-    let (socket, tcp) = (started.socket.clone(), started.tcp);
+    let (socket, tcp, wake) = (started.socket.clone(), started.tcp, started.wake.clone());
     let task = tokio::spawn(async move {
         started.served().await?;
         started.flushed().await
@@ -49,6 +71,7 @@ pub async fn start<D: Daemon>(root: Root, overrides: &[(&str, &str)]) -> Result<
         tcp,
         health,
         stop,
+        wake,
         task: Some(task),
     })
 }
@@ -65,6 +88,10 @@ impl Running {
 
     pub fn health(&self) -> &Health {
         &self.health
+    }
+
+    pub fn wake(&self) -> &Wake {
+        &self.wake
     }
 
     /// What the daemon sees when it is asked to stop.

@@ -37,6 +37,9 @@ pub struct Common {
     pub rpc_timeout: Duration,
     pub reconnect_interval: Duration,
     pub reconnect_max_attempts: u32,
+    /// How often the clocks are compared, and how much between two looks is a sleep.
+    pub wake_check: Duration,
+    pub wake_threshold: Duration,
     /// Not a setting: the user this process runs as.
     #[serde(skip)]
     pub own_uid: u32,
@@ -226,6 +229,14 @@ pub(crate) fn plan<D: Daemon>(root: &Root, shown: Shown, mistakes: &mut Vec<Stri
             }
         },
     };
+    for (key, value) in [
+        ("wake_check", common.wake_check),
+        ("wake_threshold", common.wake_threshold),
+    ] {
+        if value.is_zero() {
+            wrong(&shown.common, key, "must be longer than nothing".to_owned());
+        }
+    }
     let service = D::service(&config);
     let listen = ListenOptions {
         socket: own.socket_path.unwrap_or_else(|| D::socket(&config, root)),

@@ -108,6 +108,11 @@ impl SocketFile {
             _lock: lock,
         })
     }
+
+    pub fn is_there(&self) -> bool {
+        let found = self.path.symlink_metadata();
+        found.is_ok_and(|found| (found.dev(), found.ino()) == self.id)
+    }
 }
 
 impl Drop for SocketFile {

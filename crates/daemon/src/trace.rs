@@ -1,4 +1,6 @@
-//! Logs: text for people or JSON for machines, and a panic hook that logs where it happened.
+//! Logs: JSON in the file, text or JSON on standard error, and a panic hook that logs where it happened.
+//!
+//! A supervisor reads the file; under it nothing is said a second time on standard error.
 //!
 //! Plain `RUST_LOG` directives are handled by a table of targets; the pattern engine behind the richer
 //! ones costs milliseconds at start and is built only when they are used.
@@ -15,6 +17,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::logfile::Sink;
+
+/// Set by a supervisor for what it starts; it reads the log file.
+const SUPERVISED: &str = "NEXUS_SERVICE";
 
 /// Changes the level while the daemon runs; has no effect where `RUST_LOG` decides.
 pub(crate) struct Level(Option<reload::Handle<Targets, Registry>>);
@@ -66,28 +71,36 @@ pub(crate) fn init(level: &str, format: &str, root: &Root, service: &str) -> Res
     let filter = Filter::of(std::env::var("RUST_LOG").ok())?;
     let path = root.log_dir().join(format!("{service}.log"));
     let (sink, problem) = match Sink::open(&path) {
-        Ok(sink) => (sink, None),
-        Err(error) => (Sink::stderr(), Some(error)),
+        Ok(sink) => (Some(sink), None),
+        Err(error) => (None, Some(error)),
     };
-    let json = format == "json";
+    let quiet = match &sink {
+        Some(sink) => sink.is_stderr() || std::env::var_os(SUPERVISED).is_some(),
+        None => false,
+    };
+    let stderr = match format {
+        _ if quiet => Stderr::Quiet,
+        "json" => Stderr::Json,
+        _ => Stderr::Text,
+    };
     let done = match filter {
         Filter::Config => {
             let level = LevelFilter::from_str(level).map_err(|e| e.to_string())?;
             let (filter, handle) = reload::Layer::new(targets(level));
             let done = tracing_subscriber::registry()
                 .with(filter)
-                .with(lines(json, sink))
+                .with(lines(stderr, sink))
                 .try_init();
             done.map(|()| Level(Some(handle)))
         }
         Filter::Plain(targets) => tracing_subscriber::registry()
             .with(targets)
-            .with(lines(json, sink))
+            .with(lines(stderr, sink))
             .try_init()
             .map(|()| Level(None)),
         Filter::Rich(filter) => tracing_subscriber::registry()
             .with(filter)
-            .with(lines(json, sink))
+            .with(lines(stderr, sink))
             .try_init()
             .map(|()| Level(None)),
     };
@@ -107,22 +120,32 @@ fn targets(level: LevelFilter) -> Targets {
         .with_targets(["h2", "hyper", "hyper_util", "rustls", "tower"].map(|t| (t, quiet)))
 }
 
-fn lines<S>(json: bool, sink: Sink) -> Box<dyn Layer<S> + Send + Sync>
+/// What standard error gets.
+#[derive(Clone, Copy)]
+enum Stderr {
+    Quiet,
+    Text,
+    Json,
+}
+
+fn lines<S>(stderr: Stderr, sink: Option<Sink>) -> Vec<Box<dyn Layer<S> + Send + Sync>>
 where
     S: tracing::Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
-    if json {
-        fmt::layer()
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .with_writer(sink)
-            .boxed()
-    } else {
-        // Colours would end up in the file; only a terminal that is the sole reader gets them.
-        let colours = sink.is_stderr_only() && std::io::stderr().is_terminal();
-        fmt::layer().with_ansi(colours).with_writer(sink).boxed()
+    let mut layers: Vec<Box<dyn Layer<S> + Send + Sync>> = Vec::new();
+    let json = || fmt::layer().json().flatten_event(true).with_span_list(false);
+    match stderr {
+        Stderr::Quiet => {}
+        Stderr::Json => layers.push(json().with_writer(std::io::stderr).boxed()),
+        Stderr::Text => {
+            let colours = std::io::stderr().is_terminal();
+            layers.push(fmt::layer().with_ansi(colours).with_writer(std::io::stderr).boxed());
+        }
     }
+    if let Some(sink) = sink {
+        layers.push(json().with_writer(sink).boxed());
+    }
+    layers
 }
 
 fn panicked(info: &std::panic::PanicHookInfo<'_>) {

@@ -24,7 +24,7 @@ pub use backend::{Backend, Head, Op, Read, Row, Table, Write};
 pub use disk::Room;
 pub use error::Error;
 pub use reader::Reader;
-pub use sqlite::{Durability, Sqlite};
+pub use sqlite::{Durability, Sqlite, copy};
 pub use writer::{Committed, Permit, Receipt, Transaction, Writer};
 
 use std::sync::Arc;

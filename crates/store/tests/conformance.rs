@@ -367,3 +367,47 @@ fn a_store_of_a_newer_version_is_left_alone() {
     let again = Harness::open(Arc::new(Sqlite::new(&path, Durability::Full)), &Options::default());
     assert!(matches!(again, Err(Error::TooNew { found: 9, .. })));
 }
+
+#[test]
+fn a_copy_is_whole_while_the_store_is_written_and_a_damaged_one_is_found() {
+    use nexus_store::copy;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copied) = (dir.path().join("store.db"), dir.path().join("copy.db"));
+    let backend = Sqlite::new(&path, Durability::Process);
+    let mut write = backend.open_write().unwrap();
+    let append = |n: u64| Op::Append {
+        stream: 1,
+        n: Some(n),
+        time: 1,
+        kind: 1,
+        body: Bytes::from(vec![7; 2000]),
+    };
+    for n in 1..=100 {
+        write.commit(&[&[append(n)]], &mut Vec::new()).unwrap();
+    }
+    // The writer is open and its log not written back: the copy has what was committed all the same.
+    copy::copy(&path, &copied).unwrap();
+    write.commit(&[&[append(101)]], &mut Vec::new()).unwrap();
+    assert!(copy::is_database(&copied).unwrap());
+    assert!(
+        matches!(copy::copy(&path, &copied), Err(Error::Io { .. })),
+        "it never writes over a file"
+    );
+    assert_eq!(copy::inspect(&path).unwrap().newest, Some(101));
+    let found = copy::inspect(&copied).unwrap();
+    assert_eq!((found.newest, found.ours), (Some(100), true));
+
+    let name = |path: &Path| Sqlite::new(path, Durability::Process).open_write().unwrap().log_id();
+    let log_id = write.log_id();
+    assert_eq!(name(&copied), log_id);
+    assert!(copy::renew(&copied).unwrap());
+    assert_ne!(name(&copied), log_id, "a reader of the other log starts over");
+
+    let mut bytes = std::fs::read(&copied).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..].fill(0x5a);
+    std::fs::write(&copied, bytes).unwrap();
+    assert!(copy::inspect(&copied).is_err());
+    std::fs::write(&copied, "no database").unwrap();
+    assert!(!copy::is_database(&copied).unwrap());
+}

@@ -1,5 +1,6 @@
 //! SQLite as the engine: one file in WAL mode, `synchronous = FULL`, held by a lock file while a writer has it open.
 
+pub mod copy;
 mod read;
 mod schema;
 mod write;

@@ -7,6 +7,9 @@ use crate::{Error, Head, Read, Row, Table};
 
 use super::Sqlite;
 
+/// A reader's own pages. Few: the kernel has them too, and a daemon that once looked at a big store should stay small.
+const CACHE_KIB: i64 = 256;
+
 pub(super) struct SqliteRead {
     backend: Sqlite,
     connection: Connection,
@@ -15,9 +18,9 @@ pub(super) struct SqliteRead {
 impl SqliteRead {
     pub(super) fn open(backend: Sqlite) -> Result<Self, Error> {
         let connection = backend.connect(false)?;
-        connection
-            .pragma_update(None, "query_only", true)
-            .map_err(|e| backend.fail("open the store", e))?;
+        let fail = |e| backend.fail("open the store", e);
+        connection.pragma_update(None, "query_only", true).map_err(fail)?;
+        connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(fail)?;
         Ok(SqliteRead { backend, connection })
     }
 

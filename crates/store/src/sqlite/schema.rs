@@ -31,6 +31,26 @@ const STEPS: &[&str] = &["
     INSERT INTO mark VALUES ('log_id', lower(hex(randomblob(16)))), ('trimmed', 0), ('newest', 0);
 "];
 
+/// The version of a file's tables, and whether they are ours.
+pub(super) fn identify(backend: &Sqlite, connection: &Connection) -> Result<(u32, bool), Error> {
+    let fail = |e| backend.fail("read", e);
+    let found: u32 = connection
+        .pragma_query_value(None, "user_version", |r| r.get(0))
+        .map_err(fail)?;
+    let application: i32 = connection
+        .pragma_query_value(None, "application_id", |r| r.get(0))
+        .map_err(fail)?;
+    let (ours, known) = (application == APPLICATION, STEPS.len() as u32);
+    if ours && found > known {
+        return Err(Error::TooNew {
+            path: backend.path.clone(),
+            found,
+            known,
+        });
+    }
+    Ok((found, ours))
+}
+
 /// Brings a file to the newest schema, or says why it cannot.
 pub(super) fn migrate(backend: &Sqlite, connection: &mut Connection) -> Result<(), Error> {
     let fail = |e| backend.fail("prepare the store", e);

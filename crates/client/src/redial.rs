@@ -1,0 +1,42 @@
+//! The wish that connections be made anew: after a sleep a connection may look open and be dead.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// Cheap to clone; all clones are the same wish. Every connection made with [`Options`](crate::Options) that hold it
+/// hears of it.
+#[derive(Clone, Debug)]
+pub struct Redial {
+    generation: Arc<watch::Sender<u64>>,
+}
+
+impl Default for Redial {
+    fn default() -> Self {
+        Redial {
+            generation: Arc::new(watch::Sender::new(0)),
+        }
+    }
+}
+
+impl Redial {
+    /// Hangs up everywhere at once, calls that are open included, and ends every pause before a further attempt.
+    pub fn now(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    /// Resolves once a newer wish than `generation` is there.
+    pub(crate) fn after(&self, generation: u64) -> impl Future<Output = ()> + Send + use<> {
+        let held = self.clone();
+        let mut wishes = self.generation.subscribe();
+        async move {
+            // The sender is held here, so this cannot fail while we wait.
+            let _newer = wishes.wait_for(|now| *now != generation).await;
+            drop(held);
+        }
+    }
+}

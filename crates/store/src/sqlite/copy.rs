@@ -1,0 +1,139 @@
+//! Files of the engine seen from outside: copied while others write them, looked over, told apart.
+//!
+//! It reads and never writes what it is shown: a connection of its own, opened for reading only, leaves even the
+//! write-ahead log as it is. The one exception says so: [`renew`].
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+
+use crate::Error;
+
+use super::{Durability, Sqlite, schema};
+
+/// How every database file of this engine begins.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// What is known of a database that was looked over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspected {
+    /// The version of its tables.
+    pub schema: u32,
+    /// A store of this crate, and not some other program's database.
+    pub ours: bool,
+    /// The newest sequence of its log, if it is ours.
+    pub newest: Option<u64>,
+    /// Bytes on disk, without what waits in the write-ahead log.
+    pub bytes: u64,
+}
+
+/// Whether a file is a database of this engine, whoever wrote it.
+///
+/// # Errors
+/// It cannot be read.
+pub fn is_database(path: &Path) -> std::io::Result<bool> {
+    let mut begin = [0; MAGIC.len()];
+    let mut file = File::open(path)?;
+    match file.read_exact(&mut begin) {
+        Ok(()) => Ok(&begin == MAGIC),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The files that belong to a database: they mean nothing without it.
+pub fn companions(database: &Path) -> [PathBuf; 3] {
+    let beside = |end: &str| {
+        let mut name = database.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    };
+    [beside("-wal"), beside("-shm"), beside("-journal")]
+}
+
+/// Writes everything that is committed at this moment to a new file. Writers go on meanwhile.
+///
+/// # Errors
+/// The source is damaged or not to be read; the target exists or cannot be written.
+pub fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    let source = Sqlite::new(from, Durability::Full);
+    let connection = open(&source)?;
+    let Some(target) = to.to_str() else {
+        return Err(Error::Io {
+            path: to.to_owned(),
+            doing: "copy the store",
+            cause: "its path is not text".into(),
+        });
+    };
+    // One read transaction: the copy is the state of one moment, and holds nothing that was erased before.
+    connection
+        .execute("VACUUM INTO ?1", [target])
+        .map(drop)
+        .map_err(|e| source.fail("copy the store", e))
+}
+
+/// Looks at every page and every index.
+///
+/// # Errors
+/// [`Error::Damaged`] with the first thing that is wrong; [`Error::TooNew`] if a newer program wrote it.
+pub fn inspect(path: &Path) -> Result<Inspected, Error> {
+    let store = Sqlite::new(path, Durability::Full);
+    let connection = open(&store)?;
+    let fail = |e| store.fail("read", e);
+    let said: String = connection
+        .query_row("PRAGMA integrity_check(1)", [], |r| r.get(0))
+        .map_err(fail)?;
+    if said != "ok" {
+        return Err(Error::Damaged {
+            path: path.to_owned(),
+            detail: said,
+        });
+    }
+    let (schema, ours) = schema::identify(&store, &connection)?;
+    let newest = if ours { newest(&connection).map_err(fail)? } else { None };
+    let bytes = std::fs::metadata(path).map(|found| found.len()).unwrap_or_default();
+    Ok(Inspected {
+        schema,
+        ours,
+        newest,
+        bytes,
+    })
+}
+
+/// Gives the log of a store another name: for one that went back in time, so that nobody goes on reading it where an
+/// earlier life of it had come to. False if it is no store of ours.
+///
+/// # Errors
+/// It cannot be written, or is damaged.
+pub fn renew(path: &Path) -> Result<bool, Error> {
+    let store = Sqlite::new(path, Durability::Full);
+    let connection = store.connect(false)?;
+    let (_, ours) = schema::identify(&store, &connection)?;
+    if ours {
+        connection
+            .execute(
+                "UPDATE mark SET value = lower(hex(randomblob(16))) WHERE name = 'log_id'",
+                [],
+            )
+            .map_err(|e| store.fail("rename the log", e))?;
+    }
+    Ok(ours)
+}
+
+fn open(store: &Sqlite) -> Result<Connection, Error> {
+    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let connection = Connection::open_with_flags(&store.path, flags).map_err(|e| store.fail("open the store", e))?;
+    connection
+        .busy_timeout(Duration::from_secs(5))
+        .map_err(|e| store.fail("open the store", e))?;
+    Ok(connection)
+}
+
+fn newest(connection: &Connection) -> rusqlite::Result<Option<u64>> {
+    let sql = "SELECT max((SELECT coalesce(max(seq), 0) FROM log), (SELECT value FROM mark WHERE name = 'newest'))";
+    let newest = connection.query_row(sql, [], |r| r.get::<_, i64>(0)).optional()?;
+    Ok(newest.and_then(|seq| u64::try_from(seq).ok()))
+}
