@@ -7,15 +7,18 @@ use std::time::Duration;
 use nexus_config::{Kind, ORCHESTRATOR_SOCKET, Root, Setting};
 use nexus_daemon::{Access, Boot, BootError, Built, Daemon, Services};
 use nexus_proto::agent::v1::agent_service_server::AgentServiceServer;
+use nexus_proto::orchestrator::v1::container_service_server::ContainerServiceServer;
 use nexus_proto::orchestrator::v1::orchestrator_service_server::OrchestratorServiceServer;
 use nexus_proto::tool::v1::tool_service_server::ToolServiceServer;
 use nexus_store::{Durability, Sqlite};
 use serde::Deserialize;
 
+use crate::container_settings::{self, ContainerConfig};
 use crate::domain::Rules;
+use crate::engine::containers::Containers;
 use crate::engine::{Engine, Options};
 use crate::remote::{front_door::FrontDoor, watch};
-use crate::service::{agent, orchestrator, raw, tool};
+use crate::service::{agent, containers, orchestrator, raw, tool};
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Config {
@@ -40,6 +43,8 @@ pub struct Config {
     event_max_bytes: u64,
     event_memory_bytes: u64,
     low_disk: u64,
+    #[serde(flatten)]
+    containers: ContainerConfig,
 }
 
 /// The daemon behind `nexus-orchestrator`.
@@ -56,8 +61,12 @@ impl Daemon for Orchestrator {
     const ABOUT: &'static str = "Sessions, messages, events, agents and tasks, durable, over one socket.";
     type Config = Config;
 
+    fn check(config: &Config) -> Vec<String> {
+        container_settings::check(&config.containers)
+    }
+
     fn settings() -> Vec<Setting> {
-        vec![
+        let mut all = vec![
             Setting::new(
                 "socket_path",
                 Kind::Path,
@@ -177,7 +186,9 @@ impl Daemon for Orchestrator {
                 "64MiB",
                 "free space below which nothing new is taken",
             ),
-        ]
+        ];
+        all.extend(container_settings::settings());
+        all
     }
 
     fn socket(config: &Config, _root: &Root) -> PathBuf {
@@ -204,9 +215,27 @@ impl Daemon for Orchestrator {
         verify_later(&engine, &boot);
         tokio::spawn(watch::run(engine.clone(), boot.health.clone(), boot.stop.token()));
 
+        engine.follow(&boot.wake);
+        let door = FrontDoor::new(engine.clone());
+        boot.wake.on_wake("daemons", {
+            let (door, engine) = (door.clone(), engine.clone());
+            move |_| {
+                door.renew();
+                watch::answer_again(engine.clone())
+            }
+        });
+        #[cfg(target_os = "linux")]
+        tokio::spawn(crate::remote::logind::follow(boot.wake.clone(), boot.stop.token()));
+
+        let runtime = container_settings::runtime(&config.containers, &boot.root);
+        let how = container_settings::options(&config.containers, &boot.root);
+        let containers = Containers::new(engine.clone(), runtime, how, boot.health.clone());
+        tokio::spawn(containers.clone().watch(boot.stop.token()));
+
         let max = boot.common.max_message_bytes;
         let orchestrator = orchestrator::Service {
             engine: engine.clone(),
+            containers: containers.clone(),
             health: boot.health.clone(),
         };
         for (name, service) in [("agent", "agent.v1.AgentService"), ("tool", "tool.v1.ToolService")] {
@@ -217,6 +246,19 @@ impl Daemon for Orchestrator {
             .add(
                 Access::USERS,
                 OrchestratorServiceServer::new(orchestrator)
+                    .max_decoding_message_size(max)
+                    .max_encoding_message_size(max),
+            )
+            .route(
+                raw::GET_SESSION,
+                raw::GetSession {
+                    engine: engine.clone(),
+                    max_message_bytes: max,
+                },
+            )
+            .add(
+                Access::USERS,
+                ContainerServiceServer::new(containers::Service { containers })
                     .max_decoding_message_size(max)
                     .max_encoding_message_size(max),
             )
@@ -236,7 +278,7 @@ impl Daemon for Orchestrator {
             .add(Access::ALL, ToolServiceServer::new(tool::Service))
             .front_door(
                 &[("/gateway.v1.", Access::USERS), ("/llm.v1.", Access::AGENTS)],
-                FrontDoor::new(engine.clone()),
+                door.clone(),
             )
             .alias();
         let mut built = Built::new(services);
@@ -265,6 +307,7 @@ fn options(config: &Config, max_message_bytes: usize) -> Options {
             answer_timeout: ns(config.answer_timeout),
             turns_per_assistant: config.turns_per_assistant,
             max_queued_turns: config.max_queued_turns,
+            remove_containers: config.containers.container_on_close == "remove",
             ..Rules::default()
         },
         store: nexus_store::Options {

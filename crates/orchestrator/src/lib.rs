@@ -5,6 +5,7 @@
 //!  remote/  ──▶ daemons that registered to serve behind this one's door
 //! ```
 
+mod container_settings;
 mod daemon;
 pub mod domain;
 pub mod engine;

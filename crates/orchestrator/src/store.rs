@@ -10,11 +10,13 @@
 //! | `AGENT` | agent key | a registration |
 //! | `KEPT` | agent key, number | a message that waits for its agent |
 //! | `TASK` | task key | a task |
+//! | `CONTAINER` | container key | what is wanted and known of a container |
 //! | `FIRST` | caller, method, idempotency key | the first answer |
 //!
 //! Messages are rows of the log, numbered in their session's stream; events are rows beside them. A key's first eight
 //! bytes are big-endian, so keys sort as their numbers do.
 
+mod containers;
 mod docs;
 mod facts;
 mod load;
@@ -35,6 +37,7 @@ pub const AGENT: Table = Table(6);
 pub const KEPT: Table = Table(7);
 pub const TASK: Table = Table(8);
 pub const FIRST: Table = Table(9);
+pub const CONTAINER: Table = Table(20);
 
 /// What a row of the log holds.
 pub const MESSAGE: u16 = 1;

@@ -24,6 +24,21 @@ pub enum Error {
     NotYourAgent { id: String, owner: String, caller: String },
     #[error("task not found")]
     TaskNotFound,
+    #[error("container not found: {0}")]
+    ContainerNotFound(String),
+    #[error("container {id} is {state}: {wanted}")]
+    ContainerState {
+        id: String,
+        state: &'static str,
+        wanted: &'static str,
+    },
+    /// A policy says no.
+    #[error("{0}")]
+    Forbidden(String),
+    #[error("{0} cannot be limited on this host, and orchestrator.container_require_limits wants it")]
+    Unenforced(String),
+    #[error("{0}")]
+    Runtime(nexus_runtime::Error),
     #[error("task {id} is {state} and cannot become {wanted}")]
     TaskState {
         id: String,

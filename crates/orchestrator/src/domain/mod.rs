@@ -5,6 +5,7 @@
 //! [`Effect`]. Nothing here waits, reads a clock, draws a random number or knows how a fact is stored.
 
 pub mod agent;
+pub mod container;
 pub mod error;
 pub mod event;
 pub mod filter;
@@ -24,6 +25,7 @@ pub use error::Error;
 pub use step::{Effect, Fact, Step, Time};
 
 use agent::Agents;
+use container::Containers;
 use sessions::Sessions;
 use task::Tasks;
 use timers::Timers;
@@ -55,6 +57,8 @@ pub struct Rules {
     pub turns_per_assistant: usize,
     /// Turns of one session that may wait.
     pub max_queued_turns: usize,
+    /// Whether a session that is closed takes its containers with it; otherwise they are only stopped.
+    pub remove_containers: bool,
 }
 
 impl Default for Rules {
@@ -76,6 +80,7 @@ impl Default for Rules {
             answer_timeout: 600 * SECOND,
             turns_per_assistant: 64,
             max_queued_turns: 1_000,
+            remove_containers: true,
         }
     }
 }
@@ -87,17 +92,39 @@ pub struct State {
     pub sessions: Sessions,
     pub agents: Agents,
     pub tasks: Tasks,
+    pub containers: Containers,
     pub timers: Timers,
+    /// Until then nobody is given up for being silent or late: all were away, and none could help it.
+    pub grace_until: Time,
 }
 
 impl State {
+    /// How long after a wake everyone may take to be heard of: half a heartbeat more than the one between two.
+    const WAKE_GRACE: Time = 45_000_000_000;
+
+    /// The host slept, or this process was frozen.
+    pub fn woke(&mut self, now: Time) {
+        self.grace_until = now.saturating_add(Self::WAKE_GRACE);
+    }
+
+    /// Puts a timer that came due off, while there is grace.
+    fn put_off(&mut self, step: &Step<'_>, timer: timers::Timer) -> bool {
+        let off = step.now < self.grace_until;
+        if off {
+            self.timers.set(self.grace_until, timer);
+        }
+        off
+    }
+
     pub fn new(rules: Rules) -> Self {
         State {
             rules,
             sessions: Sessions::default(),
             agents: Agents::default(),
             tasks: Tasks::default(),
+            containers: Containers::default(),
             timers: Timers::default(),
+            grace_until: 0,
         }
     }
 }

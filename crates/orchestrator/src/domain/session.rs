@@ -65,6 +65,8 @@ pub struct Session {
     pub version: u64,
     /// Whether it stands against the limit of sessions.
     pub counted: bool,
+    /// Ids of its containers, oldest first; those of a closed session are not looked up.
+    pub containers: Vec<Arc<str>>,
 }
 
 impl Session {
@@ -99,6 +101,7 @@ impl Session {
             streams: 0,
             version: 0,
             counted: false,
+            containers: Vec::new(),
         }
     }
 
@@ -253,6 +256,6 @@ pub fn wire(session: &Session, messages: Vec<Message>, omitted: u64) -> Wire {
             resource_usage: Some(ResourceUsage::default()),
             messages_omitted: omitted,
         }),
-        container_ids: Vec::new(),
+        container_ids: session.containers.iter().map(ToString::to_string).collect(),
     }
 }

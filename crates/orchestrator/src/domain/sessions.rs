@@ -231,6 +231,7 @@ impl State {
             return Ok(());
         }
         self.end_turns(step, key, "FAILED_PRECONDITION: session was closed");
+        self.end_containers(step, key, self.rules.remove_containers);
         let session = self.sessions.get_mut(key).expect("it was here a line ago");
         session.state = SessionState::Closed;
         session.closed = Some(step.now);
@@ -257,6 +258,7 @@ impl State {
         }
         step.grows = false;
         self.end_turns(step, key, "NOT_FOUND: session was deleted");
+        self.end_containers(step, key, true);
         step.facts
             .retain(|fact| !matches!(fact, Fact::Event { session, .. } if *session == key));
         let session = self.sessions.remove(key).expect("it was here a line ago");

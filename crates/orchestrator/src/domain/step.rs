@@ -53,6 +53,8 @@ pub enum Fact {
     /// For good: messages, events, turns, everything.
     SessionGone(u64),
     TasksGone(Vec<u64>),
+    Container(u64),
+    ContainerGone(u64),
 }
 
 /// What follows a commit, in this order, beside the answer to the caller.
@@ -83,6 +85,8 @@ pub enum Effect {
     Task { task: u64, note: super::task::Note },
     /// The set of registered daemons changed.
     Daemons,
+    /// Containers are to be stopped, started or removed.
+    Containers,
     /// An agent's stream has to end: it is gone, or another took over.
     Unlink { agent: u64 },
 }

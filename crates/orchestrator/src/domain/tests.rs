@@ -147,7 +147,13 @@ impl World {
                 self.heads.remove(&session);
             }
             Fact::Event { event, .. } => self.events.push(event),
-            Fact::Session(_) | Fact::Agent(_) | Fact::AgentGone(_) | Fact::Kept { .. } | Fact::TasksGone(_) => {}
+            Fact::Session(_)
+            | Fact::Agent(_)
+            | Fact::AgentGone(_)
+            | Fact::Kept { .. }
+            | Fact::TasksGone(_)
+            | Fact::Container(_)
+            | Fact::ContainerGone(_) => {}
         }
     }
 
@@ -168,7 +174,7 @@ impl World {
                 }
                 self.notes.push((task, note));
             }
-            Effect::Close { .. } | Effect::Daemons | Effect::Unlink { .. } => {}
+            Effect::Close { .. } | Effect::Daemons | Effect::Unlink { .. } | Effect::Containers => {}
         }
     }
 

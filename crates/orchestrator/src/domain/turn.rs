@@ -25,6 +25,9 @@ use super::sessions::gone;
 use super::timers::Timer;
 use super::{Effect, Error, Fact, State, Step, Time};
 
+/// Header of an offer: see [`Turn::followed_by`].
+pub const FOLLOWED_BY: &str = "x-correlation-id";
+
 #[derive(Clone, Debug)]
 pub struct Turn {
     /// Number of the USER message.
@@ -33,6 +36,8 @@ pub struct Turn {
     pub answer_id: Arc<str>,
     /// The model that the message asks for.
     pub model: Option<String>,
+    /// What every daemon's log calls the message: the id that its sender follows it by, else its own.
+    pub followed_by: Arc<str>,
     /// From 1; more than one after an assistant was lost.
     pub attempt: u32,
     pub tool_ran: bool,
@@ -77,6 +82,11 @@ impl Turn {
             message_id: message.id.as_str().into(),
             answer_id: answer_id.into(),
             model: extra.and_then(|extra| extra.get("model")).cloned(),
+            followed_by: extra
+                .and_then(|extra| extra.get("correlation_id"))
+                .unwrap_or(&message.id)
+                .as_str()
+                .into(),
             attempt: 1,
             tool_ran: false,
             refused,
@@ -147,7 +157,8 @@ impl State {
             if self.agents.has_assistant() {
                 return; // all are full, and the end of any turn looks here again
             }
-            let end = grace.or_else(|| self.grace(now));
+            // After a wake everyone dials again: longer than any grace of before.
+            let end = grace.or_else(|| self.grace(now)).map(|end| end.max(self.grace_until));
             match end.filter(|end| *end > now) {
                 Some(end) => {
                     self.front(key).phase = Phase::Waiting { grace: Some(end) };
@@ -200,6 +211,7 @@ impl State {
             ("message_id".to_owned(), turn.message_id.to_string()),
             ("answer_id".to_owned(), turn.answer_id.to_string()),
             ("attempt".to_owned(), turn.attempt.to_string()),
+            (FOLLOWED_BY.to_owned(), turn.followed_by.to_string()),
         ]);
         if let Some(model) = &turn.model {
             headers.insert("model".into(), model.clone());

@@ -7,6 +7,7 @@ use nexus_proto::agent::v1::{AgentMessage, agent_message::Payload};
 use tokio_util::sync::CancellationToken;
 
 use super::{Core, Engine};
+use crate::domain::turn::FOLLOWED_BY;
 
 /// How long to leave a store alone that did not take what a turn came to.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -41,6 +42,15 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
 impl Engine {
     /// Offers a turn. Its content is in memory, but for one that waited for long.
     pub(super) fn offer(&self, core: &mut Core, session: u64, n: u64, agent: u64, mut request: AgentMessage) {
+        if let Some(metadata) = &request.metadata {
+            tracing::debug!(
+                correlation_id = metadata.headers.get(FOLLOWED_BY),
+                message_id = request.id,
+                session_id = metadata.session_id,
+                agent_id = request.target_id,
+                "offered to an assistant"
+            );
+        }
         let content = core.state.sessions.get(session).and_then(|session| session.in_tail(n));
         if let Some(message) = content {
             fill(&mut request, &message.content);

@@ -24,15 +24,20 @@ impl Engine {
     }
 
     async fn say(&self, name: &str, service: &str) -> Result<(), Error> {
+        let pid = std::process::id().to_string();
+        let data = [
+            ("service", service),
+            ("pid", &*pid),
+            ("version", env!("CARGO_PKG_VERSION")),
+        ];
+        self.tell(name, &data).await
+    }
+
+    /// An event of the daemon itself, on disk when this returns.
+    pub(super) async fn tell(&self, name: &str, data: &[(&str, &str)]) -> Result<(), Error> {
         self.write(|_, step| {
             step.grows = false;
-            let pid = std::process::id().to_string();
-            let data = [
-                ("service", service),
-                ("pid", &*pid),
-                ("version", env!("CARGO_PKG_VERSION")),
-            ];
-            let event = event::build(step, name, event::SYSTEM, About::default(), &data);
+            let event = event::build(step, name, event::SYSTEM, About::default(), data);
             step.fact(Fact::Event { session: 0, event });
             Ok(())
         })
@@ -48,6 +53,11 @@ impl Engine {
             .iter()
             .find(|socket| answering.contains(*socket))
             .cloned()
+    }
+
+    /// Whether the daemon at a socket said that it serves, as far as is known.
+    pub fn is_answering(&self, socket: &Path) -> bool {
+        self.inner.answering.lock().contains(socket)
     }
 
     /// Notes whether the daemon at a socket answers that it serves.

@@ -11,6 +11,7 @@
 //! When a group fails (disk full), the state is made anew from the disk and everything built on the group is refused.
 
 mod agents;
+pub mod containers;
 mod dispatch;
 mod find;
 mod group;
@@ -27,6 +28,7 @@ mod said;
 mod streams;
 mod tasks;
 mod timers;
+mod wake;
 mod watchers;
 mod wire;
 
@@ -98,10 +100,13 @@ pub(crate) struct Inner {
     /// What the timer task sleeps until; a change that needs it earlier wakes it.
     timer_armed: AtomicI64,
     daemons_moved: Notify,
+    containers_moved: Notify,
     /// Sockets of daemons that answer that they serve.
     answering: Mutex<HashSet<PathBuf>>,
     once: once::Gates,
     room: Mutex<Option<Room>>,
+    /// Set once, by the daemon that this engine is a part of.
+    wake: std::sync::OnceLock<nexus_daemon::Wake>,
     started: SystemTime,
 }
 
@@ -192,9 +197,11 @@ impl Engine {
                 timer_moved: Notify::new(),
                 timer_armed: AtomicI64::new(i64::MAX),
                 daemons_moved: Notify::new(),
+                containers_moved: Notify::new(),
                 answering: Mutex::default(),
                 once: once::Gates::default(),
                 room: Mutex::new(room),
+                wake: std::sync::OnceLock::new(),
                 started: SystemTime::now(),
             }),
         };
@@ -463,6 +470,7 @@ impl Engine {
                 Effect::Close { session, id } => core.close_streams(session, &id),
                 Effect::Deliver { agent, message, mail } => self.deliver(core, agent, *message, mail),
                 Effect::Task { task, note } => core.tell_task(task, &note),
+                Effect::Containers => self.inner.containers_moved.notify_one(),
                 Effect::Daemons => self.inner.daemons_moved.notify_waiters(),
                 Effect::Unlink { agent } => drop(core.links.end(agent, Error::AgentNotFound)),
             }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use nexus_proto::orchestrator::v1::{
     CloseSessionRequest, CloseSessionResponse, CreateSessionRequest, CreateSessionResponse, DeleteSessionRequest,
-    DeleteSessionResponse, Message, Session as Wire, SessionFilter, SessionMetadata, SessionState,
-    UpdateSessionRequest, UpdateSessionResponse,
+    DeleteSessionResponse, GetSessionResponse, Message, Session as Wire, SessionContext, SessionFilter,
+    SessionMetadata, SessionState, UpdateSessionRequest, UpdateSessionResponse,
 };
 
-use super::{Engine, Once};
+use super::{Engine, Once, wire as wire_form};
 use crate::domain::session::wire;
 use crate::domain::sessions::{View, gone};
 use crate::domain::{Error, filter, ids};
@@ -38,6 +39,20 @@ pub struct Page {
     pub sessions: Vec<Wire>,
     pub total: usize,
     pub next: String,
+}
+
+/// A session as far as memory goes.
+enum Held<R> {
+    Whole(R),
+    Rest(Rest),
+}
+
+/// A session whose messages with `start <= n < end` have to be read from disk.
+struct Rest {
+    key: u64,
+    session: Box<Wire>,
+    start: u64,
+    end: u64,
 }
 
 impl Engine {
@@ -210,8 +225,46 @@ impl Engine {
 
     /// A session with its messages.
     pub async fn session(&self, id: &str, view: View<'_>, wanted: Wanted) -> Result<Wire, Error> {
+        let held = self.session_held(id, view, wanted, |session, messages| Wire {
+            context: session.context.map(|context| SessionContext {
+                messages: messages.iter().map(|message| Message::clone(message)).collect(),
+                ..context
+            }),
+            ..session
+        });
+        match held.await? {
+            Held::Whole(session) => Ok(session),
+            Held::Rest(rest) => self.session_read(rest).await,
+        }
+    }
+
+    /// The same as a `GetSessionResponse` that is ready to be sent.
+    pub async fn session_found(&self, id: &str, view: View<'_>, wanted: Wanted) -> Result<Bytes, Error> {
+        let max = self.max_message_bytes();
+        let found = match self.session_held(id, view, wanted, wire_form::session_found).await? {
+            Held::Whole(found) => found,
+            Held::Rest(rest) => {
+                let session = Some(self.session_read(rest).await?);
+                prost::Message::encode_to_vec(&GetSessionResponse { session }).into()
+            }
+        };
+        if found.len() > max {
+            let with = "message_limit";
+            return Err(Error::TooLarge { max, with });
+        }
+        Ok(found)
+    }
+
+    /// What `made` makes of a session and its messages, where those that are wanted are all in memory.
+    async fn session_held<R>(
+        &self,
+        id: &str,
+        view: View<'_>,
+        wanted: Wanted,
+        made: impl Fn(Wire, &[&Arc<Message>]) -> R,
+    ) -> Result<Held<R>, Error> {
         let key = self.open_session(id, view).await?;
-        let held = loop {
+        loop {
             let (held, seen) = self.look(|core| {
                 let session = core.state.sessions.get(key).ok_or_else(|| gone(key))?;
                 let end = if wanted.before > 0 {
@@ -220,30 +273,31 @@ impl Engine {
                     session.committed + 1
                 };
                 let start = end.saturating_sub(wanted.newest as u64).max(1);
-                if start < session.tail_start() && start < end {
-                    return Ok((
-                        Err((wire(session, Vec::new(), start - 1), start, end)),
-                        (core.epoch, session.version),
-                    ));
-                }
-                let messages = (start..end)
-                    .filter_map(|n| session.in_tail(n))
-                    .map(|stored| Message::clone(stored));
-                Ok::<_, Error>((
-                    Ok(wire(session, messages.collect(), start - 1)),
-                    (core.epoch, session.version),
-                ))
+                let bare = wire(session, Vec::new(), start - 1);
+                let held = if start < session.tail_start() && start < end {
+                    let session = Box::new(bare);
+                    Held::Rest(Rest {
+                        key,
+                        session,
+                        start,
+                        end,
+                    })
+                } else {
+                    let messages: Vec<_> = (start..end).filter_map(|n| session.in_tail(n)).collect();
+                    Held::Whole(made(bare, &messages))
+                };
+                Ok::<_, Error>((held, (core.epoch, session.version)))
             })?;
             // What was seen is told once it is on disk, and not if it never came to be.
             if self.came_to_be(seen).await? {
-                break held;
+                return Ok(held);
             }
-        };
-        let (mut session, start, end) = match held {
-            Ok(session) => return Ok(session),
-            Err(rest) => rest,
-        };
-        let messages = self.read_all(key, start, end).await?;
+        }
+    }
+
+    async fn session_read(&self, rest: Rest) -> Result<Wire, Error> {
+        let mut session = *rest.session;
+        let messages = self.read_all(rest.key, rest.start, rest.end).await?;
         session.context.get_or_insert_default().messages = messages;
         Ok(session)
     }

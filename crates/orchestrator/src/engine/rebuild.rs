@@ -19,6 +19,7 @@ impl Engine {
         };
         core.epoch += 1;
         state.sessions.removals = core.state.sessions.removals + 1;
+        state.grace_until = core.state.grace_until;
         carry_agents(core, &mut state);
         carry_streams(core, &mut state);
         carry_turns(&core.state, &mut state);

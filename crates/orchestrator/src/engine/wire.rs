@@ -1,12 +1,14 @@
-//! The wire form of the commonest event, written straight from the message that it is: making the event first, with
-//! maps and a dozen strings, would cost several times the writing.
+//! The wire forms of what is sent most, written straight from what is held: the commonest event from the message that
+//! it is, and a session from its messages. Making the event first, with maps and a dozen strings, or a copy of each
+//! message, would cost several times the writing.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use nexus_proto::common::v1::Priority;
-use nexus_proto::orchestrator::v1::Message;
+use nexus_proto::orchestrator::v1::{Message, Session};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::domain::{Time, event};
 
@@ -23,6 +25,10 @@ const ABOUT_LABELS: u32 = 5;
 const ABOUT_PRIORITY: u32 = 6;
 const KEY: u32 = 1;
 const VALUE: u32 = 2;
+// And of `GetSessionResponse`, `Session` and `SessionContext`.
+const SESSION: u32 = 1;
+const CONTEXT: u32 = 9;
+const MESSAGES: u32 = 1;
 
 /// Appends what [`event::of_message`] is, encoded, at its place in the log.
 pub(super) fn message_sent(
@@ -58,6 +64,24 @@ pub(super) fn message_sent(
 
     sequence(into, seq);
     text(into, NAME, event::MESSAGE_SENT);
+}
+
+/// A `GetSessionResponse` with a session that holds no messages itself, and these in their place.
+pub(super) fn session_found(mut session: Session, messages: &[&Arc<Message>]) -> Bytes {
+    let context = session.context.take().unwrap_or_default();
+    let lens: Vec<usize> = messages.iter().map(|message| message.encoded_len()).collect();
+    let context_len = context.encoded_len() + lens.iter().map(|len| whole(MESSAGES, *len)).sum::<usize>();
+    let session_len = session.encoded_len() + whole(CONTEXT, context_len);
+    let mut into = BytesMut::with_capacity(whole(SESSION, session_len));
+    open(&mut into, SESSION, session_len);
+    session.encode_raw(&mut into);
+    open(&mut into, CONTEXT, context_len);
+    context.encode_raw(&mut into);
+    for (message, len) in messages.iter().zip(lens) {
+        open(&mut into, MESSAGES, len);
+        message.encode_raw(&mut into);
+    }
+    into.freeze()
 }
 
 /// Appends an event's place in the log.
@@ -99,7 +123,7 @@ fn entry(into: &mut BytesMut, field: u32, key: &str, value: &str) {
 
 #[cfg(test)]
 mod tests {
-    use nexus_proto::orchestrator::v1::Event;
+    use nexus_proto::orchestrator::v1::{Event, GetSessionResponse, SessionContext};
     use proptest::prelude::*;
 
     use super::*;
@@ -119,6 +143,23 @@ mod tests {
             message_sent(&mut wire, seq, &message, &session, &labels, stored);
             let made = Event { sequence: seq, ..event::of_message(&message, &session, &labels, stored) };
             prop_assert_eq!(Event::decode(wire.freeze()).unwrap(), made);
+        }
+
+        #[test]
+        fn a_session_is_found_with_its_messages(
+            name in ".{0,300}",
+            task in ".{0,9}",
+            omitted in 0..u64::MAX,
+            contents in proptest::collection::vec(".{0,300}", 0..9),
+        ) {
+            let message = |(i, content)| Arc::new(Message { content, sequence: i as u64, ..Message::default() });
+            let messages: Vec<Arc<Message>> = contents.into_iter().enumerate().map(message).collect();
+            let context = SessionContext { current_task_id: task, messages_omitted: omitted, ..SessionContext::default() };
+            let mut session = Session { id: name, context: Some(context), ..Session::default() };
+            let wire = session_found(session.clone(), &messages.iter().collect::<Vec<_>>());
+            let held = session.context.get_or_insert_default();
+            held.messages = messages.iter().map(|message| Message::clone(message)).collect();
+            prop_assert_eq!(GetSessionResponse::decode(wire).unwrap(), GetSessionResponse { session: Some(session) });
         }
     }
 }

@@ -47,6 +47,11 @@ impl FrontDoor {
         }
     }
 
+    /// Calls from here on go out on new connections; those under way keep theirs.
+    pub fn renew(&self) {
+        self.clients.lock().clear();
+    }
+
     /// One pool of connections for each socket; those of daemons that are gone are dropped.
     fn client(&self, socket: &Path) -> Client<Socket, Body> {
         let mut clients = self.clients.lock();

@@ -52,6 +52,24 @@ pub async fn run(engine: Engine, health: Health, stop: CancellationToken) {
     watched.into_values().for_each(|task| task.abort());
 }
 
+/// Resolves once every daemon that is registered and served before a wake answers a new connection, or is known not to.
+pub async fn answer_again(engine: Engine) {
+    let sockets: std::collections::HashSet<PathBuf> = engine.daemons().into_values().flatten().collect();
+    for socket in sockets {
+        let mut pause = PAUSE;
+        while engine.is_answering(&socket) && !asked(&socket).await {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST);
+        }
+    }
+}
+
+async fn asked(socket: &Path) -> bool {
+    let connection = Connection::lazy(&Address::Unix(socket.into()), &Options::default());
+    let answer = connection.health().check(HealthCheckRequest::default()).await;
+    answer.is_ok_and(|answer| answer.into_inner().status() == ServingStatus::Serving)
+}
+
 /// Follows one daemon until nobody is registered there.
 async fn follow(engine: Engine, socket: PathBuf) {
     let mut pause = PAUSE;

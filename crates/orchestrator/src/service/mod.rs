@@ -1,6 +1,7 @@
 //! The calls: each is decoded, handed to the engine, and its answer encoded. No rule, no clock, no storage here.
 
 pub mod agent;
+pub mod containers;
 pub mod messages;
 pub mod orchestrator;
 pub mod raw;

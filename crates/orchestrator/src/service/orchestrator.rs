@@ -10,23 +10,20 @@ use nexus_proto::orchestrator::v1::*;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status::refuse;
-use super::{VERSION, messages, once, uptime, view};
+use super::{VERSION, containers, messages, once, uptime, view};
 use crate::domain::Error;
 use crate::domain::event::timestamp;
-use crate::engine::{Engine, Wanted};
+use crate::engine::Engine;
+use crate::engine::containers::Containers;
 
 #[derive(Clone)]
 pub struct Service {
     pub engine: Engine,
+    pub containers: Containers,
     pub health: Health,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
-
-fn no_containers() -> Status {
-    let message = "containers are not served by this version";
-    nexus_daemon::status(tonic::Code::Unimplemented, message, "NOT_SERVED")
-}
 
 #[tonic::async_trait]
 impl OrchestratorService for Service {
@@ -43,35 +40,9 @@ impl OrchestratorService for Service {
         made.map(Response::new).map_err(refuse)
     }
 
-    async fn get_session(&self, request: Request<GetSessionRequest>) -> Answer<GetSessionResponse> {
-        let caller = Caller::of(&request);
-        let request = request.into_inner();
-        let limit = usize::try_from(request.message_limit);
-        let limit = limit.map_err(|_| refuse(Error::Invalid("message_limit must not be negative".into())))?;
-        let wanted = Wanted {
-            newest: if limit == 0 { usize::MAX } else { limit },
-            before: request.messages_before,
-        };
-        let session = self
-            .engine
-            .session(&request.session_id, view(&caller), wanted)
-            .await
-            .map_err(refuse)?;
-        let max = self.engine.max_message_bytes();
-        // Not worth a look for what is plainly small.
-        let messages = session
-            .context
-            .as_ref()
-            .map(|context| context.messages.as_slice())
-            .unwrap_or_default();
-        let plain = messages.len() <= 64 && messages.iter().map(|m| m.content.len()).sum::<usize>() < max / 4;
-        if !plain && prost::Message::encoded_len(&session) + 16 > max {
-            return Err(refuse(Error::TooLarge {
-                max,
-                with: "message_limit",
-            }));
-        }
-        Ok(Response::new(GetSessionResponse { session: Some(session) }))
+    /// Served by `raw`, on the same path; this one would copy each message to encode it.
+    async fn get_session(&self, _: Request<GetSessionRequest>) -> Answer<GetSessionResponse> {
+        Err(Status::internal("the session route is missing"))
     }
 
     async fn list_sessions(&self, request: Request<ListSessionsRequest>) -> Answer<ListSessionsResponse> {
@@ -115,7 +86,9 @@ impl OrchestratorService for Service {
             .engine
             .delete_session(once, view(&caller), request.into_inner())
             .await;
-        deleted.map(Response::new).map_err(refuse)
+        let deleted = deleted.map_err(refuse)?;
+        self.containers.session_gone(&deleted.session_id);
+        Ok(Response::new(deleted))
     }
 
     async fn send_message(&self, request: Request<SendMessageRequest>) -> Answer<SendMessageResponse> {
@@ -155,24 +128,24 @@ impl OrchestratorService for Service {
         Err(Status::internal("the event route is missing"))
     }
 
-    async fn create_container(&self, _: Request<CreateContainerRequest>) -> Answer<CreateContainerResponse> {
-        Err(no_containers())
+    async fn create_container(&self, request: Request<CreateContainerRequest>) -> Answer<CreateContainerResponse> {
+        containers::create(&self.containers, request).await
     }
 
-    async fn get_container(&self, _: Request<GetContainerRequest>) -> Answer<GetContainerResponse> {
-        Err(no_containers())
+    async fn get_container(&self, request: Request<GetContainerRequest>) -> Answer<GetContainerResponse> {
+        containers::get(&self.containers, request).await
     }
 
-    async fn list_containers(&self, _: Request<ListContainersRequest>) -> Answer<ListContainersResponse> {
-        Err(no_containers())
+    async fn list_containers(&self, request: Request<ListContainersRequest>) -> Answer<ListContainersResponse> {
+        containers::list(&self.containers, request)
     }
 
-    async fn stop_container(&self, _: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
-        Err(no_containers())
+    async fn stop_container(&self, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
+        containers::stop(&self.containers, request).await
     }
 
-    async fn remove_container(&self, _: Request<RemoveContainerRequest>) -> Answer<RemoveContainerResponse> {
-        Err(no_containers())
+    async fn remove_container(&self, request: Request<RemoveContainerRequest>) -> Answer<RemoveContainerResponse> {
+        containers::remove(&self.containers, request).await
     }
 
     async fn health_check(&self, _: Request<()>) -> Answer<HealthCheckResponse> {
@@ -184,6 +157,7 @@ impl OrchestratorService for Service {
         };
         let mut subsystems: Vec<String> = ["session_manager", "event_bus", "ipc_broker"].map(String::from).into();
         subsystems.extend(limping.into_iter().map(|(part, why)| format!("{part}: {why}")));
+        subsystems.extend(self.engine.last_wake().map(|last| format!("last wake: {last}")));
         Ok(Response::new(HealthCheckResponse {
             health: health.into(),
             version: VERSION.into(),
@@ -197,7 +171,7 @@ impl OrchestratorService for Service {
         Ok(Response::new(StatusResponse {
             status: Running::Running.into(),
             active_sessions: i32::try_from(self.engine.active_sessions()).unwrap_or(i32::MAX),
-            active_containers: 0,
+            active_containers: i32::try_from(self.containers.active()).unwrap_or(i32::MAX),
             started_at: Some(timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))),
             uptime: Some(uptime(started)),
         }))

@@ -1,25 +1,30 @@
-//! `SubscribeEvents`, answered with bytes that are ready to be sent: events are encoded once, not once for each reader,
-//! and a reader of everything gets those of one commit in one piece.
+//! Calls that are answered with bytes that are ready to be sent. `SubscribeEvents`: events are encoded once, not once for
+//! each reader, and a reader of everything gets those of one commit in one piece. `GetSession`: messages are encoded
+//! where they are held, without a copy of them.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use futures_util::stream::{self, Stream};
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Frame;
 use nexus_daemon::{Caller, Role};
-use nexus_proto::orchestrator::v1::SubscribeEventsRequest;
+use nexus_proto::orchestrator::v1::{GetSessionRequest, SubscribeEventsRequest};
 use tonic::body::Body;
-use tonic::codec::{Codec as _, Streaming};
-use tonic::{Code, Status};
+use tonic::codec::{BufferSettings, Codec, EncodeBuf, Encoder, Streaming};
+use tonic::server::{Grpc, UnaryService};
+use tonic::{Code, Request, Response, Status};
 
 use super::status::refuse;
+use super::view;
+use crate::domain::Error;
 use crate::domain::filter::Wanted;
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 
+pub const GET_SESSION: &str = "/orchestrator.v1.OrchestratorService/GetSession";
 pub const SUBSCRIBE_EVENTS: &str = "/orchestrator.v1.OrchestratorService/SubscribeEvents";
 const LOG_ID: &str = "nexus-log-id";
 
@@ -28,6 +33,91 @@ const LOG_ID: &str = "nexus-log-id";
 pub struct SubscribeEvents {
     pub engine: Engine,
     pub max_message_bytes: usize,
+}
+
+/// `GetSession`.
+#[derive(Clone, Debug)]
+pub struct GetSession {
+    pub engine: Engine,
+    pub max_message_bytes: usize,
+}
+
+type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+impl tower::Service<http::Request<Body>> for GetSession {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answer<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            let max = Some(service.max_message_bytes);
+            let mut grpc = Grpc::new(Ready).apply_max_message_size_config(max, max);
+            Ok(grpc.unary(service, request).await)
+        })
+    }
+}
+
+impl UnaryService<GetSessionRequest> for GetSession {
+    type Response = Bytes;
+    type Future = Answer<Result<Response<Bytes>, Status>>;
+
+    fn call(&mut self, request: Request<GetSessionRequest>) -> Self::Future {
+        let engine = self.engine.clone();
+        Box::pin(async move {
+            let caller = Caller::of(&request);
+            let request = request.into_inner();
+            let limit = usize::try_from(request.message_limit);
+            let limit = limit.map_err(|_| refuse(Error::Invalid("message_limit must not be negative".into())))?;
+            let wanted = engine::Wanted {
+                newest: if limit == 0 { usize::MAX } else { limit },
+                before: request.messages_before,
+            };
+            let found = engine.session_found(&request.session_id, view(&caller), wanted).await;
+            found.map(Response::new).map_err(refuse)
+        })
+    }
+}
+
+/// Reads messages as always, and writes what is encoded already.
+#[derive(Clone, Copy, Debug)]
+struct Ready;
+
+impl Codec for Ready {
+    type Encode = Bytes;
+    type Decode = GetSessionRequest;
+    type Encoder = Ready;
+    type Decoder = <nexus_proto::Codec<(), GetSessionRequest> as Codec>::Decoder;
+
+    fn encoder(&mut self) -> Ready {
+        Ready
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        nexus_proto::Codec::<(), GetSessionRequest>::default().decoder()
+    }
+}
+
+impl Encoder for Ready {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        into.reserve(item.len());
+        into.put(item);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        nexus_proto::Codec::<(), GetSessionRequest>::default()
+            .encoder()
+            .buffer_settings()
+    }
 }
 
 type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;

@@ -56,6 +56,9 @@ struct TurnDoc {
     tool_ran: bool,
     #[prost(string, optional, tag = "6")]
     refused: Option<String>,
+    /// Absent: the message's own id.
+    #[prost(string, optional, tag = "7")]
+    followed_by: Option<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -197,6 +200,7 @@ pub fn turn_doc(turn: &Turn) -> Bytes {
         attempt: turn.attempt,
         tool_ran: turn.tool_ran,
         refused: turn.refused.as_deref().map(str::to_owned),
+        followed_by: (turn.followed_by != turn.message_id).then(|| turn.followed_by.to_string()),
     };
     doc.encode_to_vec().into()
 }
@@ -209,6 +213,7 @@ pub fn turn(n: u64, value: &[u8]) -> Result<Turn, Error> {
         message_id: doc.message_id.as_str().into(),
         answer_id: doc.answer_id.as_str().into(),
         model: doc.model,
+        followed_by: doc.followed_by.unwrap_or(doc.message_id).into(),
         attempt: doc.attempt,
         tool_ran: doc.tool_ran,
         refused: doc.refused.map(Into::into),

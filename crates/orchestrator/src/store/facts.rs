@@ -4,8 +4,9 @@ use bytes::Bytes;
 use nexus_store::Op;
 use prost::Message as _;
 
+use super::containers::container_doc;
 use super::docs::{agent_doc, kept_doc, over_doc, session_doc, task_doc, turn_doc};
-use super::{AGENT, CHOSEN, CLOSED, EVENT, KEPT, LIVE, MESSAGE, OPEN, OVER, TASK, above, key, pair, text};
+use super::{AGENT, CHOSEN, CLOSED, CONTAINER, EVENT, KEPT, LIVE, MESSAGE, OPEN, OVER, TASK, above, key, pair, text};
 use crate::domain::{Fact, State, Time};
 
 /// The changes on disk that a fact asks for, with the state as it is after the step.
@@ -97,6 +98,20 @@ pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
                 key: key(*task),
             }));
         }
+        Fact::Container(container) => {
+            let Some(container) = state.containers.get(*container) else {
+                return;
+            };
+            out.push(Op::Put {
+                table: CONTAINER,
+                key: key(container.key),
+                value: container_doc(container),
+            });
+        }
+        Fact::ContainerGone(container) => out.push(Op::Delete {
+            table: CONTAINER,
+            key: key(*container),
+        }),
         Fact::Turn { session, n } => {
             let turns = state.sessions.get(*session).map(|session| &session.turns);
             let Some(turn) = turns.and_then(|turns| turns.iter().find(|turn| turn.n == *n)) else {

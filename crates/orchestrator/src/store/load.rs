@@ -2,8 +2,10 @@
 
 use nexus_store::Read;
 
+use super::containers::container;
 use super::docs::{agent, kept, session, task, turn};
-use super::{AGENT, CLOSED, KEPT, LIVE, OPEN, TASK, number};
+use super::{AGENT, CLOSED, CONTAINER, KEPT, LIVE, OPEN, TASK, number};
+use crate::domain::container::Phase;
 use crate::domain::session::Session;
 use crate::domain::timers::Timer;
 use crate::domain::{Error, Rules, State, Time};
@@ -73,6 +75,16 @@ pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64)
         };
         agent.kept.insert(n, kept(&value).map_err(damaged)?);
         agent.kept_next = n + 1;
+    }
+    for (key, value) in read.scan(CONTAINER, everything.0, everything.1, usize::MAX)? {
+        let container = container(&key, &value).map_err(damaged)?;
+        last = last.max(container.key);
+        if container.phase != Phase::Creating
+            && let Some(session) = state.sessions.get_mut(container.session)
+        {
+            session.containers.push(container.id.clone());
+        }
+        state.containers.insert(container);
     }
     // Closed sessions are not loaded, but their keys are taken.
     if let Some(key) = read.last(CLOSED)? {

@@ -218,17 +218,37 @@ async fn numbers_out_of_their_range_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_not_served_says_so() {
+async fn a_container_needs_a_session_a_config_and_leave() {
     let site = Site::new().await;
     let mut sessions = site.orchestrator();
+    let ask = |session_id: &str, config| CreateContainerRequest {
+        session_id: session_id.into(),
+        config,
+    };
+    refused(sessions.create_container(ask("", None)).await, Code::InvalidArgument);
+    refused(sessions.create_container(ask("none", None)).await, Code::NotFound);
+    let session = site.session().await;
     refused(
-        sessions.create_container(CreateContainerRequest::default()).await,
-        Code::Unimplemented,
+        sessions.create_container(ask(&session, None)).await,
+        Code::InvalidArgument,
     );
+    let outside = ContainerConfig {
+        network_mode: "host".into(),
+        ..ContainerConfig::default()
+    };
     refused(
-        sessions.list_containers(ListContainersRequest::default()).await,
-        Code::Unimplemented,
+        sessions.create_container(ask(&session, Some(outside))).await,
+        Code::PermissionDenied,
     );
+    let none = GetContainerRequest {
+        container_id: "none".into(),
+    };
+    refused(sessions.get_container(none).await, Code::NotFound);
+    let listed = sessions
+        .list_containers(ListContainersRequest::default())
+        .await
+        .unwrap();
+    assert!(listed.into_inner().containers.is_empty());
 }
 
 #[tokio::test]

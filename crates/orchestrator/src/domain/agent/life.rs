@@ -189,7 +189,7 @@ impl State {
 
     /// Looks at an agent whose timer came due.
     pub fn agent_due(&mut self, step: &mut Step<'_>, key: u64) {
-        let Some(agent) = self.agents.get_mut(key) else { return };
+        let Some(agent) = self.agents.get(key) else { return };
         if agent.link.is_some() {
             return; // looked at again when its stream ends
         }
@@ -208,6 +208,10 @@ impl State {
             self.timers.set(until, Timer::Agent(key));
             return;
         }
+        if self.put_off(step, Timer::Agent(key)) {
+            return;
+        }
+        let agent = self.agents.get_mut(key).expect("it was here a line ago");
         agent.lost = Some(step.now);
         let told = std::mem::take(&mut agent.silent);
         self.timers.set(

@@ -211,6 +211,9 @@ impl State {
             self.timers.set(task.due(timeout), Timer::Task(key));
             return;
         }
+        if late && task.expires > step.now && self.put_off(step, Timer::Task(key)) {
+            return;
+        }
         step.grows = false;
         let message = if late {
             "it ran longer than its timeout"

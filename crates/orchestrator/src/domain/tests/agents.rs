@@ -160,3 +160,25 @@ fn another_protocol_is_refused_with_both_versions_named() {
         "{refused}"
     );
 }
+
+#[test]
+fn after_a_wake_everyone_has_time_to_be_heard_of() {
+    let mut world = World::new(Rules::default());
+    let (alive, dead) = (world.register("alive"), world.register("dead"));
+    world.told();
+    // What the engine does once the host woke, before it looks at what came due.
+    world.now += 3600 * SECOND;
+    world.must(|state, step| state.woke(step.now));
+    world.pass(0);
+    assert!(
+        world.told().is_empty(),
+        "an hour without a heartbeat, and nobody could send one"
+    );
+    world.pass(30 * SECOND);
+    world.heartbeat(alive);
+    world.pass(20 * SECOND);
+    assert_eq!(world.told(), ["agent.lost"]);
+    assert!(world.state.agents.get(alive).unwrap().is_alive());
+    assert!(!world.state.agents.get(dead).unwrap().is_alive());
+    world.check();
+}

@@ -40,6 +40,9 @@ impl State {
         };
         match turn.phase {
             Phase::Running { until, .. } if until <= step.now => {
+                if self.put_off(step, Timer::Turn(key)) {
+                    return;
+                }
                 self.tell_cancel(step, key);
                 self.fail_turn(
                     step,

@@ -1,0 +1,254 @@
+//! The settings of containers, and what is made of them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nexus_config::{Kind, Root, Setting};
+use nexus_proto::common::v1::ResourceLimits;
+use nexus_runtime::{Choice, PullPolicy};
+use serde::Deserialize;
+
+use crate::domain::container::Policy;
+use crate::engine::containers::Options;
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct ContainerConfig {
+    container_backend: String,
+    container_host: String,
+    container_pull: String,
+    container_images: Vec<String>,
+    container_paths: Vec<String>,
+    container_memory: u64,
+    container_cpus: f64,
+    container_pids: i64,
+    container_max_memory: u64,
+    container_max_cpus: f64,
+    container_max_pids: i64,
+    container_require_limits: bool,
+    container_allow_root: bool,
+    container_allow_writable_root: bool,
+    container_user: String,
+    pub container_on_close: String,
+    container_stop_timeout: Duration,
+    container_pull_timeout: Duration,
+    container_engine_timeout: Duration,
+    container_thresholds: Vec<String>,
+    container_sample_every: Duration,
+    max_containers: usize,
+    max_session_containers: usize,
+}
+
+const COUNT: Kind = Kind::Int { min: 1, max: 1_000_000 };
+
+pub fn settings() -> Vec<Setting> {
+    let bool = |key, help| Setting::new(key, Kind::Bool, "false", help);
+    let time = |key, default, help| Setting::new(key, Kind::Duration, default, help);
+    vec![
+        Setting::new(
+            "container_backend",
+            Kind::Choice(&["auto", "docker", "podman", "sandbox"]),
+            "auto",
+            "what runs containers; auto takes the first that works, in this order",
+        ),
+        Setting::new(
+            "container_host",
+            Kind::Text,
+            "",
+            "unix:///path or tcp://host:port of Docker or Podman; empty: where they usually are",
+        ),
+        Setting::new(
+            "container_pull",
+            Kind::Choice(&["missing", "always", "never"]),
+            "missing",
+            "when images are fetched",
+        ),
+        Setting::new(
+            "container_images",
+            Kind::List,
+            "",
+            "images that may be used, * at the end for all that begin so; empty: all",
+        ),
+        Setting::new(
+            "container_paths",
+            Kind::List,
+            "",
+            "host paths that sessions may allow; empty: any, for sessions of our own user",
+        ),
+        Setting::new(
+            "container_memory",
+            Kind::Size,
+            "512MiB",
+            "memory of a container that asks for none",
+        ),
+        Setting::new(
+            "container_cpus",
+            Kind::Float,
+            "1",
+            "cores of a container that asks for none",
+        ),
+        Setting::new(
+            "container_pids",
+            COUNT,
+            "256",
+            "processes of a container that asks for none",
+        ),
+        Setting::new(
+            "container_max_memory",
+            Kind::Size,
+            "8GiB",
+            "most memory that a container may ask for",
+        ),
+        Setting::new(
+            "container_max_cpus",
+            Kind::Float,
+            "4",
+            "most cores that a container may ask for",
+        ),
+        Setting::new(
+            "container_max_pids",
+            COUNT,
+            "1024",
+            "most processes that a container may ask for",
+        ),
+        bool(
+            "container_require_limits",
+            "refuse containers whose limits this host cannot enforce",
+        ),
+        bool("container_allow_root", "whether commands inside may run as root"),
+        bool(
+            "container_allow_writable_root",
+            "whether containers may ask for a writable root",
+        ),
+        Setting::new(
+            "container_user",
+            Kind::Text,
+            "",
+            "uid:gid of commands that name none; empty: our own, or nobody's where that is root",
+        ),
+        Setting::new(
+            "container_on_close",
+            Kind::Choice(&["remove", "stop"]),
+            "remove",
+            "what happens to the containers of a session that is closed",
+        ),
+        time(
+            "container_stop_timeout",
+            "10s",
+            "from the request to stop until the kill, unless a call says",
+        ),
+        time(
+            "container_pull_timeout",
+            "5m",
+            "longest that fetching an image may take",
+        ),
+        time(
+            "container_engine_timeout",
+            "30s",
+            "longest that a backend may take for anything else",
+        ),
+        Setting::new(
+            "container_thresholds",
+            Kind::List,
+            "80,95",
+            "percents of its memory that are told when a container passes them",
+        ),
+        time(
+            "container_sample_every",
+            "10s",
+            "how often is looked at what containers use",
+        ),
+        Setting::new("max_containers", COUNT, "1000", "containers of all sessions"),
+        Setting::new(
+            "max_session_containers",
+            COUNT,
+            "10",
+            "containers of a session that sets no number",
+        ),
+    ]
+}
+
+/// Mistakes that a look at one value cannot tell.
+pub fn check(config: &ContainerConfig) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for mark in &config.container_thresholds {
+        if !mark.parse::<u32>().is_ok_and(|mark| (1..=100).contains(&mark)) {
+            wrong.push(format!("container_thresholds: {mark} is no percentage from 1 to 100"));
+        }
+    }
+    for path in &config.container_paths {
+        if !path.starts_with('/') {
+            wrong.push(format!("container_paths: {path} is not absolute"));
+        }
+    }
+    if config.container_sample_every.is_zero() || config.container_engine_timeout.is_zero() {
+        wrong.push("container_sample_every and container_engine_timeout must be longer than nothing".into());
+    }
+    for (key, cpus) in [
+        ("container_cpus", config.container_cpus),
+        ("container_max_cpus", config.container_max_cpus),
+    ] {
+        if !(0.001..=10_000.0).contains(&cpus) {
+            wrong.push(format!("{key}: {cpus} is no number of cores"));
+        }
+    }
+    wrong
+}
+
+pub fn runtime(config: &ContainerConfig, root: &Root) -> nexus_runtime::Config {
+    nexus_runtime::Config {
+        backend: match config.container_backend.as_str() {
+            "docker" => Choice::Docker,
+            "podman" => Choice::Podman,
+            "sandbox" => Choice::Sandbox,
+            _ => Choice::Auto,
+        },
+        host: config.container_host.clone(),
+        directory: root.state().join("containers"),
+        helper: None,
+    }
+}
+
+pub fn options(config: &ContainerConfig, root: &Root) -> Options {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let limits = |cpus: f64, memory: u64, pids: i64| ResourceLimits {
+        nano_cpus: (cpus * 1e9) as i64,
+        memory_bytes: number(memory),
+        memory_swap: 0,
+        pids_limit: pids,
+    };
+    Options {
+        policy: Policy {
+            max_containers: config.max_containers,
+            max_per_session: config.max_session_containers,
+            images: config.container_images.clone(),
+            default_limits: limits(config.container_cpus, config.container_memory, config.container_pids),
+            max_limits: limits(
+                config.container_max_cpus,
+                config.container_max_memory,
+                config.container_max_pids,
+            ),
+            allow_root: config.container_allow_root,
+            allow_writable_root: config.container_allow_writable_root,
+        },
+        workspaces: root.state().join("workspaces"),
+        volumes: root.state().join("volumes"),
+        state: root.state(),
+        paths: config.container_paths.iter().map(PathBuf::from).collect(),
+        pull: match config.container_pull.as_str() {
+            "always" => PullPolicy::Always,
+            "never" => PullPolicy::Never,
+            _ => PullPolicy::Missing,
+        },
+        require_limits: config.container_require_limits,
+        user: config.container_user.clone(),
+        stop_timeout: config.container_stop_timeout,
+        pull_timeout: config.container_pull_timeout,
+        engine_timeout: config.container_engine_timeout,
+        marks: config
+            .container_thresholds
+            .iter()
+            .filter_map(|mark| mark.parse().ok())
+            .collect(),
+        sample_every: config.container_sample_every,
+    }
+}

@@ -1,0 +1,284 @@
+//! Making a container: noted first, then made, then told. Whatever fails in between leaves nothing behind.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use nexus_proto::orchestrator::v1::{
+    Container as Wire, ContainerConfig, CreateContainerRequest, CreateContainerResponse,
+};
+use nexus_runtime::{ContainerSpec, Found, Limit, Limits, NetworkMode, Port, Protocol, PullPolicy};
+
+use super::place::Place;
+use super::{CONTAINER, Containers, Hold, SESSION, Who};
+use crate::domain::Error;
+use crate::domain::container::{Made, Phase};
+use crate::engine::Once;
+
+impl Containers {
+    /// Makes and starts one. Goes on when the caller goes away.
+    pub async fn create(
+        &self,
+        once: Option<Once>,
+        who: Who,
+        request: CreateContainerRequest,
+    ) -> Result<CreateContainerResponse, Error> {
+        let this = self.clone();
+        let made = tokio::spawn(async move { this.create_once(once, &who, request).await });
+        made.await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    async fn create_once(
+        &self,
+        once: Option<Once>,
+        who: &Who,
+        request: CreateContainerRequest,
+    ) -> Result<CreateContainerResponse, Error> {
+        let Some(once) = once else {
+            return self.make(None, who, request).await;
+        };
+        let _gate = self.engine().gate(&once).await;
+        match self.engine().first(&once).await? {
+            Some(answer) => Ok(answer),
+            None => self.make(Some(&once), who, request).await,
+        }
+    }
+
+    async fn make(
+        &self,
+        once: Option<&Once>,
+        who: &Who,
+        request: CreateContainerRequest,
+    ) -> Result<CreateContainerResponse, Error> {
+        self.engine().room()?;
+        let session = self.engine().open_session(&request.session_id, who.view()).await?;
+        let config = request.config.ok_or(Error::Required("config"))?;
+        let allowed = self.allowed(session, who, config).await;
+        if let Err(Error::Forbidden(what)) = &allowed {
+            self.engine()
+                .write(|state, step| {
+                    state.policy_violated(step, session, what);
+                    Ok(())
+                })
+                .await?;
+        }
+        let (config, place) = allowed?;
+        let found = self.inner.runtime.pick(&config.image).await.map_err(Error::Runtime)?;
+        let limits = limits(&config);
+        let unenforced: Vec<Limit> = found
+            .probe
+            .unenforced
+            .iter()
+            .copied()
+            .filter(|limit| limit.is_in(&limits))
+            .collect();
+        let unenforced: Vec<String> = unenforced.into_iter().map(|limit| limit.name().to_owned()).collect();
+        if self.options().require_limits && !unenforced.is_empty() {
+            return Err(Error::Unenforced(unenforced.join(", ")));
+        }
+        let policy = &self.options().policy;
+        let (key, id, session_id, _hold) = {
+            let begun = self.engine().write(|state, step| {
+                let key = state.begin_container(step, session, config.clone(), policy)?;
+                let one = state.containers.get(key).expect("it was just made");
+                // Taken while nobody else can know of it.
+                let hold = self.hold(key).expect("nobody has heard of it");
+                Ok((key, one.id.clone(), one.session_id.clone(), hold))
+            });
+            begun.await?
+        };
+        let mut labels = config
+            .labels
+            .clone()
+            .into_iter()
+            .collect::<std::collections::BTreeMap<_, _>>();
+        labels.extend(self.own());
+        labels.insert(CONTAINER.into(), id.to_string());
+        labels.insert(SESSION.into(), session_id.to_string());
+        let spec = ContainerSpec {
+            name: format!("nexus-{id}"),
+            image: config.image.clone(),
+            entrypoint: config.command.clone(),
+            args: config.args.clone(),
+            env: config.env.clone().into_iter().collect(),
+            working_dir: config.working_dir.clone(),
+            user: self.user(&config),
+            labels,
+            mounts: place.mounts.clone(),
+            network: match config.network_mode.as_str() {
+                "" | "none" => NetworkMode::None,
+                "bridge" | "default" => NetworkMode::Bridge,
+                name => NetworkMode::Named(name.into()),
+            },
+            ports: ports(&config),
+            limits,
+            writable_rootfs: !config.read_only_rootfs,
+        };
+        let made = match self.build(&found, &spec, &place).await {
+            Ok(engine_id) => Made {
+                engine: found.engine.name().into(),
+                engine_id,
+                unenforced,
+            },
+            Err(error) => {
+                self.unmake(&found, key, &id, Some(&error.to_string())).await;
+                return Err(error);
+            }
+        };
+        match self.tell(once, key, made).await {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => {
+                self.unmake(&found, key, &id, Some("its session was closed")).await;
+                Err(Error::SessionClosed {
+                    doing: "make a container in",
+                })
+            }
+            Err(error) => {
+                self.unmake(&found, key, &id, Some(&error.to_string())).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The config as it will be carried out, and the host's files in it.
+    async fn allowed(
+        &self,
+        session: u64,
+        who: &Who,
+        config: ContainerConfig,
+    ) -> Result<(ContainerConfig, Place), Error> {
+        let (rules, id, creator) = self.engine().look(|core| {
+            let found = core
+                .state
+                .sessions
+                .get(session)
+                .ok_or_else(|| crate::domain::sessions::gone(session))?;
+            if found.is_closed() {
+                return Err(Error::SessionClosed {
+                    doing: "make a container in",
+                });
+            }
+            Ok((found.config.clone(), found.id.clone(), found.creator.clone()))
+        })?;
+        let config = self.options().policy.apply(&rules, config, who.admin)?;
+        let policy = rules.policy.unwrap_or_default();
+        let (this, asked) = (self.clone(), config.clone());
+        let place = tokio::task::spawn_blocking(move || this.place((&id, &creator), &policy, &asked));
+        let place = place
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        Ok((config, place))
+    }
+
+    async fn build(&self, found: &Found, spec: &ContainerSpec, place: &Place) -> Result<String, Error> {
+        let engine = &found.engine;
+        let id = match self.ask(found, "make a container", engine.create(spec)).await {
+            Err(Error::Runtime(nexus_runtime::Error::ImageNotFound { .. }))
+                if self.options().pull != PullPolicy::Never =>
+            {
+                self.pull_for(found, &spec.image, PullPolicy::Missing).await?;
+                self.ask(found, "make a container", engine.create(spec)).await?
+            }
+            Ok(id)
+                if self.options().pull == PullPolicy::Always
+                    && spec.image != crate::domain::container::policy::HOST_IMAGE =>
+            {
+                // It was made of what was here: what the registry has now decides.
+                self.ask(found, "remove a container", engine.remove(&id, true)).await?;
+                self.pull_for(found, &spec.image, PullPolicy::Always).await?;
+                self.ask(found, "make a container", engine.create(spec)).await?
+            }
+            other => other?,
+        };
+        place.check()?;
+        self.ask(found, "start a container", engine.start(&id)).await?;
+        Ok(id)
+    }
+
+    async fn pull_for(&self, found: &Found, image: &str, policy: PullPolicy) -> Result<(), Error> {
+        let login = nexus_runtime::login(image).map_err(Error::Runtime)?;
+        let pulled = found.engine.pull(image, policy, login.as_ref(), None);
+        self.ask_for(found, "get an image", self.options().pull_timeout, pulled)
+            .await
+            .map(drop)
+    }
+
+    /// `None` if its session ended meanwhile.
+    async fn tell(&self, once: Option<&Once>, key: u64, made: Made) -> Result<Option<CreateContainerResponse>, Error> {
+        let answer = |container: Wire| CreateContainerResponse {
+            container_id: container.id.clone(),
+            container: Some(container),
+        };
+        let queued = self.engine().queue_with(
+            |parts, step| {
+                let runs = parts.state.container_runs(step, key, made)?;
+                let container = parts.state.containers.get(key).filter(|_| runs);
+                Ok(container.map(|one| answer(one.wire())))
+            },
+            |answer| once.zip(answer.as_ref()).map(|(once, answer)| once.keep(answer)),
+        );
+        queued.await?.done().await
+    }
+
+    /// Removes whatever its engine has of it. What cannot be reached now is found by its label later.
+    pub(super) async fn unmake(&self, found: &Found, key: u64, id: &str, why: Option<&str>) {
+        let labels = [(CONTAINER.to_owned(), id.to_owned())].into();
+        let cleared = async {
+            let all = self.ask(found, "list containers", found.engine.list(&labels)).await?;
+            for one in all {
+                self.ask(found, "remove a container", found.engine.remove(&one.id, true))
+                    .await?;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = cleared.await {
+            tracing::warn!(%error, container = id, "failed to remove what is left of a container; the next look does");
+            return;
+        }
+        let gone = self.engine().write(|state, step| {
+            if state
+                .containers
+                .get(key)
+                .is_some_and(|one| one.phase != Phase::Running || why.is_some())
+            {
+                state.container_gone(step, key, why);
+            }
+            Ok(())
+        });
+        if let Err(error) = gone.await {
+            tracing::warn!(%error, container = id, "failed to note that a container is gone");
+        }
+    }
+}
+
+fn limits(config: &ContainerConfig) -> Limits {
+    let asked = config.resources.unwrap_or_default();
+    let number = |n: i64| u64::try_from(n).unwrap_or(0);
+    Limits {
+        memory_bytes: number(asked.memory_bytes),
+        memory_swap_bytes: number(asked.memory_swap),
+        nano_cpus: number(asked.nano_cpus),
+        pids: number(asked.pids_limit),
+    }
+}
+
+fn ports(config: &ContainerConfig) -> Vec<Port> {
+    let number = |n: i32| u16::try_from(n).unwrap_or(0);
+    let each = config.ports.iter().map(|port| Port {
+        container: number(port.container_port),
+        host: number(port.host_port),
+        host_ip: port.host_ip.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        protocol: if port.protocol == "udp" {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        },
+    });
+    each.collect()
+}
+
+/// Kept until the record can be seen by others.
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Hold({:x})", self.key)
+    }
+}

@@ -1,0 +1,238 @@
+//! Carries out what is decided about containers: asks their engine, and tells the domain what it says.
+//!
+//! A call is carried to its end also where its caller goes away: half a container is nobody's. Two hands never work on
+//! one container at once; who finds it taken leaves it to the other ([`Hold`]).
+
+mod calls;
+mod images;
+mod make;
+mod place;
+mod watch;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nexus_daemon::Health;
+use nexus_proto::common::v1::ResourceUsage;
+use nexus_runtime::{Found, PullPolicy, Stats};
+use parking_lot::Mutex;
+
+use super::Engine;
+use crate::domain::Error;
+use crate::domain::container::Policy;
+use crate::remote::runtime::{Runtime, within};
+
+/// Labels by which a container is known to be ours, in every engine.
+const OWNER: &str = "nexus.owner";
+const CONTAINER: &str = "nexus.container";
+const SESSION: &str = "nexus.session";
+
+/// How containers are run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub policy: Policy,
+    /// A directory for each session, and for each of its volumes.
+    pub workspaces: PathBuf,
+    pub volumes: PathBuf,
+    /// What is ours, and never mounted.
+    pub state: PathBuf,
+    /// Host paths that sessions may allow; empty: any, for sessions of our own user.
+    pub paths: Vec<PathBuf>,
+    pub pull: PullPolicy,
+    pub require_limits: bool,
+    /// Who commands run as that do not say; empty: our own user, or nobody where that is root.
+    pub user: String,
+    pub stop_timeout: Duration,
+    pub pull_timeout: Duration,
+    pub engine_timeout: Duration,
+    /// Shares of memory in percent that are told when they are passed.
+    pub marks: Vec<u32>,
+    pub sample_every: Duration,
+}
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Containers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Engine,
+    runtime: Runtime,
+    options: Options,
+    health: Health,
+    /// Containers that somebody works on.
+    held: Mutex<HashSet<u64>>,
+    /// Time on a core when it was last looked at.
+    samples: Mutex<HashMap<u64, (Instant, Duration)>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Containers")
+            .field("runtime", &self.runtime)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Nobody else works on this container.
+struct Hold {
+    inner: Arc<Inner>,
+    key: u64,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.inner.held.lock().remove(&self.key);
+        // What was left to us may have to be done.
+        self.inner.engine.inner.containers_moved.notify_one();
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Who {
+    pub principal: Arc<str>,
+    /// `Some` where only own sessions are seen.
+    pub only_own: bool,
+    pub admin: bool,
+}
+
+impl Who {
+    fn view(&self) -> crate::domain::sessions::View<'_> {
+        use crate::domain::sessions::View;
+        if self.only_own {
+            View::Own(&self.principal)
+        } else {
+            View::All
+        }
+    }
+}
+
+impl Containers {
+    pub fn new(engine: Engine, runtime: nexus_runtime::Config, options: Options, health: Health) -> Self {
+        Containers {
+            inner: Arc::new(Inner {
+                engine,
+                runtime: Runtime::new(runtime),
+                options,
+                health,
+                held: Mutex::default(),
+                samples: Mutex::default(),
+            }),
+        }
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+
+    fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    fn hold(&self, key: u64) -> Option<Hold> {
+        self.inner.held.lock().insert(key).then(|| Hold {
+            inner: self.inner.clone(),
+            key,
+        })
+    }
+
+    /// Waits until nobody else works on it.
+    async fn held(&self, key: u64) -> Result<Hold, Error> {
+        let until = Instant::now() + self.options().engine_timeout + self.options().stop_timeout;
+        loop {
+            if let Some(hold) = self.hold(key) {
+                return Ok(hold);
+            }
+            if Instant::now() >= until {
+                return Err(Error::Runtime(nexus_runtime::Error::Unavailable {
+                    engine: "containers",
+                    why: "another call works on this container".into(),
+                }));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        found: &Found,
+        doing: &'static str,
+        work: impl Future<Output = nexus_runtime::Result<T>>,
+    ) -> Result<T, Error> {
+        self.ask_for(found, doing, self.options().engine_timeout, work).await
+    }
+
+    /// An engine that does not answer makes us limp; one that does ends that.
+    async fn ask_for<T>(
+        &self,
+        found: &Found,
+        doing: &'static str,
+        after: Duration,
+        work: impl Future<Output = nexus_runtime::Result<T>>,
+    ) -> Result<T, Error> {
+        let done = within(found, doing, after, work).await;
+        match &done {
+            Err(error) if error.is_passing() => self.inner.health.limp("containers", Some(error.to_string())),
+            _ => self.inner.health.limp("containers", None),
+        }
+        done.map_err(Error::Runtime)
+    }
+
+    async fn engine_of(&self, name: &str) -> Result<Found, Error> {
+        let found = self.inner.runtime.named(name).await;
+        if let Err(error) = &found {
+            self.inner.health.limp("containers", Some(error.to_string()));
+        }
+        found.map_err(Error::Runtime)
+    }
+
+    /// What tells our containers from those of others.
+    fn own(&self) -> BTreeMap<String, String> {
+        [(OWNER.to_owned(), self.engine().log_id().to_owned())].into()
+    }
+
+    /// What it uses, as clients read it.
+    fn usage(&self, key: u64, stats: &Stats, started: Option<i64>) -> ResourceUsage {
+        let now = Instant::now();
+        let before = self.inner.samples.lock().insert(key, (now, stats.cpu));
+        let (since, used) = match before {
+            Some((at, cpu)) if stats.cpu >= cpu => (now.duration_since(at), stats.cpu - cpu),
+            _ => {
+                let started = started.map_or(0, |at| super::wall().saturating_sub(at));
+                (Duration::from_nanos(u64::try_from(started).unwrap_or(0)), stats.cpu)
+            }
+        };
+        let share = if since.is_zero() {
+            0.0
+        } else {
+            used.as_secs_f64() / since.as_secs_f64() * 100.0
+        };
+        let memory = stats.memory_bytes as f64 * 100.0;
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        ResourceUsage {
+            cpu_percent: share,
+            memory_usage: number(stats.memory_bytes),
+            memory_limit: number(stats.memory_limit),
+            memory_percent: if stats.memory_limit == 0 {
+                0.0
+            } else {
+                memory / stats.memory_limit as f64
+            },
+            network_rx: number(stats.network_rx),
+            network_tx: number(stats.network_tx),
+            block_read: number(stats.block_read),
+            block_write: number(stats.block_write),
+            pids_count: number(stats.pids),
+        }
+    }
+}
+
+/// Nanoseconds since the epoch.
+fn time(at: std::time::SystemTime) -> Option<i64> {
+    let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_nanos()).ok()
+}

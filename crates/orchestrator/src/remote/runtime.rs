@@ -1,0 +1,110 @@
+//! The container engines behind us: found when they are first needed, and asked with a deadline.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::Duration;
+
+use nexus_runtime::{Choice, Config, Error, Found, Result, choose};
+use parking_lot::Mutex;
+
+use crate::domain::container::policy::HOST_IMAGE;
+
+/// Engines that answered once. What is away later is asked again with the next call: they dial for each.
+#[derive(Debug)]
+pub struct Runtime {
+    config: Config,
+    /// The backend that the config names, once it was found.
+    main: Mutex<Option<&'static str>>,
+    found: Mutex<BTreeMap<&'static str, Found>>,
+    /// One search at a time.
+    search: tokio::sync::Mutex<()>,
+}
+
+impl Runtime {
+    pub fn new(config: Config) -> Self {
+        Runtime {
+            config,
+            main: Mutex::default(),
+            found: Mutex::default(),
+            search: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The engine for an image: the host's own is always the built-in sandbox.
+    pub async fn pick(&self, image: &str) -> Result<Found> {
+        if image == HOST_IMAGE {
+            self.named("sandbox").await
+        } else {
+            self.main().await
+        }
+    }
+
+    /// The engine that the config wants, or the first that works.
+    pub async fn main(&self) -> Result<Found> {
+        let known = || {
+            let main = *self.main.lock();
+            main.and_then(|name| self.found.lock().get(name).cloned())
+        };
+        if let Some(found) = known() {
+            return Ok(found);
+        }
+        let _search = self.search.lock().await;
+        if let Some(found) = known() {
+            return Ok(found);
+        }
+        let found = choose(&self.config).await?;
+        *self.main.lock() = Some(found.engine.name());
+        Ok(self.keep(found))
+    }
+
+    /// The engine that a container was made with.
+    pub async fn named(&self, name: &str) -> Result<Found> {
+        if let Some(found) = self.found.lock().get(name) {
+            return Ok(found.clone());
+        }
+        let backend = match name {
+            "docker" => Choice::Docker,
+            "podman" => Choice::Podman,
+            _ => Choice::Sandbox,
+        };
+        let _search = self.search.lock().await;
+        let config = Config {
+            backend,
+            ..self.config.clone()
+        };
+        Ok(self.keep(choose(&config).await?))
+    }
+
+    fn keep(&self, found: Found) -> Found {
+        tracing::info!(
+            engine = found.probe.engine,
+            version = found.probe.version,
+            place = found.probe.place,
+            "found a container engine"
+        );
+        self.found.lock().insert(found.engine.name(), found.clone());
+        found
+    }
+
+    /// All that were found so far.
+    pub fn known(&self) -> Vec<Found> {
+        self.found.lock().values().cloned().collect()
+    }
+}
+
+/// Waits no longer than this.
+pub async fn within<T>(
+    engine: &Found,
+    doing: &'static str,
+    after: Duration,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match tokio::time::timeout(after, work).await {
+        Ok(done) => done,
+        Err(_) => Err(Error::Timeout {
+            engine: engine.engine.name(),
+            doing,
+            after,
+        }),
+    }
+}

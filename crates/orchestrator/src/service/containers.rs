@@ -1,0 +1,247 @@
+//! Containers: the five calls of `orchestrator.v1`, and the service of what clients need beside them.
+
+use std::pin::Pin;
+
+use futures_core::Stream;
+use futures_util::{StreamExt, stream};
+use nexus_daemon::{Caller, Role};
+use nexus_proto::orchestrator::v1::container_service_server::ContainerService;
+use nexus_proto::orchestrator::v1::*;
+use nexus_runtime::{LogOptions, Source};
+use tokio::sync::mpsc;
+use tonic::{Code, Request, Response, Status};
+
+use super::once;
+use super::status::refuse;
+use crate::domain::{Error, event};
+use crate::engine::containers::{Containers, Who};
+
+/// Steps of a pull that a slow reader may be behind.
+const STEPS: usize = 64;
+
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub containers: Containers,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// What a failure of an engine is to a caller.
+pub fn code(error: &nexus_runtime::Error) -> (Code, &'static str) {
+    use nexus_runtime::Error;
+    match error {
+        Error::NotFound(_) => (Code::NotFound, "CONTAINER_NOT_FOUND"),
+        Error::Exists(_) => (Code::AlreadyExists, "CONTAINER_EXISTS"),
+        Error::ImageNotFound { .. } => (Code::NotFound, "IMAGE_NOT_FOUND"),
+        Error::Pull { .. } => (Code::FailedPrecondition, "IMAGE_PULL"),
+        Error::Invalid(_) => (Code::InvalidArgument, "INVALID"),
+        Error::State { .. } => (Code::FailedPrecondition, "CONTAINER_STATE"),
+        Error::Unsupported { .. } => (Code::FailedPrecondition, "ENGINE_UNSUPPORTED"),
+        Error::Unavailable { .. } => (Code::Unavailable, "ENGINE_AWAY"),
+        Error::Timeout { .. } => (Code::Unavailable, "ENGINE_TIMEOUT"),
+        Error::Unusable { .. } | Error::NoBackend { .. } => (Code::FailedPrecondition, "NO_BACKEND"),
+        Error::Failed { .. } => (Code::Internal, "ENGINE"),
+    }
+}
+
+pub fn who(caller: &Caller) -> Who {
+    Who {
+        principal: caller.principal.clone(),
+        only_own: caller.role == Role::User,
+        admin: caller.role == Role::Admin,
+    }
+}
+
+pub async fn create(
+    containers: &Containers,
+    request: Request<CreateContainerRequest>,
+) -> Answer<CreateContainerResponse> {
+    let who = who(&Caller::of(&request));
+    let once = once(&request, "CreateContainer").map_err(refuse)?;
+    let made = containers.create(once, who, request.into_inner()).await;
+    made.map(Response::new).map_err(refuse)
+}
+
+pub async fn get(containers: &Containers, request: Request<GetContainerRequest>) -> Answer<GetContainerResponse> {
+    let who = who(&Caller::of(&request));
+    let found = containers
+        .get(&request.get_ref().container_id, &who)
+        .await
+        .map_err(refuse)?;
+    Ok(Response::new(GetContainerResponse { container: Some(found) }))
+}
+
+pub fn list(containers: &Containers, request: Request<ListContainersRequest>) -> Answer<ListContainersResponse> {
+    let who = who(&Caller::of(&request));
+    let containers = containers.list(&request.into_inner().filter.unwrap_or_default(), &who);
+    let total_count = i32::try_from(containers.len()).unwrap_or(i32::MAX);
+    Ok(Response::new(ListContainersResponse {
+        containers,
+        total_count,
+    }))
+}
+
+pub async fn stop(containers: &Containers, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
+    let who = who(&Caller::of(&request));
+    let once = once(&request, "StopContainer").map_err(refuse)?;
+    let request = request.into_inner();
+    let state = containers
+        .stop(once, &request.container_id, request.timeout_ns, &who)
+        .await
+        .map_err(refuse)?;
+    Ok(Response::new(StopContainerResponse {
+        container_id: request.container_id,
+        state: state.into(),
+    }))
+}
+
+pub async fn remove(
+    containers: &Containers,
+    request: Request<RemoveContainerRequest>,
+) -> Answer<RemoveContainerResponse> {
+    let who = who(&Caller::of(&request));
+    let once = once(&request, "RemoveContainer").map_err(refuse)?;
+    let request = request.into_inner();
+    match containers.remove(&request.container_id, request.force, &who).await {
+        Ok(()) => {}
+        // The first call under this key removed it.
+        Err(Error::ContainerNotFound(_))
+            if once.is_some() && crate::domain::ids::number(&request.container_id).is_some() => {}
+        Err(error) => return Err(refuse(error)),
+    }
+    Ok(Response::new(RemoveContainerResponse {
+        container_id: request.container_id,
+    }))
+}
+
+fn admin(caller: &Caller, doing: &str) -> Result<(), Status> {
+    if caller.role == Role::Admin {
+        return Ok(());
+    }
+    Err(refuse(Error::Forbidden(format!("only an administrator may {doing}"))))
+}
+
+#[tonic::async_trait]
+impl ContainerService for Service {
+    type ContainerLogsStream = Pin<Box<dyn Stream<Item = Result<ContainerLogsResponse, Status>> + Send>>;
+    type PullImageStream = Pin<Box<dyn Stream<Item = Result<PullImageResponse, Status>> + Send>>;
+
+    async fn container_logs(&self, request: Request<ContainerLogsRequest>) -> Answer<Self::ContainerLogsStream> {
+        let who = who(&Caller::of(&request));
+        let request = request.into_inner();
+        let tail =
+            usize::try_from(request.tail).map_err(|_| refuse(Error::Invalid("tail must not be negative".into())))?;
+        let since = request
+            .since
+            .as_ref()
+            .map(event::time)
+            .and_then(|at| u64::try_from(at).ok());
+        let options = LogOptions {
+            follow: request.follow,
+            since: since.map(|at| std::time::UNIX_EPOCH + std::time::Duration::from_nanos(at)),
+            tail: (tail > 0).then_some(tail),
+        };
+        let chunks = self
+            .containers
+            .logs(&request.container_id, options, &who)
+            .await
+            .map_err(refuse)?;
+        let frames = chunks.map(|chunk| {
+            let chunk = chunk.map_err(|error| refuse(Error::Runtime(error)))?;
+            Ok(ContainerLogsResponse {
+                data: chunk.bytes,
+                is_stderr: chunk.source == Source::Stderr,
+            })
+        });
+        Ok(Response::new(Box::pin(frames)))
+    }
+
+    async fn exec_container(&self, request: Request<ExecContainerRequest>) -> Answer<ExecContainerResponse> {
+        let who = who(&Caller::of(&request));
+        let done = self.containers.exec(request.into_inner(), &who).await;
+        done.map(Response::new).map_err(refuse)
+    }
+
+    async fn container_stats(&self, request: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {
+        let who = who(&Caller::of(&request));
+        let used = self
+            .containers
+            .stats(&request.get_ref().container_id, &who)
+            .await
+            .map_err(refuse)?;
+        Ok(Response::new(ContainerStatsResponse { resources: Some(used) }))
+    }
+
+    async fn list_images(&self, _: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
+        let (backend, images) = self.containers.images().await.map_err(refuse)?;
+        Ok(Response::new(ListImagesResponse {
+            images,
+            backend: backend.into(),
+        }))
+    }
+
+    async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<Self::PullImageStream> {
+        admin(&Caller::of(&request), "pull images")?;
+        let request = request.into_inner();
+        let (send, receive) = mpsc::channel(STEPS);
+        let containers = self.containers.clone();
+        let pull = tokio::spawn(async move { containers.pull(&request.reference, &request.policy, send).await });
+        let steps = stream::unfold((receive, Some(pull)), |(mut receive, pull)| async move {
+            if let Some(step) = receive.recv().await {
+                let frame = PullImageResponse {
+                    what: step.what,
+                    status: step.status,
+                    bytes: i64::try_from(step.bytes).unwrap_or(i64::MAX),
+                    total: i64::try_from(step.total).unwrap_or(i64::MAX),
+                    ..PullImageResponse::default()
+                };
+                return Some((Ok(frame), (receive, pull)));
+            }
+            let done = pull?
+                .await
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            let last = done.map_err(refuse).map(|(image, fetched)| PullImageResponse {
+                image: Some(image),
+                fetched,
+                ..PullImageResponse::default()
+            });
+            Some((last, (receive, None)))
+        });
+        Ok(Response::new(Box::pin(steps)))
+    }
+
+    async fn import_image(&self, request: Request<ImportImageRequest>) -> Answer<ImportImageResponse> {
+        admin(&Caller::of(&request), "import images")?;
+        let request = request.into_inner();
+        let image = self
+            .containers
+            .import(&request.path, &request.reference)
+            .await
+            .map_err(refuse)?;
+        Ok(Response::new(ImportImageResponse { image: Some(image) }))
+    }
+
+    async fn remove_image(&self, request: Request<RemoveImageRequest>) -> Answer<RemoveImageResponse> {
+        admin(&Caller::of(&request), "remove images")?;
+        let request = request.into_inner();
+        self.containers
+            .remove_image(&request.reference, request.force)
+            .await
+            .map_err(refuse)?;
+        Ok(Response::new(RemoveImageResponse {
+            reference: request.reference,
+        }))
+    }
+
+    async fn prune_images(&self, request: Request<PruneImagesRequest>) -> Answer<PruneImagesResponse> {
+        admin(&Caller::of(&request), "remove images")?;
+        let freed = self
+            .containers
+            .prune_images(request.get_ref().all)
+            .await
+            .map_err(refuse)?;
+        Ok(Response::new(PruneImagesResponse {
+            freed_bytes: i64::try_from(freed).unwrap_or(i64::MAX),
+        }))
+    }
+}
