@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::{
     domain::desk::Limits,
-    engine::{self, Board, Style},
+    engine::{self, Board, PART, Style},
     remote::{Models, Orchestrator, Profile},
     service::Service,
 };
@@ -231,6 +231,14 @@ impl Daemon for Agent {
             socket: boot.socket.clone(),
             concurrency: config.concurrency,
         };
+        let (redial, health) = (options.redial.clone(), boot.health.clone());
+        boot.wake.on_wake("orchestrator", move |_| {
+            // Told to be sound again by the stream that opens next.
+            health.limp(PART, Some("dials again after a wake".into()));
+            redial.now();
+            let health = health.clone();
+            async move { health.sound(PART).await }
+        });
         let style = Arc::new(RwLock::new(Arc::new(config.style())));
         let board = Board::new(boot.health.clone());
         let (handle, engine) = engine::build(engine::Parts {

@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use board::Board;
+pub use board::{Board, PART};
 use kit::Kit;
 
 use crate::{

@@ -12,7 +12,13 @@ use nexus_proto::{
 };
 use nexus_store::{Durability, Error as Engine, Sqlite};
 
-use crate::{Config, Error, engine::Handle, remote::Orchestrator, service::Service, store::Store};
+use crate::{
+    Config, Error,
+    engine::{Handle, PART},
+    remote::Orchestrator,
+    service::Service,
+    store::Store,
+};
 
 /// The daemon `nexus-gateway`.
 pub struct Gateway;
@@ -38,6 +44,7 @@ impl Daemon for Gateway {
             socket,
             health,
             stop,
+            wake,
             ..
         } = boot;
         let backend = Sqlite::new(root.db_dir().join("gateway.db"), Durability::Full);
@@ -52,6 +59,14 @@ impl Daemon for Gateway {
             max_send_bytes: common.max_message_bytes,
             ..Options::default()
         };
+        let (redial, sound) = (options.redial.clone(), health.clone());
+        wake.on_wake("orchestrator", move |_| {
+            // Told to be sound again by the watch, once it has compared all sessions.
+            sound.limp(PART, Some("dials again after a wake".into()));
+            redial.now();
+            let sound = sound.clone();
+            async move { sound.sound(PART).await }
+        });
         let orchestrator = Orchestrator::new(Address::Unix(common.orchestrator.clone()), options);
 
         let registration = register_forever(

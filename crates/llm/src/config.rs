@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use nexus_config::{Kind, Setting};
+use nexus_credential::Reference;
 use reqwest::Url;
 use serde::Deserialize;
 
@@ -21,6 +22,15 @@ pub struct Config {
     pub lmstudio_base_url: String,
     #[serde(default)]
     pub endpoints: BTreeMap<String, String>,
+    #[serde(default)]
+    pub anthropic_key: String,
+    #[serde(default)]
+    pub openai_key: String,
+    #[serde(default)]
+    pub openrouter_key: String,
+    #[serde(default)]
+    pub endpoint_keys: BTreeMap<String, String>,
+    pub credential_timeout: Duration,
     pub max_concurrent_requests: usize,
     pub max_waiting_requests: usize,
     pub connect_timeout: Duration,
@@ -81,6 +91,27 @@ pub fn settings() -> Vec<Setting> {
             "further endpoints that speak OpenAI's chat API: name = base url",
         )
         .live(),
+        text(
+            "anthropic_key",
+            "",
+            "where the key of Anthropic is, as keyring:..., op://..., file:..., env:... (see docs/CREDENTIALS.md); unset: \
+             the environment, nexus models key, or the account anthropic/default",
+        ),
+        text("openai_key", "", "where the key of OpenAI is, likewise"),
+        text("openrouter_key", "", "where the key of OpenRouter is, likewise"),
+        Setting::new(
+            "endpoint_keys",
+            Kind::Map,
+            "",
+            "where the keys of ollama, lmstudio and further endpoints are: name = reference",
+        )
+        .live(),
+        Setting::new(
+            "credential_timeout",
+            Kind::Duration,
+            "20s",
+            "how long a store of credentials may take to give a key",
+        ),
         Setting::new(
             "max_concurrent_requests",
             Kind::Int { min: 1, max: 10_000 },
@@ -164,6 +195,17 @@ pub fn check(config: &Config) -> Vec<String> {
             ));
         }
     }
+    for (setting, provider, text) in config.key_settings() {
+        // Never the text itself: people paste keys.
+        if let Err(error) = text.parse::<Reference>() {
+            wrong.push(format!(
+                "{setting}: {error}; a key itself never stands in the settings, keep it with: nexus credential add {provider}"
+            ));
+        }
+        if !config.providers().iter().any(|known| known == provider) {
+            wrong.push(format!("{setting}: no provider is called {provider}"));
+        }
+    }
     if !config.default_provider.is_empty() && !config.providers().contains(&config.default_provider) {
         wrong.push(format!(
             "default_provider: {:?} is none of {}",
@@ -173,6 +215,7 @@ pub fn check(config: &Config) -> Vec<String> {
     }
     let times = [
         ("connect_timeout", config.connect_timeout),
+        ("credential_timeout", config.credential_timeout),
         ("first_byte_timeout", config.first_byte_timeout),
         ("idle_timeout", config.idle_timeout),
         ("request_timeout", config.request_timeout),
@@ -220,6 +263,38 @@ impl Config {
         built_in
             .chain(self.endpoints.iter().map(|(name, url)| (name.as_str(), url.as_str())))
             .collect()
+    }
+
+    /// What the settings say of keys: the setting, the provider, the reference.
+    fn key_settings(&self) -> Vec<(String, &str, &str)> {
+        let own = [
+            (catalogue::ANTHROPIC, &self.anthropic_key),
+            (catalogue::OPENAI, &self.openai_key),
+            (catalogue::OPENROUTER, &self.openrouter_key),
+        ];
+        let own = own
+            .into_iter()
+            .filter(|(_, text)| !text.is_empty())
+            .map(|(name, text)| (format!("{name}_key"), name, text.as_str()));
+        let others = self
+            .endpoint_keys
+            .iter()
+            .map(|(name, text)| (format!("endpoint_keys.{name}"), name.as_str(), text.as_str()));
+        own.chain(others).collect()
+    }
+
+    /// Every provider that takes a key, and where the settings say that it is.
+    pub fn keys(&self) -> BTreeMap<String, Option<Reference>> {
+        let mut keys: BTreeMap<String, Option<Reference>> = self
+            .providers()
+            .into_iter()
+            .filter(|name| name != catalogue::OFFLINE)
+            .map(|name| (name, None))
+            .collect();
+        for (_, provider, text) in self.key_settings() {
+            keys.insert(provider.to_owned(), text.parse().ok());
+        }
+        keys
     }
 
     pub fn retry(&self) -> retry::Policy {

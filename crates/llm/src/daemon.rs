@@ -3,6 +3,7 @@
 use futures_util::FutureExt;
 use nexus_client::{Address, Connection, Options, register_forever};
 use nexus_config::Setting;
+use nexus_credential::{Resolver, Shell, Store, protect};
 use nexus_daemon::{Access, Boot, BootError, Built, Daemon, Services};
 use nexus_proto::{
     agent::v1::{AgentMetadata, AgentType, RegisterRequest},
@@ -11,8 +12,8 @@ use nexus_proto::{
 
 use crate::{
     config::{self, Config},
-    engine::{Engine, Ledger},
-    keys::Keys,
+    engine::{Engine, Jolt, Ledger},
+    keys::{Keys, references::References},
     service,
     store::{self, UsageFile},
 };
@@ -33,9 +34,17 @@ impl Daemon for Llm {
     }
 
     async fn build(boot: Boot<Config>) -> Result<Built<Config>, BootError> {
+        protect::process().map_err(BootError::Failed)?;
+        let shell = Shell::from_environment().map_err(|error| BootError::Config(vec![error.to_string()]))?;
+        let from_shell = shell.is_some();
+        let resolver =
+            Resolver::new(Store::at(boot.root.credential_dir()), shell).deadline(boot.config.credential_timeout);
+        let references = References::new(resolver, from_shell);
+        references.want(boot.config.keys());
         let keys = Keys::new(boot.root.key_file(), boot.common.own_uid, |name| {
             std::env::var(name).ok()
-        });
+        })
+        .with(references.clone());
         let ledger = Ledger::open(UsageFile::new(&boot.root.db_dir())).map_err(|error| match error {
             store::Error::Damaged { .. } => BootError::Data(error.to_string()),
             store::Error::Io { .. } => BootError::Failed(error.to_string()),
@@ -45,6 +54,8 @@ impl Daemon for Llm {
             tracing::warn!(trouble, "keys in the file cannot be used");
         }
 
+        let health = boot.health.clone();
+        tokio::spawn(references.keep(boot.stop.token(), move |trouble| health.limp("credentials", trouble)));
         let health = boot.health.clone();
         tokio::spawn(
             ledger
@@ -59,6 +70,32 @@ impl Daemon for Llm {
             ..Options::default()
         };
         let orchestrator = Connection::lazy(&Address::Unix(boot.common.orchestrator.clone()), &options);
+        boot.wake.on_wake("orchestrator", {
+            let (redial, connection) = (options.redial.clone(), orchestrator.clone());
+            move |_| {
+                redial.now();
+                let connection = connection.clone();
+                async move {
+                    // Without an end of attempts; what no attempt could change is told by the registration.
+                    let _refused = connection.connected().await;
+                }
+            }
+        });
+        boot.wake.on_wake("providers", {
+            let engine = engine.clone();
+            move |_| {
+                engine.dial_anew(Jolt::Wake);
+                std::future::ready(())
+            }
+        });
+        boot.wake.on_network({
+            let engine = engine.clone();
+            move |up| {
+                if up {
+                    engine.dial_anew(Jolt::Network);
+                }
+            }
+        });
         let socket = boot.socket.display().to_string();
         tokio::spawn(register_forever(
             orchestrator,

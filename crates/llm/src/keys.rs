@@ -1,4 +1,5 @@
-//! Provider keys: from the environment, else from the key file. No other daemon reads either.
+//! Provider keys: by the reference that the settings name, else from the environment, else from the key file, else from
+//! the account `<provider>/default` of the index. No other daemon reads any of them.
 //!
 //! The file is `state/nexus/keys.toml`, TOML, mode 0600, owned by the user the daemon runs as:
 //!
@@ -63,12 +64,17 @@ pub enum Error {
     Form { path: PathBuf, line: usize },
     #[error("failed to read key file {path}: {reason}")]
     Read { path: PathBuf, reason: String },
+    #[error("{0}")]
+    Reference(String),
+    #[error("the key of {0} is being looked up")]
+    Pending(String),
 }
 
 pub struct Keys {
     path: PathBuf,
     own_uid: u32,
     environment: fn(&str) -> Option<String>,
+    references: Option<References>,
     // What the file held when it last changed, so that a request costs one stat and no parsing.
     seen: Mutex<Option<Seen>>,
 }
@@ -101,12 +107,46 @@ impl Keys {
             path: path.into(),
             own_uid,
             environment,
+            references: None,
             seen: Mutex::new(None),
+        }
+    }
+
+    pub fn with(mut self, references: References) -> Self {
+        self.references = Some(references);
+        self
+    }
+
+    pub fn references(&self) -> Option<References> {
+        self.references.clone()
+    }
+
+    /// Waits for the store that a provider's key is in, if it is in one and that was not asked yet.
+    pub async fn settle(&self, provider: &str) {
+        if let Some(references) = &self.references {
+            references.settle(provider).await;
         }
     }
 
     /// The key of a provider. A broken file is an error only for a provider whose key is not in the environment.
     pub fn get(&self, provider: &str) -> Result<Option<Key>, Error> {
+        let Some(references) = &self.references else {
+            return self.by_hand(provider);
+        };
+        if !references.is_named(provider)
+            && let Some(key) = self.by_hand(provider)?
+        {
+            return Ok(Some(key));
+        }
+        match references.state(provider) {
+            State::Unnamed => Ok(None),
+            State::Pending => Err(Error::Pending(provider.to_owned())),
+            State::Ready(key) => Ok(Some(key)),
+            State::Trouble(error) => Err(Error::Reference(references::said(provider, &error))),
+        }
+    }
+
+    fn by_hand(&self, provider: &str) -> Result<Option<Key>, Error> {
         for variable in variables(provider) {
             if let Some(value) = (self.environment)(&variable).filter(|value| !value.trim().is_empty()) {
                 return Ok(Some(Key::new(value.trim().to_owned())));
@@ -115,9 +155,15 @@ impl Keys {
         self.in_file(provider)
     }
 
-    /// What is wrong with the file, if anything is.
+    /// What is wrong with the file, or with a reference that nothing stands in for.
     pub fn trouble(&self) -> Option<Error> {
-        self.in_file("").err()
+        if let Err(error) = self.in_file("") {
+            return Some(error);
+        }
+        let troubles = self.references.iter().flat_map(References::troubles);
+        troubles
+            .map(|(provider, _)| provider)
+            .find_map(|provider| self.get(&provider).err())
     }
 
     fn in_file(&self, provider: &str) -> Result<Option<Key>, Error> {
@@ -233,6 +279,10 @@ impl Stamp {
         }
     }
 }
+
+pub mod references;
+
+use references::{References, State};
 
 #[cfg(test)]
 mod tests;

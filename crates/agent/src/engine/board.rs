@@ -5,7 +5,8 @@ use std::{sync::Arc, time::SystemTime};
 use nexus_daemon::Health;
 use parking_lot::Mutex;
 
-const PART: &str = "orchestrator";
+/// The part of our health that is the stream to the orchestrator.
+pub const PART: &str = "orchestrator";
 
 #[derive(Clone, Debug)]
 pub struct Figures {

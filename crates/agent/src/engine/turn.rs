@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use super::{Style, history, kit::Kit, outbox::Voice};
 use crate::{
@@ -15,6 +16,19 @@ use crate::{
 
 /// Ends with exactly one last word, unless it is stopped.
 pub(super) async fn run(kit: Arc<Kit>, offer: Offer, voice: Voice) {
+    let id = followed_by(&offer);
+    let span = tracing::debug_span!("turn", correlation_id = id, session_id = offer.session_id);
+    one(kit, offer, voice).instrument(span).await;
+}
+
+/// What the logs of all daemons call this message.
+fn followed_by(offer: &Offer) -> &str {
+    let known = offer.followed_by.as_ref().or(offer.message_id.as_ref());
+    known.map_or(&offer.turn.0, |id| id)
+}
+
+async fn one(kit: Arc<Kit>, offer: Offer, voice: Voice) {
+    tracing::debug!("begins");
     let style = kit.style();
     let answer = timeout(style.turn_timeout, answer(&kit, &style, &offer, &voice)).await;
     let last = answer.unwrap_or_else(|_| {
@@ -25,7 +39,10 @@ pub(super) async fn run(kit: Arc<Kit>, offer: Offer, voice: Voice) {
         })
     });
     voice.say(match last {
-        Ok(whole) => Outbound::Answer(whole),
+        Ok(whole) => {
+            tracing::debug!(model = whole.model, "answered");
+            Outbound::Answer(whole)
+        }
         Err(refusal) => {
             tracing::warn!(
                 session_id = offer.session_id,
@@ -46,6 +63,7 @@ async fn answer(kit: &Arc<Kit>, style: &Style, offer: &Offer, voice: &Voice) -> 
     let ask = Ask {
         session_id: offer.session_id.clone(),
         correlation_id: offer.turn.0.clone(),
+        followed_by: followed_by(offer).to_owned(),
         model,
         provider: style.provider.clone(),
         max_tokens: budget.answer,

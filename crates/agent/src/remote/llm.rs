@@ -20,6 +20,8 @@ use crate::domain::{
 pub struct Ask {
     pub session_id: String,
     pub correlation_id: String,
+    /// What the logs call it.
+    pub followed_by: String,
     pub model: String,
     pub provider: String,
     pub max_tokens: u64,
@@ -55,7 +57,7 @@ impl Models {
     }
 
     pub fn backoff(&self) -> nexus_client::Backoff {
-        nexus_client::Backoff::new(self.connection.options().reconnect_interval, 0)
+        self.connection.backoff().endless()
     }
 
     pub async fn windows(&self) -> Result<Windows, Error> {
@@ -111,7 +113,7 @@ impl Models {
             payload: Some(stream_llm_request::Payload::Request(request)),
         }));
         // The id comes from outside; one that no header can carry is not worth an answer.
-        if let Ok(value) = ask.correlation_id.parse() {
+        if let Ok(value) = ask.followed_by.parse() {
             request.metadata_mut().insert("x-correlation-id", value);
         }
         let stream = self.connection.llm().stream_llm(request).await?.into_inner();

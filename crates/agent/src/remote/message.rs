@@ -20,6 +20,8 @@ pub struct Offer {
     pub text: String,
     /// The user message's id, if the orchestrator says it.
     pub message_id: Option<String>,
+    /// What every daemon's log calls it, if the orchestrator says it.
+    pub followed_by: Option<String>,
     pub model: Option<String>,
 }
 
@@ -90,6 +92,7 @@ fn offer(metadata: AgentMessageMetadata, data: DataMessage) -> Inbound {
     let turn = TurnId(either(metadata.correlation_id, "correlation_id"));
     let session_id = either(metadata.session_id, "session_id");
     let message_id = some(either(String::new(), "message_id"));
+    let followed_by = some(either(String::new(), "x-correlation-id"));
     let model = some(either(String::new(), "model"));
     if turn.0.is_empty() {
         return Inbound::Ignored("a question without a correlation id");
@@ -110,6 +113,7 @@ fn offer(metadata: AgentMessageMetadata, data: DataMessage) -> Inbound {
             session_id,
             text,
             message_id,
+            followed_by,
             model,
         }),
     }
@@ -233,6 +237,7 @@ mod tests {
                 session_id: "s".into(),
                 text: "hi".into(),
                 message_id: Some("u".into()),
+                followed_by: None,
                 model: Some("m".into()),
             })
         );

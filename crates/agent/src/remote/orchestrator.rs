@@ -85,7 +85,7 @@ impl Orchestrator {
     }
 
     pub fn backoff(&self) -> nexus_client::Backoff {
-        nexus_client::Backoff::new(self.connection.options().reconnect_interval, 0)
+        self.connection.backoff().endless()
     }
 
     pub fn is_connected(&self) -> bool {

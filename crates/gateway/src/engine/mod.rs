@@ -38,6 +38,7 @@ use book::Book;
 pub use events::Subscription;
 pub use sessions::Sent;
 pub use stream::{Chat, ClientFrame, Reply, Request, Wanted};
+pub use watch::PART;
 
 /// Events that wait to be written.
 const NOTES: usize = 1024;

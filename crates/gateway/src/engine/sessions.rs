@@ -238,6 +238,17 @@ impl Handle {
             session_id: id.into(),
             time: time.unwrap_or_else(now),
         };
+        let followed_by = if correlation_id.is_empty() {
+            &sent.message_id
+        } else {
+            &correlation_id
+        };
+        tracing::debug!(
+            correlation_id = followed_by,
+            message_id = sent.message_id,
+            session_id = id,
+            "message sent"
+        );
         let event = Event::of(&session, Kind::MessageSent).about(&sent.message_id, &correlation_id);
         let change = once::answered(Change::default().event(event), ticket.as_ref(), &sent);
         self.inner.store.commit(change, now()).await?;

@@ -135,6 +135,8 @@ impl Talk {
                 slot = slot(line_out.as_ref()), if may_send => {
                     // A line that was lost meanwhile says so itself, and everything owed goes out again.
                     if let (Some(slot), Some(message)) = (slot, self.conversation.next_message()) {
+                        let followed_by = message.extra.get("correlation_id").unwrap_or(&message.id);
+                        tracing::debug!(correlation_id = followed_by, session_id = self.session.id, "message sent");
                         slot.send(message);
                     }
                 }

@@ -8,12 +8,12 @@ use tonic::Streaming;
 
 use super::{Handle, now};
 
-const PART: &str = "orchestrator";
+/// The part of our health that is the orchestrator.
+pub const PART: &str = "orchestrator";
 
 impl Handle {
     pub(super) async fn watch(self) {
-        let interval = self.inner.orchestrator.connection().options().reconnect_interval;
-        let mut backoff = Backoff::new(interval, 0);
+        let mut backoff = self.inner.orchestrator.connection().backoff().endless();
         loop {
             let error = match self.listen(&mut backoff).await {
                 Ok(()) => Error::new(Kind::Unavailable, "the orchestrator ended the events"),

@@ -41,7 +41,7 @@ enum State {
     Closed,
     Opening(Opening),
     Open(Box<Open>),
-    Pause(Pin<Box<tokio::time::Sleep>>),
+    Pause(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
 struct Open {
@@ -65,7 +65,7 @@ pub enum Signal {
 
 impl Line {
     pub(super) fn new(connection: Connection, place: Arc<()>, session: &str) -> Self {
-        let backoff = Backoff::new(connection.options().reconnect_interval, 0);
+        let backoff = connection.backoff().endless();
         Line {
             connection,
             session: session.into(),
@@ -152,11 +152,10 @@ impl Line {
             self.state = State::Closed;
             return Signal::Ended(error);
         }
-        let pause = self
-            .backoff
-            .next_pause()
-            .unwrap_or(self.connection.options().reconnect_interval);
-        self.state = State::Pause(Box::pin(tokio::time::sleep(pause)));
+        self.state = match self.backoff.pause() {
+            Some(pause) => State::Pause(Box::pin(pause)),
+            None => return Signal::Ended(error),
+        };
         Signal::Lost(error)
     }
 }

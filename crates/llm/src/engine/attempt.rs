@@ -6,19 +6,23 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use super::{
-    Engine, Setup,
+    Engine, Jolt, Setup,
     run::{Counted, Output, Whole},
 };
 use crate::{
     domain::{
         answer::{Answer, Piece, Tokens},
-        failure::Failure,
+        catalogue,
+        failure::{Failure, Kind},
         request::Request,
     },
-    provider::{Call, Provider},
+    provider::{Call, Pieces, Provider},
 };
 
 pub struct Ended {
@@ -44,7 +48,8 @@ pub async fn once(
     let mut attempt = Attempt::begin(engine, setup, provider.name(), &call.request, counted);
     let mut pieces = provider.answer(call);
     let mut waiting: VecDeque<Output> = VecDeque::new();
-    while let Some(piece) = pieces.next().await {
+    let mut jolts = engine.0.jolts.subscribe();
+    while let Some(piece) = next(&mut pieces, &mut jolts, provider.name()).await {
         match piece {
             Ok(piece) => {
                 attempt.answer.add(&piece);
@@ -71,6 +76,32 @@ pub async fn once(
         provider: provider.name().into(),
         model,
         completed: SystemTime::now(),
+    })
+}
+
+/// The next piece. After a jolt it has to come soon: a dead connection says nothing, for ever.
+async fn next(
+    pieces: &mut Pieces,
+    jolts: &mut watch::Receiver<Jolt>,
+    provider: &str,
+) -> Option<Result<Piece, Failure>> {
+    if provider == catalogue::OFFLINE {
+        return pieces.next().await;
+    }
+    let jolt = tokio::select! {
+        biased;
+        piece = pieces.next() => return piece,
+        jolt = jolts.changed() => jolt.map(|()| *jolts.borrow_and_update()),
+    };
+    let Ok(jolt) = jolt else {
+        return pieces.next().await;
+    };
+    timeout(jolt.patience(), pieces.next()).await.unwrap_or_else(|_| {
+        let text = match jolt {
+            Jolt::Wake => "the connection did not outlive a sleep of this host",
+            Jolt::Network => "the connection did not outlive a change of the network",
+        };
+        Some(Err(Failure::new(Kind::Broken, text)))
     })
 }
 

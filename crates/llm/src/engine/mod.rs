@@ -12,9 +12,14 @@ mod places;
 mod run;
 mod view;
 
-use std::{collections::HashSet, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 
 pub use self::{
     ledger::Ledger,
@@ -29,9 +34,28 @@ use crate::{
         request::Request,
         route::{self, Asked, Known, Target},
     },
-    keys::{self, Key, Keys},
+    keys::{self, Key, Keys, references::References},
     provider::{self, Http, Provider},
 };
+
+/// Why the connections to providers may be dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jolt {
+    /// The host slept, or we were frozen.
+    Wake,
+    /// The way out of this host is another one, or is back.
+    Network,
+}
+
+impl Jolt {
+    /// How long an answer under way may stay silent before its connection counts as dead.
+    fn patience(self) -> Duration {
+        match self {
+            Jolt::Wake => Duration::from_secs(1),
+            Jolt::Network => Duration::from_secs(3),
+        }
+    }
+}
 
 /// Cheap to clone; all clones are the same engine.
 #[derive(Clone)]
@@ -41,6 +65,8 @@ struct Inner {
     // Swapped whole by a reload; a request takes its own reference when it begins.
     setup: RwLock<Arc<Setup>>,
     keys: Keys,
+    // The same table that the keys are read from, to tell it of new settings.
+    references: Option<References>,
     http: Http,
     ledger: Ledger,
     places: places::Places,
@@ -49,6 +75,8 @@ struct Inner {
     // Breakers and counters, under one lock as they change together.
     board: Mutex<board::Board>,
     models: models::Cache,
+    // Attempts under way look at their connections again when it changes; who pauses before a further one goes on.
+    jolts: watch::Sender<Jolt>,
     started: SystemTime,
     started_at: std::time::Instant,
 }
@@ -67,15 +95,18 @@ impl Engine {
             providers: provider::all(&config, &http),
             config,
         };
+        let references = keys.references();
         Self(Arc::new(Inner {
             setup: RwLock::new(Arc::new(setup)),
             keys,
+            references,
             http,
             ledger,
             places,
             active: Mutex::default(),
             board: Mutex::default(),
             models: models::Cache::default(),
+            jolts: watch::Sender::new(Jolt::Network),
             started: SystemTime::now(),
             started_at: std::time::Instant::now(),
         }))
@@ -87,8 +118,20 @@ impl Engine {
             providers: provider::all(config, &self.0.http),
             config: config.clone(),
         };
+        if let Some(references) = &self.0.references {
+            references.want(config.keys());
+        }
         *self.0.setup.write() = Arc::new(setup);
         self.0.models.clear();
+    }
+
+    /// Connections of before may be dead: none of them is used again, and no provider is left alone for failures that
+    /// were not its own.
+    pub fn dial_anew(&self, jolt: Jolt) {
+        self.0.http.renew();
+        self.0.board.lock().forgive();
+        self.0.models.clear();
+        self.0.jolts.send_replace(jolt);
     }
 
     /// Claims the request's id, which is the only thing that can be refused before a request counts as accepted. What
@@ -136,12 +179,13 @@ impl Engine {
         }
     }
 
+    /// A key that is looked up right now counts as one: the request waits for it.
     fn known(&self, setup: &Setup) -> Known {
         let names = || setup.providers.iter().map(|provider| provider.name().to_owned());
         Known {
             providers: names().collect(),
             keyed: names()
-                .filter(|name| matches!(self.0.keys.get(name), Ok(Some(_))))
+                .filter(|name| matches!(self.0.keys.get(name), Ok(Some(_)) | Err(keys::Error::Pending(_))))
                 .collect(),
             key_trouble: self.key_trouble(),
             default_provider: setup.config.default_provider.clone(),

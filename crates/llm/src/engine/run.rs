@@ -195,6 +195,7 @@ async fn ask(
     }
     let mut attempt = 0;
     loop {
+        engine.0.keys.settle(&target.provider).await;
         let call = engine
             .call(setup, provider.as_ref(), request, target)
             .map_err(not_begun)?;
@@ -207,7 +208,12 @@ async fn ask(
             return Err(ended);
         };
         tracing::debug!(provider = target.provider, failure = %ended.failure, ?pause, "asks again");
-        tokio::time::sleep(pause).await;
+        let mut jolts = engine.0.jolts.subscribe();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // The network is back, say: what the pause waited for.
+            _jolted = jolts.changed() => {}
+        }
         attempt += 1;
     }
 }

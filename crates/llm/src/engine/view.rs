@@ -19,6 +19,9 @@ use crate::{
     provider::Provider,
 };
 
+/// How long the overview waits for a key that is being looked up.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum Available {
     Yes,
@@ -81,6 +84,8 @@ impl Engine {
 
     async fn view(&self, provider: &Arc<dyn Provider>, with_models: bool) -> ProviderView {
         let name = provider.name().to_owned();
+        // A store that hangs must not hang the overview with it; the key then is told as being looked up.
+        let _late = tokio::time::timeout(PATIENCE, self.0.keys.settle(&name)).await;
         let (key, trouble) = match self.key(provider.as_ref()) {
             Ok(key) => (key, None),
             Err(error) => (None, Some(error.to_string())),

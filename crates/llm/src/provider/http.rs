@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::Mutex;
 use reqwest::{Client, Method, Response, StatusCode, Url, header::HeaderMap, header::HeaderValue, redirect};
 use serde_json::Value;
 use tokio::{sync::OnceCell, time::timeout};
@@ -29,6 +30,12 @@ pub struct Http(Arc<Inner>);
 
 struct Inner {
     connect: Duration,
+    // Replaced as a whole when their connections may be dead; a call keeps the one it began with.
+    clients: Mutex<Arc<Clients>>,
+}
+
+#[derive(Default)]
+struct Clients {
     plain: OnceCell<Client>,
     tls: OnceCell<Client>,
 }
@@ -45,9 +52,13 @@ impl Http {
     pub fn new(connect: Duration) -> Self {
         Self(Arc::new(Inner {
             connect,
-            plain: OnceCell::new(),
-            tls: OnceCell::new(),
+            clients: Mutex::default(),
         }))
+    }
+
+    /// No connection of before is used again.
+    pub fn renew(&self) {
+        *self.0.clients.lock() = Arc::default();
     }
 
     /// Sends, and gives back an answer with a good status. `within` ends with the answer's head.
@@ -94,10 +105,11 @@ impl Http {
         })
     }
 
-    async fn client(&self, url: &Url) -> Result<&Client, Failure> {
+    async fn client(&self, url: &Url) -> Result<Client, Failure> {
         let connect = self.0.connect;
         let plain = url.scheme() == "http";
-        let cell = if plain { &self.0.plain } else { &self.0.tls };
+        let clients = self.0.clients.lock().clone();
+        let cell = if plain { &clients.plain } else { &clients.tls };
         // The system's certificates are read from disk: not on the thread that serves everybody.
         let build = || async move { tokio::task::spawn_blocking(move || build(plain, connect)).await };
         let built = cell
@@ -112,7 +124,7 @@ impl Http {
                 }
             })
             .await?;
-        Ok(built)
+        Ok(built.clone())
     }
 }
 
