@@ -1,6 +1,10 @@
 //! The tree of commands, as `--help` and the completions show it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -13,6 +17,10 @@ Exit codes:
     4  not found
     5  refused: no permission, or the socket belongs to another user
     6  timed out
+    7  of a credential: its store is locked
+    8  of a credential: its store is not installed, or does not run
+    9  of a credential: what was found is no secret
+   10  of a credential: it has expired
    78  the config is wrong
   130  interrupted
 
@@ -54,6 +62,19 @@ pub enum Command {
     Down(DownArgs),
     /// Show which daemons run, and how well
     Status(StatusArgs),
+    /// Look at the daemons, start and stop them one by one, read their logs
+    #[command(subcommand, visible_alias = "service")]
+    Services(ServicesCommand),
+    /// Keep the daemons running, in the foreground; `nexus up` does it in the background
+    Supervise,
+    /// Run the gateway in the foreground, with these arguments
+    GatewayDaemon(ForegroundArgs),
+    /// Run the cloud daemon in the foreground, with these arguments
+    Cloud(ForegroundArgs),
+    /// Run the skills hub in the foreground, with these arguments
+    Hub(ForegroundArgs),
+    /// Run the collaboration daemon in the foreground, with these arguments
+    Collab(ForegroundArgs),
     /// Talk to the assistant
     Chat(ChatArgs),
     /// List, show, close, delete and export conversations
@@ -61,6 +82,12 @@ pub enum Command {
     Sessions(SessionCommand),
     /// Read the event log
     Events(EventsArgs),
+    /// Run commands in containers, and look after them
+    #[command(subcommand, visible_alias = "container")]
+    Containers(crate::commands::containers::ContainersCommand),
+    /// Images that containers are made of
+    #[command(subcommand, visible_alias = "image")]
+    Images(crate::commands::images::ImagesCommand),
     /// List registered agents
     Agents,
     /// List models, and keep the keys of their providers
@@ -68,8 +95,24 @@ pub enum Command {
     /// Make and revoke bearer tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Keep the secrets that daemons use, or say where they are
+    #[command(subcommand, visible_alias = "credentials")]
+    Credential(crate::commands::credential::args::CredentialCommand),
+    /// Read and change settings, checked by the daemons that use them
+    Config(crate::commands::config::ConfigArgs),
+    /// Look at everything the daemons stand on, and say what to do about what is wrong
+    Doctor(crate::doctor::DoctorArgs),
+    /// Save the state in one file, and put it back
+    Backup(crate::commands::backup::BackupArgs),
+    /// Remove what a tree has made; only shows it unless --confirm is given
+    Reset(crate::commands::reset::ResetArgs),
+    /// Make the tree and begin its settings file
+    Init(crate::commands::init::InitArgs),
     /// Print a completion script for a shell
     Completion { shell: clap_complete::Shell },
+    /// Print the manual, page by page, for packages
+    #[command(hide = true)]
+    Manual,
 }
 
 #[derive(Debug, Args)]
@@ -87,10 +130,114 @@ pub struct DownArgs {
     pub timeout: Duration,
 }
 
+/// The services are orchestrator, llm, agent-assistant and gateway. A supervisor keeps them running; it is started by
+/// `nexus up` and by the commands here that need it.
+#[derive(Debug, Subcommand)]
+pub enum ServicesCommand {
+    /// Show how each service is, from what the supervisor heard last; exits with 1 if one is not as it is wanted
+    Status(ServiceStatusArgs),
+    /// Start services and what they need, and wait until they are of use
+    Start(ServiceChangeArgs),
+    /// Stop services, those that need others first; they stay stopped until they are started again
+    Stop(ServiceChangeArgs),
+    /// Stop and start services; those who connect meanwhile wait
+    Restart(ServiceChangeArgs),
+    /// Let `nexus up` start these again
+    Enable(ServiceChangeArgs),
+    /// Stop these, and let `nexus up` pass them over
+    Disable(ServiceChangeArgs),
+    /// Read what the services wrote, in the order of time
+    Logs(LogsArgs),
+    /// Write units of the init system (systemd, launchd), enable them, and start everything
+    Install(crate::units::args::InstallArgs),
+    /// Stop everything and remove the units again; what the daemons keep stays
+    Uninstall(crate::units::args::UninstallArgs),
+    /// Succeed if nobody uses a socket; the units ask this before they take it
+    #[command(hide = true)]
+    Claim(crate::units::args::ClaimArgs),
+    /// Become a service's daemon, as launchd wants it
+    #[command(hide = true)]
+    Exec(crate::units::args::ExecArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ServiceStatusArgs {
+    /// Only these; exits with 3 if one does not run and 4 if it is unknown
+    pub services: Vec<String>,
+    /// Ask the daemons now, instead of telling what was heard last
+    #[arg(long)]
+    pub deep: bool,
+    /// Stay, and show every change
+    #[arg(long, short = 'w')]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ServiceChangeArgs {
+    /// Which; all if none is named
+    pub services: Vec<String>,
+    /// How long to wait until it is done [default: 1m]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub wait: Option<Duration>,
+    /// How long a daemon may take to stop before it is killed [default: stop_timeout under [cli] in the config]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Level {
+    /// 0 is the worst.
+    pub fn rank(self) -> u8 {
+        self as u8
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Only these; all that left a log if none is named
+    pub services: Vec<String>,
+    /// Stay, and show what comes
+    #[arg(long, short = 'f')]
+    pub follow: bool,
+    /// Only what was written since: a time such as 2026-11-21T15:00:00Z, or how long ago, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub since: Option<SystemTime>,
+    /// Only lines at least this bad
+    #[arg(long, value_name = "LEVEL")]
+    pub level: Option<Level>,
+    /// Only lines with this text in them, whatever its case
+    #[arg(long, value_name = "TEXT")]
+    pub grep: Option<String>,
+    /// At most the newest so many; 200 unless --since is given
+    #[arg(long, short = 'n', value_name = "N")]
+    pub lines: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct ForegroundArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<OsString>,
+}
+
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Only these; exits with 3 if one does not run and 4 if it is unknown
     pub services: Vec<String>,
+    /// One line
+    #[arg(long)]
+    pub brief: bool,
+    /// Nothing but the exit code
+    #[arg(long, conflicts_with = "brief")]
+    pub quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -287,6 +434,16 @@ pub struct TokenArgs {
     pub expires_in: Option<Duration>,
 }
 
+fn moment(text: &str) -> Result<SystemTime, String> {
+    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+        return Ok(time);
+    }
+    let ago = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    SystemTime::now()
+        .checked_sub(ago)
+        .ok_or_else(|| "that is too long ago".to_owned())
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -327,6 +484,10 @@ mod tests {
             Exit::NotFound,
             Exit::Refused,
             Exit::TimedOut,
+            Exit::Locked,
+            Exit::NoProvider,
+            Exit::Malformed,
+            Exit::Expired,
             Exit::Config,
             Exit::Interrupted,
         ];

@@ -18,9 +18,32 @@ pub enum Exit {
     /// Not allowed, or the socket belongs to somebody else.
     Refused = 5,
     TimedOut = 6,
+    /// Of a secret: its store must be unlocked first.
+    Locked = 7,
+    /// What would give it is not installed or does not run.
+    NoProvider = 8,
+    Malformed = 9,
+    Expired = 10,
     /// As `sysexits` has it, and as the daemons say it too.
     Config = 78,
     Interrupted = 130,
+}
+
+impl Exit {
+    /// As another process of ours told it.
+    pub fn of(code: u8) -> Exit {
+        let all = [
+            Exit::Ok,
+            Exit::Usage,
+            Exit::NotRunning,
+            Exit::NotFound,
+            Exit::Refused,
+            Exit::TimedOut,
+            Exit::Config,
+            Exit::Interrupted,
+        ];
+        all.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Exit::Failed)
+    }
 }
 
 impl From<Exit> for ExitCode {

@@ -3,27 +3,33 @@
 //! It keeps no state of its own but the history of the prompt, and decides nothing that a daemon decides: every fact
 //! it shows comes from a socket or from the files under `NEXUS_ROOT`.
 
+mod backup;
 mod chat;
 mod cli;
 mod commands;
+mod doctor;
 mod failure;
 mod output;
 mod place;
-mod up;
+mod running;
+mod services;
+mod settings;
+mod supervise;
+mod units;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, SessionCommand},
+    cli::{Cli, Command, ServicesCommand, SessionCommand},
     failure::{Exit, Failure},
     output::Output,
     place::{Mistakes, Place},
 };
 
 fn main() -> ExitCode {
-    if let Some(failed) = up::detach::run_if_asked() {
+    if let Some(failed) = supervise::detach::run_if_asked() {
         return failed;
     }
     let cli = Cli::parse();
@@ -47,10 +53,34 @@ fn main() -> ExitCode {
 async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
     let strict = |mistakes| Place::resolve(&cli.global, mistakes, output);
     match cli.command {
-        Command::Up(args) => up::start::run(&strict(Mistakes::Fail)?, &args, output).await,
-        Command::Down(args) => up::down::run(&strict(Mistakes::Show)?, &args, output).await,
+        Command::Up(args) => services::up::run(&strict(Mistakes::Fail)?, &args, output).await,
+        Command::Down(args) => services::down::run(&strict(Mistakes::Show)?, &args, output).await,
         Command::Status(args) => commands::status::run(&strict(Mistakes::Show)?, &args, output).await,
+        Command::Services(command) => service(command, &cli.global, output).await,
+        Command::Supervise => supervise::run(strict(Mistakes::Fail)?).await,
+        Command::GatewayDaemon(args) => Err(services::foreground::run(
+            &strict(Mistakes::Show)?,
+            "nexus-gateway",
+            &args.args,
+        )),
+        Command::Cloud(args) => Err(services::foreground::run(
+            &strict(Mistakes::Show)?,
+            "nexus-cloud",
+            &args.args,
+        )),
+        Command::Hub(args) => Err(services::foreground::run(
+            &strict(Mistakes::Show)?,
+            "nexus-hub",
+            &args.args,
+        )),
+        Command::Collab(args) => Err(services::foreground::run(
+            &strict(Mistakes::Show)?,
+            "nexus-collab",
+            &args.args,
+        )),
         Command::Chat(args) => chat::run(&strict(Mistakes::Fail)?, args, output).await,
+        Command::Containers(command) => commands::containers::run(&strict(Mistakes::Fail)?, command, output).await,
+        Command::Images(command) => commands::images::run(&strict(Mistakes::Fail)?, command, output).await,
         Command::Sessions(command) => {
             let place = strict(Mistakes::Fail)?;
             match command {
@@ -66,6 +96,32 @@ async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Agents => commands::agents::run(&strict(Mistakes::Fail)?, output).await,
         Command::Models(args) => commands::models::run(&strict(Mistakes::Fail)?, args, output).await,
         Command::Token(command) => commands::token::run(&strict(Mistakes::Show)?, command, output),
+        Command::Config(args) => commands::config::run(&strict(Mistakes::Show)?, args, output).await,
+        Command::Init(args) => commands::init::run(&cli.global, &args, output),
+        Command::Credential(command) => commands::credential::run(&strict(Mistakes::Show)?, command, output).await,
+        Command::Doctor(args) => doctor::run(&strict(Mistakes::Show)?, &args, output).await,
+        Command::Backup(args) => commands::backup::run(&strict(Mistakes::Show)?, args, output).await,
+        Command::Reset(args) => commands::reset::run(strict(Mistakes::Show)?, &args, output).await,
         Command::Completion { shell } => commands::completion::run(shell, output),
+        Command::Manual => commands::manual::run(),
+    }
+}
+
+async fn service(command: ServicesCommand, global: &cli::Global, output: &Output) -> Result<Exit, Failure> {
+    use services::change::{self, Change};
+    let shown = || Place::resolve(global, Mistakes::Show, output);
+    let strict = || Place::resolve(global, Mistakes::Fail, output);
+    match command {
+        ServicesCommand::Status(args) => services::status::run(&shown()?, &args, output).await,
+        ServicesCommand::Logs(args) => services::logs::run(&shown()?, &args, output).await,
+        ServicesCommand::Start(args) => change::run(&strict()?, Change::Start, &args, output).await,
+        ServicesCommand::Stop(args) => change::run(&shown()?, Change::Stop, &args, output).await,
+        ServicesCommand::Restart(args) => change::run(&strict()?, Change::Restart, &args, output).await,
+        ServicesCommand::Enable(args) => change::run(&shown()?, Change::Enable, &args, output).await,
+        ServicesCommand::Disable(args) => change::run(&shown()?, Change::Disable, &args, output).await,
+        ServicesCommand::Install(args) => units::install(&strict()?, &args, output).await,
+        ServicesCommand::Uninstall(args) => units::uninstall(&args, output).await,
+        ServicesCommand::Claim(args) => units::claim::run(&args.path),
+        ServicesCommand::Exec(args) => units::launchd::exec::run(&args.service),
     }
 }

@@ -4,11 +4,10 @@ use std::{path::PathBuf, time::Duration, time::SystemTime};
 
 use futures_util::future::join_all;
 use nexus_client::{Address, Connection, Kind};
-use nexus_proto::{Timestamp, agent::v1::AgentState, common::v1::Health};
 use serde::Serialize;
 use tokio::time::timeout;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
+use super::orientation;
 use crate::{
     cli::StatusArgs,
     failure::{Exit, Failure},
@@ -19,9 +18,11 @@ use crate::{
         view::word,
     },
     place::Place,
-    up::{
-        self, ASSISTANT, ORCHESTRATOR, PLANS,
-        process::{Found, look},
+    services::{
+        self,
+        ask::{self, Said},
+        peer::{Found, look},
+        table::{self, ASSISTANT, ORCHESTRATOR, TABLE},
     },
 };
 
@@ -59,7 +60,7 @@ enum State {
 
 pub async fn run(place: &Place, args: &StatusArgs, output: &Output) -> Result<Exit, Failure> {
     let known = match place.orchestrator_socket() {
-        Some(_) => up::services(place),
+        Some(_) => services::names(place),
         None => vec![ORCHESTRATOR.to_owned()],
     };
     let names = if args.services.is_empty() {
@@ -69,11 +70,36 @@ pub async fn run(place: &Place, args: &StatusArgs, output: &Output) -> Result<Ex
     };
     let lines = join_all(names.into_iter().map(|service| one(place, service))).await;
     let exit = judge(&lines, !args.services.is_empty());
+    if args.quiet {
+        return Ok(exit);
+    }
+    let ready = |name: &str| {
+        lines
+            .iter()
+            .any(|line| line.service == name && line.state == State::Ready)
+    };
+    if output.json && args.services.is_empty() {
+        let (identity, bootstrap) = orientation::identity(&place.root);
+        let capabilities = orientation::capabilities(&place.root, ready);
+        output.value(
+            &serde_json::json!({ "schema": 1, "ok": exit == Exit::Ok, "identity": identity,
+            "bootstrap": bootstrap, "capabilities": capabilities, "services": lines }),
+        )?;
+        return Ok(exit);
+    }
     if output.json {
         output.value(&serde_json::json!({ "schema": 1, "ok": exit == Exit::Ok, "services": lines }))?;
         return Ok(exit);
     }
+    if args.brief {
+        let count = lines.iter().filter(|line| line.state == State::Ready).count();
+        output.line(format!("{count} of {} services ready", lines.len()))?;
+        return Ok(exit);
+    }
     show(&lines, output)?;
+    if args.services.is_empty() {
+        show_capabilities(&orientation::capabilities(&place.root, ready), output)?;
+    }
     Ok(exit)
 }
 
@@ -107,12 +133,10 @@ fn judge(lines: &[Line], by_name: bool) -> Exit {
 }
 
 async fn one(place: &Place, service: String) -> Line {
-    let socket = if service == ORCHESTRATOR {
-        place.orchestrator_socket().map(PathBuf::from)
-    } else {
-        None
-    };
-    let socket = socket.unwrap_or_else(|| place.root.socket(&service));
+    // Where the orchestrator is on another machine, no socket of this one is asked for.
+    let sockets = table::sockets(place).unwrap_or_default();
+    let known = TABLE.iter().zip(sockets).find(|(entry, _)| entry.name == service);
+    let socket = known.map_or_else(|| place.root.socket(&service), |(_, socket)| socket.path);
     let mut line = Line {
         service,
         state: State::Stopped,
@@ -132,7 +156,7 @@ async fn one(place: &Place, service: String) -> Line {
             Ok(Found::Absent) => return line,
             Ok(Found::Running(peer)) => {
                 line.pid = Some(peer.pid);
-                let foreign = peer.is_of_another_tree(&place.root.db_dir());
+                let foreign = peer.is_of_another_tree(&place.root.state());
                 if peer.is_ours() && !foreign {
                     Ok(())
                 } else if foreign {
@@ -158,8 +182,8 @@ async fn one(place: &Place, service: String) -> Line {
         line.socket = PathBuf::from(address.to_string());
     }
     let connection = Connection::lazy(&address, &place.options);
-    match timeout(PATIENCE, ask(&connection, &line.service)).await {
-        Ok(Ok(said)) => said.put(&mut line),
+    match timeout(PATIENCE, ask::daemon(&connection, &line.service)).await {
+        Ok(Ok(said)) => put(said, &mut line),
         Ok(Err(error)) if error.kind == Kind::NotRunning => {}
         Ok(Err(error)) => (line.state, line.error) = (State::Failed, Some(error.message)),
         Err(_) => (line.state, line.error) = (State::Failed, Some("is there, and does not answer".to_owned())),
@@ -167,80 +191,18 @@ async fn one(place: &Place, service: String) -> Line {
     line
 }
 
-/// What a daemon says about itself.
-struct Said {
-    serving: bool,
-    health: Option<Health>,
-    version: String,
-    started_at: Option<Timestamp>,
-}
-
-impl Said {
-    fn put(self, line: &mut Line) {
-        let limps = matches!(self.health, Some(Health::Degraded | Health::Unhealthy));
-        line.state = match (self.serving, limps) {
-            (false, _) => State::NotServing,
-            (true, true) => State::Degraded,
-            (true, false) => State::Ready,
-        };
-        line.health = self.health.map(|health| word(health.as_str_name(), "HEALTH_"));
-        line.version = Some(self.version).filter(|version| !version.is_empty());
-        line.uptime_s = self
-            .started_at
-            .and_then(|start| since(&start, SystemTime::now()))
-            .map(|age| age.as_secs());
-    }
-}
-
-async fn ask(connection: &Connection, service: &str) -> Result<Said, nexus_client::Error> {
-    let mut health = connection.health();
-    let serving = health.check(HealthCheckRequest::default());
-    let own = about(connection, service);
-    let (serving, own) = tokio::join!(serving, own);
-    let serving = serving?.into_inner().status() == ServingStatus::Serving;
-    let (health, version, started_at) = own?;
-    Ok(Said {
-        serving,
-        health,
-        version,
-        started_at,
-    })
-}
-
-type About = (Option<Health>, String, Option<Timestamp>);
-
-/// Each service has messages of its own for the same two questions.
-async fn about(connection: &Connection, service: &str) -> Result<About, nexus_client::Error> {
-    match service {
-        ORCHESTRATOR => {
-            let (mut one, mut other) = (connection.orchestrator(), connection.orchestrator());
-            let (health, status) = tokio::try_join!(one.health_check(()), other.get_status(()))?;
-            let health = health.into_inner();
-            Ok((Some(health.health()), health.version, status.into_inner().started_at))
-        }
-        "llm" => {
-            let (mut one, mut other) = (connection.llm(), connection.llm());
-            let (health, status) = tokio::try_join!(one.health_check(()), other.get_status(()))?;
-            let health = health.into_inner();
-            Ok((Some(health.health()), health.version, status.into_inner().started_at))
-        }
-        "gateway" => {
-            let (mut one, mut other) = (connection.gateway(), connection.gateway());
-            let (health, status) = tokio::try_join!(one.health_check(()), other.get_status(()))?;
-            let health = health.into_inner();
-            Ok((Some(health.health()), health.version, status.into_inner().started_at))
-        }
-        agent if agent.starts_with("agent-") => {
-            let (mut one, mut other) = (connection.agent(), connection.agent());
-            let (health, status) = tokio::try_join!(one.health_check(()), other.get_status(()))?;
-            let status = status.into_inner();
-            // Without its line to the orchestrator an agent is up and of no use.
-            let useful = matches!(status.state(), AgentState::Idle | AgentState::Busy);
-            let own = if useful { Health::Healthy } else { Health::Degraded };
-            Ok((Some(own), health.into_inner().version, status.started_at))
-        }
-        _ => Ok((None, String::new(), None)),
-    }
+fn put(said: Said, line: &mut Line) {
+    line.state = match (said.serving, said.limps()) {
+        (false, _) => State::NotServing,
+        (true, true) => State::Degraded,
+        (true, false) => State::Ready,
+    };
+    line.health = said.health.map(|health| word(health.as_str_name(), "HEALTH_"));
+    line.version = Some(said.version).filter(|version| !version.is_empty());
+    line.uptime_s = said
+        .started_at
+        .and_then(|start| since(&start, SystemTime::now()))
+        .map(|age| age.as_secs());
 }
 
 fn show(lines: &[Line], output: &Output) -> Result<(), Failure> {
@@ -274,10 +236,20 @@ fn show(lines: &[Line], output: &Output) -> Result<(), Failure> {
             output.note(&format!("{}: {error}", line.service));
         }
     }
-    let planned = |line: &Line| PLANS.iter().any(|plan| plan.service == line.service);
+    let planned = |line: &Line| TABLE.iter().any(|entry| entry.name == line.service);
     if lines.iter().any(|line| line.state == State::Stopped && planned(line)) {
         output.note("\nstart what is stopped with: nexus up");
     }
+    Ok(())
+}
+
+fn show_capabilities(capabilities: &[orientation::Capability], output: &Output) -> Result<(), Failure> {
+    let rows = capabilities.iter().map(|one| {
+        let providers: Vec<&str> = one.providers.iter().map(|provider| provider.id.as_str()).collect();
+        [one.id.to_owned(), one.status.word().to_owned(), providers.join(" ")]
+    });
+    output.line("")?;
+    output.line(table(output, ["CAPABILITY", "STATUS", "BY"], rows))?;
     Ok(())
 }
 

@@ -65,6 +65,13 @@ impl Output {
         out.flush()
     }
 
+    /// As it is, at once: for what was made here and cleaned where it had to be.
+    pub fn piece_raw(&self, text: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    }
+
     pub fn dim(&self, text: &str) -> String {
         if self.colour {
             format!("\x1b[2m{text}\x1b[0m")

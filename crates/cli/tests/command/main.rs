@@ -3,5 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
 
 mod fake;
+mod keep;
+#[cfg(target_os = "linux")]
+mod supervise;
 mod talk;
 mod updown;

@@ -19,22 +19,29 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::fake::{nexus, text};
 
-struct Tree {
+pub struct Tree {
     dir: tempfile::TempDir,
 }
 
+/// No supervisor outlives its tree.
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let _done = self.run(&["down", "--timeout", "1s"]);
+    }
+}
+
 impl Tree {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Tree {
             dir: tempfile::tempdir().unwrap(),
         }
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.path().join("o.sock")
     }
 
@@ -43,7 +50,7 @@ impl Tree {
     }
 
     /// All four daemons are this script.
-    fn daemons(&self, script: &str) {
+    pub fn daemons(&self, script: &str) {
         fs::create_dir_all(self.bin()).unwrap();
         for name in ["nexus-orchestrator", "nexus-llm", "nexus-agent", "nexus-gateway"] {
             let path = self.bin().join(name);
@@ -52,14 +59,14 @@ impl Tree {
         }
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command: Command = nexus(self.path(), &self.socket());
+        command.args(args).env("NEXUS_BIN_DIR", self.bin()).stdin(Stdio::null());
         command
-            .args(args)
-            .env("NEXUS_BIN_DIR", self.bin())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
     }
 }
 
@@ -76,7 +83,7 @@ fn a_daemon_that_does_not_stay_shows_why() {
     );
     assert!(said.contains("max_sesions"), "{said}");
     assert!(text(&done.stdout).contains("FAILED"));
-    let log = tree.path().join("state/logs/llm.log");
+    let log = tree.path().join("state/logs/orchestrator.err.log");
     assert_eq!(fs::metadata(log).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
@@ -88,12 +95,13 @@ fn a_daemon_starts_in_a_session_of_its_own_with_its_tree() {
     let value: Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!(value["ready"], false);
     // Nobody waits for the assistant once the orchestrator is gone: it may not have said anything yet.
-    let log = tree.path().join("state/logs/agent-assistant.log");
+    let log = tree.path().join("state/logs/agent-assistant.err.log");
     let begin = Instant::now();
     let said = loop {
-        let said = fs::read_to_string(&log).unwrap();
-        if said.ends_with('\n') {
-            break said;
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        if let Some((line, _)) = said.split_once('\n') {
+            let line: Value = serde_json::from_str(line).unwrap();
+            break line["message"].as_str().unwrap().to_owned();
         }
         assert!(begin.elapsed() < Duration::from_secs(10), "it says nothing: {value}");
         thread::sleep(Duration::from_millis(5));
@@ -126,7 +134,7 @@ fn something_in_the_way_is_refused_before_anything_starts() {
     assert_eq!(done.status.code(), Some(5));
     assert!(text(&done.stderr).contains("is not a socket"));
     assert_eq!(fs::read_to_string(tree.socket()).unwrap(), "precious");
-    assert!(!tree.path().join("state/logs/llm.log").exists());
+    assert!(!tree.path().join("state/logs/llm.err.log").exists());
 }
 
 #[cfg(target_os = "linux")]

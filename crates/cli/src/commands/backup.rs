@@ -1,0 +1,275 @@
+//! `nexus backup`: the state of a tree in one file, and back.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use clap::{Args, Subcommand};
+use nexus_store::copy;
+use serde_json::json;
+
+use crate::{
+    backup::{
+        self, archive, create,
+        manifest::Manifest,
+        pick::{self, Source},
+        progress::{self, size},
+        quiet, restore,
+    },
+    failure::{Exit, Failure},
+    output::{Output, table::table},
+    place::Place,
+    settings::ask::{self, Sees},
+};
+
+const EXAMPLES: &str = "\
+A backup holds everything in state/ but logs, sockets, and keys; home/ and skills/ are yours and not in it.
+Databases are copied whole and consistent while the daemons go on.
+
+Examples:
+  nexus backup create                      into backups/ of the tree
+  nexus backup create -o /mnt/nexus.tar.gz --with-keys
+  nexus backup verify backups/nexus-20260101T120000Z.tar.gz
+  nexus down && nexus backup restore FILE --force && nexus up";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct BackupArgs {
+    #[command(subcommand)]
+    pub command: BackupCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BackupCommand {
+    /// Write the state into one file; daemons may run
+    Create {
+        /// A new file [default: backups/nexus-TIME.tar.gz in the tree]
+        #[arg(long, short = 'o', value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Take provider keys and other secrets along; guard the file as you guard them
+        #[arg(long)]
+        with_keys: bool,
+    },
+    /// Read a backup to its end: every hash, every database
+    Verify { file: PathBuf },
+    /// List backups, newest last
+    List {
+        /// Where to look [default: backups/ in the tree]
+        directory: Option<PathBuf>,
+    },
+    /// Put a backup in the place of the state; no daemon may run
+    Restore {
+        file: PathBuf,
+        /// Also if there is a state: it is moved aside, never deleted
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+pub async fn run(place: &Place, args: BackupArgs, output: &Output) -> Result<Exit, Failure> {
+    match args.command {
+        BackupCommand::Create {
+            output: file,
+            with_keys,
+        } => make(place, file, with_keys, output).await,
+        BackupCommand::Verify { file } => verify(file, output).await,
+        BackupCommand::List { directory } => list(place, directory, output),
+        BackupCommand::Restore { file, force } => put_back(place, file, force, output).await,
+    }
+}
+
+async fn make(place: &Place, file: Option<PathBuf>, with_keys: bool, output: &Output) -> Result<Exit, Failure> {
+    let state = place.root.state();
+    if !state.is_dir() {
+        return Err(Failure::new(
+            Exit::NotFound,
+            format!("there is no state in {}", place.root.path().display()),
+        )
+        .hint("nothing is lost: there is nothing to back up"));
+    }
+    let target = file.unwrap_or_else(|| {
+        let name = format!("nexus-{}.tar.gz", backup::stamp(SystemTime::now()));
+        backup::directory(place.root.path()).join(name)
+    });
+    let outside = databases_elsewhere(place, output).await?;
+    let root = place.root.path().to_path_buf();
+    let done = target.clone();
+    let manifest = progress::run(output, move |progress| {
+        let state = root.join("state");
+        let mut picked = pick::pick(&state, with_keys).map_err(|error| Failure::file("read", &state, &error))?;
+        picked.sources.extend(outside);
+        let job = create::Job {
+            root,
+            sources: picked.sources,
+            left_out: picked.left_out,
+            with_keys,
+            target,
+        };
+        create::create(job, progress)
+    })
+    .await?;
+    if output.json {
+        let bytes = fs::metadata(&done).map(|found| found.len()).unwrap_or_default();
+        output.value(&json!({ "file": done, "bytes": bytes, "manifest": manifest }))?;
+        return Ok(Exit::Ok);
+    }
+    output.line(done.display().to_string())?;
+    let packed = fs::metadata(&done).map(|found| found.len()).unwrap_or_default();
+    output.note(&format!("{}, packed to {}", summary(&manifest), size(packed)));
+    for left in &manifest.left_out {
+        output.note(&format!("left out: {} ({})", left.path.display(), left.reason));
+    }
+    if with_keys {
+        output.warn("it holds keys: whoever can read it can use them");
+    }
+    output.note(&format!("check it with: nexus backup verify {}", done.display()));
+    Ok(Exit::Ok)
+}
+
+/// What the settings keep outside of `state/`.
+async fn databases_elsewhere(place: &Place, output: &Output) -> Result<Vec<Source>, Failure> {
+    let Ok((programs, _)) = ask::programs() else {
+        output.note("no daemon is installed here: only what lies in state/ is taken");
+        return Ok(Vec::new());
+    };
+    let answers = ask::values(&programs, &place.root, None, Sees::Everything, false).await?;
+    let state = place.root.state();
+    let mut found: Vec<Source> = Vec::new();
+    for one in answers.into_iter().flat_map(|answer| answer.settings) {
+        let Some(path) = one.value.as_str().map(PathBuf::from) else {
+            continue;
+        };
+        if one.key != "database" || path.starts_with(&state) || !copy::is_database(&path).unwrap_or(false) {
+            continue;
+        }
+        found.push(Source {
+            from: path.clone(),
+            to: format!("elsewhere/{}.{}", one.section, one.key),
+            database: true,
+            original: Some(path),
+        });
+    }
+    Ok(found)
+}
+
+fn summary(manifest: &Manifest) -> String {
+    let databases = manifest.files.iter().filter(|file| file.database.is_some()).count();
+    let (files, bytes) = (manifest.files.len(), size(manifest.bytes()));
+    format!("{files} files, {databases} of them databases, {bytes}")
+}
+
+async fn verify(file: PathBuf, output: &Output) -> Result<Exit, Failure> {
+    let shown = file.clone();
+    let manifest = progress::run(output, move |progress| archive::read(&file, None, progress)).await?;
+    if output.json {
+        output.value(&json!({ "ok": true, "file": shown, "manifest": manifest }))?;
+        return Ok(Exit::Ok);
+    }
+    output.line(format!(
+        "ok: {}, made {} by nexus {}",
+        summary(&manifest),
+        manifest.created_at,
+        manifest.nexus
+    ))?;
+    if !manifest.with_keys {
+        output.note("keys are not in it");
+    }
+    Ok(Exit::Ok)
+}
+
+fn list(place: &Place, directory: Option<PathBuf>, output: &Output) -> Result<Exit, Failure> {
+    let directory = directory.unwrap_or_else(|| backup::directory(place.root.path()));
+    let mut found = files(&directory)?;
+    found.sort_by(|a, b| {
+        a.1.as_ref()
+            .map(|m| &m.created_at)
+            .ok()
+            .cmp(&b.1.as_ref().map(|m| &m.created_at).ok())
+    });
+    if output.json {
+        let all: Vec<_> = found
+            .iter()
+            .map(|(path, manifest)| match manifest {
+                Ok(m) => json!({ "file": path, "createdAt": m.created_at, "nexus": m.nexus, "withKeys": m.with_keys,
+                    "bytes": m.bytes(), "files": m.files.len() }),
+                Err(error) => json!({ "file": path, "error": error.message }),
+            })
+            .collect();
+        output.value(&json!({ "directory": directory, "backups": all }))?;
+        return Ok(Exit::Ok);
+    }
+    if found.is_empty() {
+        output.note("no backups; make one with: nexus backup create");
+        return Ok(Exit::Ok);
+    }
+    let rows = found.iter().map(|(path, manifest)| {
+        let name = path.display().to_string();
+        match manifest {
+            Ok(m) => {
+                let keys = if m.with_keys { "with keys" } else { "no keys" };
+                [
+                    m.created_at.clone(),
+                    m.nexus.clone(),
+                    size(m.bytes()),
+                    keys.to_owned(),
+                    name,
+                ]
+            }
+            Err(_) => [
+                "-".to_owned(),
+                "-".to_owned(),
+                "-".to_owned(),
+                "UNREADABLE".to_owned(),
+                name,
+            ],
+        }
+    });
+    output.line(table(output, ["MADE", "NEXUS", "SIZE", "KEYS", "FILE"], rows))?;
+    Ok(Exit::Ok)
+}
+
+type Found = (PathBuf, Result<Manifest, Failure>);
+
+fn files(directory: &Path) -> Result<Vec<Found>, Failure> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Failure::file("read", directory, &error)),
+    };
+    let paths = entries.flatten().map(|entry| entry.path());
+    let ours = |path: &PathBuf| path.to_string_lossy().ends_with(".tar.gz") && path.is_file();
+    Ok(paths
+        .filter(ours)
+        .map(|path| (path.clone(), archive::manifest(&path)))
+        .collect())
+}
+
+async fn put_back(place: &Place, file: PathBuf, force: bool, output: &Output) -> Result<Exit, Failure> {
+    quiet::demand(place, "restore").await?;
+    let (root, from) = (place.root.clone(), file.clone());
+    let done = progress::run(output, move |progress| restore::restore(&root, &from, force, progress)).await?;
+    if output.json {
+        output.value(
+            &json!({ "file": file, "restored": done.manifest, "aside": done.aside, "keptSecrets": done.kept }),
+        )?;
+        return Ok(Exit::Ok);
+    }
+    output.line(format!(
+        "restored {}, as of {}",
+        summary(&done.manifest),
+        done.manifest.created_at
+    ))?;
+    for path in &done.aside {
+        output.note(&format!("what was there before is in {}", path.display()));
+    }
+    for path in &done.kept {
+        output.note(&format!(
+            "kept from before, since the backup has none: {}",
+            path.display()
+        ));
+    }
+    output.note("start the daemons with: nexus up");
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,130 @@
+//! `nexus reset`: removes what a tree has made. Only shows it unless --confirm is given.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use clap::{ArgGroup, Args};
+use nexus_config::Root;
+use serde::Serialize;
+
+use crate::{
+    backup::{progress::size, quiet},
+    failure::{Exit, Failure},
+    output::{Output, table::table},
+    place::Place,
+};
+
+const EXAMPLES: &str = "\
+Only shows what would go, unless --confirm is given. Refuses while daemons run. Backups are never removed.
+
+  --local   logs, sockets and what else is made anew by itself; no conversation, setting or key
+  --state   all of state/: conversations, settings, tokens, keys
+  --all     all of state/, home/ and skills/: your own files too
+
+Examples:
+  nexus reset --local --confirm
+  nexus down && nexus backup create && nexus reset --state --confirm";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+#[command(group(ArgGroup::new("what").required(true).args(["local", "state", "all"])))]
+pub struct ResetArgs {
+    /// What is made anew by itself
+    #[arg(long)]
+    pub local: bool,
+    /// All of state/
+    #[arg(long)]
+    pub state: bool,
+    /// state/, home/ and skills/
+    #[arg(long)]
+    pub all: bool,
+    /// Do it
+    #[arg(long)]
+    pub confirm: bool,
+    /// The tree's directory, if not NEXUS_ROOT or ~/nexus
+    #[arg(long, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    path: PathBuf,
+    files: u64,
+    bytes: u64,
+}
+
+pub async fn run(mut place: Place, args: &ResetArgs, output: &Output) -> Result<Exit, Failure> {
+    if let Some(told) = &args.workspace {
+        place.root = Root::resolve(Some(told)).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    }
+    let root = &place.root;
+    let targets = if args.local {
+        vec![root.log_dir(), root.run_dir()]
+    } else if args.state {
+        vec![root.state()]
+    } else {
+        vec![root.state(), root.home(), root.skills()]
+    };
+    let mut lines = Vec::new();
+    for path in targets.into_iter().filter(|path| path.symlink_metadata().is_ok()) {
+        let (files, bytes) = measure(&path).map_err(|error| Failure::file("read", &path, &error))?;
+        lines.push(Line { path, files, bytes });
+    }
+    if args.confirm {
+        quiet::demand(&place, "reset").await?;
+        for line in &lines {
+            remove(&line.path).map_err(|error| Failure::file("remove", &line.path, &error))?;
+        }
+    }
+    if output.json {
+        output.value(&serde_json::json!({ "root": root.path(), "removed": args.confirm, "entries": lines }))?;
+        return Ok(Exit::Ok);
+    }
+    if lines.is_empty() {
+        output.line("there is nothing to remove")?;
+        return Ok(Exit::Ok);
+    }
+    let what = if args.confirm { "removed" } else { "would go" };
+    let rows = lines.iter().map(|line| {
+        [
+            what.to_owned(),
+            line.files.to_string(),
+            size(line.bytes),
+            line.path.display().to_string(),
+        ]
+    });
+    output.line(table(output, ["", "FILES", "SIZE", "PATH"], rows))?;
+    if args.confirm {
+        output.note("\nbegin anew with: nexus init, then nexus up");
+    } else {
+        output.note("\nnothing was removed; do it with --confirm");
+        if !args.local {
+            output.note("keep a copy first with: nexus backup create --with-keys");
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// Plain files below a path and their bytes. Links are counted, never followed.
+fn measure(path: &Path) -> io::Result<(u64, u64)> {
+    let found = path.symlink_metadata()?;
+    if !found.is_dir() {
+        return Ok((1, found.len()));
+    }
+    let (mut files, mut bytes) = (0, 0);
+    for entry in fs::read_dir(path)? {
+        let (more, size) = measure(&entry?.path())?;
+        (files, bytes) = (files + more, bytes + size);
+    }
+    Ok((files, bytes))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata()?.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    }
+}

@@ -1,0 +1,64 @@
+//! The daemons that run: well, and of this version.
+
+use super::Finding;
+use crate::{
+    failure::Failure,
+    place::Place,
+    services::{
+        control::{Action, Request},
+        model::{Service, Snapshot, State, Verdict},
+        reach, survey,
+    },
+};
+
+pub(super) async fn look(place: &Place) -> Vec<Finding> {
+    if place.orchestrator_socket().is_none() {
+        return vec![Finding::skip("daemons", "the orchestrator is on another machine")];
+    }
+    match ask(place).await {
+        Ok(snapshot) => snapshot.services.iter().map(one).collect(),
+        Err(failure) => vec![Finding::fail(
+            "daemons",
+            failure.message,
+            failure.hint.unwrap_or_default(),
+        )],
+    }
+}
+
+/// The supervisor knows what was wanted; each daemon says itself how it is.
+async fn ask(place: &Place) -> Result<Snapshot, Failure> {
+    match reach::running(place, &Request::new(Action::Status, &[])).await? {
+        Some((_, snapshot)) => survey::deepen(place, snapshot).await,
+        None => survey::all(place).await,
+    }
+}
+
+fn one(service: &Service) -> Finding {
+    let id = format!("daemons.{}", service.id);
+    let own = env!("CARGO_PKG_VERSION");
+    let problem = service.problem();
+    let told = |otherwise: &str| problem.map_or(otherwise, |(message, _)| message).to_owned();
+    let fix = |otherwise: &str| problem.and_then(|(_, fix)| fix).unwrap_or(otherwise).to_owned();
+    match service.state {
+        State::Stopped => Finding::skip(id, "does not run"),
+        // It serves, and nobody would start it again: that is a choice.
+        State::Degraded if service.checks.iter().all(|check| check.status != Verdict::Fail) => {
+            Finding::warn(id, told("limps"), fix("nexus services status"))
+        }
+        State::Ready => match service.version.as_deref().filter(|version| !version.is_empty()) {
+            Some(version) if version != own => {
+                let message = format!("runs version {version}, and this is {own}");
+                Finding::warn(id, message, format!("nexus services restart {}", service.id))
+            }
+            Some(version) => Finding::pass(id, format!("ready, version {version}")),
+            None => Finding::pass(id, "ready"),
+        },
+        State::Starting | State::Stopping => {
+            Finding::warn(id, told("is not ready yet"), fix("nexus services status --watch"))
+        }
+        _ => {
+            let logs = format!("nexus services logs {}", service.id);
+            Finding::fail(id, told("does not work"), fix(&logs))
+        }
+    }
+}

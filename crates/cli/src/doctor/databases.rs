@@ -1,0 +1,73 @@
+//! Every page of every database, read and never written, also while a daemon writes to it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nexus_store::copy;
+
+use super::Finding;
+use crate::{backup::progress::size, place::Place};
+
+/// A big database takes a while; longer than this and it is left at that.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(super) async fn look(place: &Place) -> Vec<Finding> {
+    let mut found = files(&place.root.db_dir());
+    found.sort();
+    if found.is_empty() {
+        return vec![Finding::skip("databases", "there are none yet")];
+    }
+    let mut findings = Vec::new();
+    for path in found {
+        let name = path
+            .file_stem()
+            .and_then(|name| name.to_str())
+            .unwrap_or("unnamed")
+            .to_owned();
+        findings.push(one(format!("databases.{name}"), path).await);
+    }
+    findings
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    paths
+        .filter(|path| path.is_file() && path.extension().is_some_and(|ending| ending == "db"))
+        .collect()
+}
+
+async fn one(id: String, path: PathBuf) -> Finding {
+    let looked = path.clone();
+    let job = tokio::task::spawn_blocking(move || copy::inspect(&looked));
+    let restore = "nexus down, then nexus backup list and nexus backup restore FILE --force";
+    match tokio::time::timeout(PATIENCE, job).await {
+        Ok(Ok(Ok(found))) => {
+            let log = found
+                .newest
+                .map(|newest| format!(", log up to {newest}"))
+                .unwrap_or_default();
+            Finding::pass(
+                id,
+                format!("whole, {}, schema {}{log}", size(found.bytes), found.schema),
+            )
+        }
+        Ok(Ok(Err(error @ nexus_store::Error::TooNew { .. }))) => {
+            Finding::fail(id, error.to_string(), "install the newer version again")
+        }
+        Ok(Ok(Err(error))) => Finding::fail(id, error.to_string(), restore),
+        Ok(Err(_)) => Finding::fail(id, format!("looking at {} broke off", path.display()), restore),
+        Err(_) => Finding::warn(
+            id,
+            format!(
+                "{} could not be read within {}",
+                path.display(),
+                humantime::format_duration(PATIENCE)
+            ),
+            "try again when the machine has less to do",
+        ),
+    }
+}

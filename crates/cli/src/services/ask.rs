@@ -1,0 +1,115 @@
+//! What a daemon says about itself, asked over its own socket.
+
+use nexus_client::{Connection, Kind};
+use nexus_proto::{Timestamp, agent::v1::AgentState, common::v1::Health};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+
+use super::table::{Link, ORCHESTRATOR};
+
+#[derive(Clone, Debug)]
+pub struct Said {
+    pub serving: bool,
+    pub health: Option<Health>,
+    pub version: String,
+    pub started_at: Option<Timestamp>,
+    /// Of an agent: it holds its line to the orchestrator.
+    pub connected: bool,
+}
+
+impl Said {
+    pub fn limps(&self) -> bool {
+        matches!(self.health, Some(Health::Degraded | Health::Unhealthy))
+    }
+}
+
+pub async fn daemon(connection: &Connection, service: &str) -> Result<Said, nexus_client::Error> {
+    let (serving, own) = tokio::join!(serves(connection, ""), about(connection, service));
+    let serving = serving?;
+    let (health, version, started_at, connected) = match own {
+        Ok(own) => own,
+        // It serves, and has nothing more to tell.
+        Err(error) if error.kind == Kind::Unimplemented => (None, String::new(), None, true),
+        Err(error) => return Err(error),
+    };
+    Ok(Said {
+        serving,
+        health,
+        version,
+        started_at,
+        connected,
+    })
+}
+
+/// Whether the health of this name is SERVING; the empty name is the daemon itself.
+pub async fn serves(connection: &Connection, name: &str) -> Result<bool, nexus_client::Error> {
+    let request = HealthCheckRequest {
+        service: name.to_owned(),
+    };
+    let answer = connection.health().check(request).await?.into_inner();
+    Ok(answer.status() == ServingStatus::Serving)
+}
+
+/// What stands between a daemon that serves and one that is of use; `None` if nothing does.
+pub async fn unlinked(link: Link, service: &str, said: &Said, orchestrator: &Connection) -> Option<String> {
+    match link {
+        Link::None => None,
+        Link::Connected if said.connected => None,
+        Link::Connected => Some("has no line to the orchestrator".to_owned()),
+        Link::Registered => match serves(orchestrator, service).await {
+            Ok(true) => None,
+            Ok(false) => Some("is not registered with the orchestrator".to_owned()),
+            Err(error) => Some(format!("is not registered with the orchestrator: {}", error.message)),
+        },
+    }
+}
+
+type About = (Option<Health>, String, Option<Timestamp>, bool);
+
+/// Each service has messages of its own for the same two questions.
+async fn about(connection: &Connection, service: &str) -> Result<About, nexus_client::Error> {
+    match service {
+        ORCHESTRATOR => {
+            let (mut one, mut other) = (connection.orchestrator(), connection.orchestrator());
+            let (health, status) = tokio::try_join!(one.health_check(()), other.get_status(()))?;
+            let health = health.into_inner();
+            Ok((
+                Some(health.health()),
+                health.version,
+                status.into_inner().started_at,
+                true,
+            ))
+        }
+        "llm" => {
+            let (mut one, mut other) = (connection.llm(), connection.llm());
+            let (health, status) = tokio::try_join!(one.health_check(()), other.get_status(()))?;
+            let health = health.into_inner();
+            Ok((
+                Some(health.health()),
+                health.version,
+                status.into_inner().started_at,
+                true,
+            ))
+        }
+        "gateway" => {
+            let (mut one, mut other) = (connection.gateway(), connection.gateway());
+            let (health, status) = tokio::try_join!(one.health_check(()), other.get_status(()))?;
+            let health = health.into_inner();
+            Ok((
+                Some(health.health()),
+                health.version,
+                status.into_inner().started_at,
+                true,
+            ))
+        }
+        agent if agent.starts_with("agent-") => {
+            let (mut one, mut other) = (connection.agent(), connection.agent());
+            let (health, status) = tokio::try_join!(one.health_check(()), other.get_status(()))?;
+            let status = status.into_inner();
+            // Without its line to the orchestrator an agent is up and of no use.
+            let connected = matches!(status.state(), AgentState::Idle | AgentState::Busy);
+            let own = if connected { Health::Healthy } else { Health::Degraded };
+            Ok((Some(own), health.into_inner().version, status.started_at, connected))
+        }
+        _ => Ok((None, String::new(), None, true)),
+    }
+}

@@ -1,0 +1,24 @@
+//! Daemons by the names that people and documents know them by, run in the foreground: `nexus gateway-daemon`.
+
+use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
+
+use super::programs;
+use crate::{
+    failure::{Exit, Failure},
+    place::Place,
+};
+
+/// Becomes the daemon; only comes back if it could not.
+pub fn run(place: &Place, binary: &str, args: &[OsString]) -> Failure {
+    let Some(program) = programs::find(binary) else {
+        return Failure::new(Exit::Failed, format!("{binary} is not part of this build"))
+            .hint("what is: nexus services status");
+    };
+    let mut command = Command::new(&program);
+    command.args(args).env("NEXUS_ROOT", place.root.path());
+    if let Some(socket) = &place.told {
+        command.env("GRPC_SOCKET_PATH", socket);
+    }
+    let error = command.exec();
+    Failure::file("start", &program, &error)
+}

@@ -1,0 +1,227 @@
+//! What is known of the services: the same shape in memory, between supervisor and command, and in `--json`.
+
+use std::{path::PathBuf, time::SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+pub const SCHEMA: u32 = 1;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    pub schema: u32,
+    /// Everything is as it is wanted.
+    pub ok: bool,
+    pub worst: State,
+    pub generated_at: String,
+    pub host: Host,
+    pub supervisor: Option<Supervisor>,
+    pub services: Vec<Service>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Host {
+    pub os: String,
+    pub boot_id: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Supervisor {
+    pub pid: u32,
+    pub version: String,
+    pub since: String,
+    /// It is about to end, and everything with it.
+    pub stopping: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Service {
+    pub id: String,
+    pub kind: String,
+    pub desired: Desired,
+    pub state: State,
+    pub since: Option<String>,
+    pub pid: Option<i32>,
+    /// As the kernel counts it. With the pid it means one process and no other.
+    pub start_time: Option<u64>,
+    pub version: Option<String>,
+    pub manager: Manager,
+    pub enabled_at_login: bool,
+    pub restarts: u32,
+    pub last_exit: Option<LastExit>,
+    pub next_retry_at: Option<String>,
+    pub endpoints: Vec<Endpoint>,
+    pub checks: Vec<Check>,
+    pub credentials: Vec<Credential>,
+    pub last_error: Option<LastError>,
+    pub log: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Desired {
+    Running,
+    Stopped,
+    Disabled,
+}
+
+/// From fine to bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    Ready,
+    Stopped,
+    Stopping,
+    Starting,
+    /// Serves, and a part of it does not work.
+    Degraded,
+    /// Its last health check had no answer.
+    Unhealthy,
+    /// Crashed, and is started again after a pause.
+    Backoff,
+    /// Its socket belongs to somebody else.
+    Foreign,
+    /// Nobody starts it again by himself.
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Manager {
+    Systemd,
+    Launchd,
+    Supervisor,
+    None,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastExit {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    /// It had to be killed.
+    pub forced: bool,
+    pub message: String,
+    pub at: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    pub name: String,
+    pub addr: String,
+    pub port: Option<u16>,
+    pub listening: bool,
+    pub auth: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Check {
+    pub id: String,
+    pub status: Verdict,
+    pub message: String,
+    pub observed_at: String,
+    pub latency_ms: Option<u64>,
+    pub fix: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Pass,
+    Warn,
+    Fail,
+    Skip,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Credential {
+    #[serde(rename = "ref")]
+    pub reference: String,
+    pub provider: String,
+    pub status: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastError {
+    pub message: String,
+    pub at: String,
+}
+
+impl Snapshot {
+    pub fn new(services: Vec<Service>, supervisor: Option<Supervisor>) -> Snapshot {
+        let (ok, worst) = judge(&services);
+        Snapshot {
+            schema: SCHEMA,
+            ok,
+            worst,
+            generated_at: stamp(SystemTime::now()),
+            host: Host {
+                os: std::env::consts::OS.to_owned(),
+                boot_id: boot_id(),
+            },
+            supervisor,
+            services,
+        }
+    }
+
+    pub fn find(&self, id: &str) -> Option<&Service> {
+        self.services.iter().find(|service| service.id == id)
+    }
+
+    /// Only these, judged by themselves.
+    pub fn only(mut self, ids: &[String]) -> Snapshot {
+        self.services.retain(|service| ids.contains(&service.id));
+        (self.ok, self.worst) = judge(&self.services);
+        self
+    }
+}
+
+fn judge(services: &[Service]) -> (bool, State) {
+    let ok = services.iter().all(Service::is_as_wanted);
+    let worst = services.iter().map(|service| service.state).max();
+    (ok, worst.unwrap_or(State::Stopped))
+}
+
+impl Service {
+    pub fn is_as_wanted(&self) -> bool {
+        match self.desired {
+            Desired::Running => self.state == State::Ready,
+            Desired::Stopped | Desired::Disabled => matches!(self.state, State::Stopped | State::Ready),
+        }
+    }
+
+    /// What stands in the way, with what helps.
+    pub fn problem(&self) -> Option<(&str, Option<&str>)> {
+        let check = self
+            .checks
+            .iter()
+            .find(|check| check.status == Verdict::Fail)
+            .or_else(|| self.checks.iter().find(|check| check.status == Verdict::Warn))?;
+        Some((&check.message, check.fix.as_deref()))
+    }
+}
+
+pub fn stamp(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// Changes with each boot of the host: process ids of another boot mean nothing.
+pub fn boot_id() -> Option<String> {
+    static BOOT: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let read = || {
+        Some(
+            std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                .ok()?
+                .trim()
+                .to_owned(),
+        )
+    };
+    BOOT.get_or_init(read).clone()
+}

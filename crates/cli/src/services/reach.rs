@@ -1,0 +1,141 @@
+//! Finds the supervisor of this tree, and starts one if none runs.
+
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use tokio::{
+    net::UnixStream,
+    time::{Instant, sleep},
+};
+
+use super::{
+    control::{self, Conversation, Request},
+    model::Snapshot,
+    process::MARK,
+    table::{self, ORCHESTRATOR},
+};
+use crate::{
+    failure::{Exit, Failure},
+    place::Place,
+    supervise::{detach, own_program},
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// `None` if none runs.
+pub async fn running(place: &Place, request: &Request) -> Result<Option<(Conversation, Snapshot)>, Failure> {
+    match control::dial(&table::control_socket(&place.root)).await? {
+        Some(stream) => begin(place, stream, request).await,
+        None => Ok(None),
+    }
+}
+
+/// Starts one if none runs.
+pub async fn or_start(place: &Place, request: &Request) -> Result<(Conversation, Snapshot), Failure> {
+    let socket = table::control_socket(&place.root);
+    let give_up = Instant::now() + PATIENCE;
+    let mut started: Option<Child> = None;
+    loop {
+        if let Some(stream) = control::dial(&socket).await? {
+            if let Some(begun) = begin(place, stream, request).await? {
+                return Ok(begun);
+            }
+            continue;
+        }
+        match &mut started {
+            None => started = Some(spawn(place)?),
+            Some(child) => {
+                let ended = child.try_wait().ok().flatten();
+                // Of two at once one wins; the other one's is ours as well.
+                if ended.is_some_and(|status| status.code() != Some(i32::from(Exit::Refused as u8))) {
+                    return Err(failed(place, "the supervisor did not stay"));
+                }
+            }
+        }
+        if Instant::now() > give_up {
+            return Err(failed(place, "the supervisor did not come up"));
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn begin(
+    place: &Place,
+    stream: UnixStream,
+    request: &Request,
+) -> Result<Option<(Conversation, Snapshot)>, Failure> {
+    let Some((conversation, snapshot)) = Conversation::begin(stream, request).await? else {
+        return Ok(None);
+    };
+    let served = snapshot
+        .find(ORCHESTRATOR)
+        .and_then(|service| service.endpoints.first());
+    if let (Some(served), Some(asked)) = (served, place.orchestrator_socket())
+        && served.addr != asked.display().to_string()
+    {
+        let said = format!(
+            "the supervisor of this tree keeps the orchestrator at {}, not at {}",
+            served.addr,
+            asked.display()
+        );
+        return Err(Failure::new(Exit::Refused, said)
+            .hint("leave --socket and GRPC_SOCKET_PATH out, or: nexus down, then start it with them"));
+    }
+    Ok(Some((conversation, snapshot)))
+}
+
+fn log(place: &Place) -> std::path::PathBuf {
+    place.root.log_dir().join("supervisor.err.log")
+}
+
+fn failed(place: &Place, what: &str) -> Failure {
+    let said = fs::read_to_string(log(place)).unwrap_or_default();
+    let said = said.trim();
+    let message = if said.is_empty() {
+        what.to_owned()
+    } else {
+        format!("{what}: {said}")
+    };
+    Failure::new(Exit::Failed, message).hint("to see it at work: nexus supervise")
+}
+
+fn spawn(place: &Place) -> Result<Child, Failure> {
+    place
+        .root
+        .create()
+        .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    let log = log(place);
+    // What an earlier one had to say is of no use now.
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&log)
+        .map_err(|error| Failure::file("open", &log, &error))?;
+    let own = std::env::current_exe()
+        .map_err(|error| Failure::new(Exit::Failed, format!("failed to find this program: {error}")))?;
+    let shim =
+        own_program().map_err(|error| Failure::new(Exit::Failed, format!("failed to find this program: {error}")))?;
+    let mut command = Command::new(shim);
+    command
+        .arg(detach::ARGUMENT)
+        .arg(&own)
+        .arg("supervise")
+        .arg("--root")
+        .arg(place.root.path())
+        .env_remove(MARK)
+        .current_dir(place.root.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(file);
+    if let Some(told) = &place.told {
+        command.arg("--socket").arg(told);
+    }
+    command.spawn().map_err(|error| Failure::file("start", &own, &error))
+}

@@ -1,0 +1,233 @@
+//! How the services are, found out without a supervisor: asked at their sockets, with what was wanted as it was left.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::future::join_all;
+use nexus_client::{Connection, Kind};
+use tokio::time::timeout;
+
+use super::{
+    ask::{self, Said},
+    model::{Check, Desired, Endpoint, Manager, Service, Snapshot, State, Verdict, stamp},
+    peer::{Found, look},
+    process,
+    table::{self, Entry, Socket, TABLE},
+};
+use crate::{
+    failure::Failure,
+    place::Place,
+    supervise::{Disabled, Memory},
+};
+
+/// A daemon that takes longer than this for a word about itself hangs.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+pub async fn all(place: &Place) -> Result<Snapshot, Failure> {
+    let memory = Memory::read(&place.root);
+    let disabled = Disabled::read(&place.root).unwrap_or_default().disabled;
+    let sockets = table::sockets(place)?;
+    let each = TABLE.iter().zip(&sockets).map(|(entry, socket)| {
+        let desired = match memory.services.get(entry.name) {
+            _ if disabled.iter().any(|name| name == entry.name) => Desired::Disabled,
+            Some(before) if before.wanted => Desired::Running,
+            _ => Desired::Stopped,
+        };
+        one(place, entry, socket, desired)
+    });
+    Ok(Snapshot::new(join_all(each).await, None))
+}
+
+/// Asks each daemon that runs now, whatever the supervisor heard last.
+pub async fn deepen(place: &Place, snapshot: Snapshot) -> Result<Snapshot, Failure> {
+    let sockets = table::sockets(place)?;
+    let Snapshot {
+        services, supervisor, ..
+    } = snapshot;
+    let each = services.into_iter().map(|mut service| {
+        let known = TABLE.iter().zip(&sockets).find(|(entry, _)| entry.name == service.id);
+        async move {
+            if let Some((entry, socket)) = known.filter(|_| service.pid.is_some()) {
+                service.checks.retain(|check| check.id == "process");
+                put(place, entry, socket, &mut service).await;
+            }
+            service
+        }
+    });
+    Ok(Snapshot::new(join_all(each).await, supervisor))
+}
+
+async fn one(place: &Place, entry: &Entry, socket: &Socket, desired: Desired) -> Service {
+    let mut service = Service {
+        id: entry.name.to_owned(),
+        kind: "daemon".to_owned(),
+        desired,
+        state: State::Stopped,
+        since: None,
+        pid: None,
+        start_time: None,
+        version: None,
+        manager: Manager::None,
+        enabled_at_login: false,
+        restarts: 0,
+        last_exit: None,
+        next_retry_at: None,
+        endpoints: vec![Endpoint {
+            name: "grpc".to_owned(),
+            addr: socket.path.display().to_string(),
+            port: None,
+            listening: false,
+            auth: "peer-uid".to_owned(),
+        }],
+        checks: Vec::new(),
+        credentials: Vec::new(),
+        last_error: None,
+        log: place.root.log_dir().join(format!("{}.log", entry.name)),
+    };
+    let wrong = |state, message: &str, fix: &str| {
+        let check = check("socket", Verdict::Fail, message.to_owned(), None, Some(fix.to_owned()));
+        (state, check)
+    };
+    let there = match look(&socket.path).await {
+        Ok(Found::Absent) => Ok(false),
+        Ok(Found::Stale) if desired == Desired::Running => {
+            Err(wrong(State::Failed, "died, and nobody starts it again", "nexus up"))
+        }
+        Ok(Found::Stale) => Ok(false),
+        Ok(Found::Other) => Err(wrong(State::Foreign, "what is there is not a socket", "move it away")),
+        Ok(Found::Denied) => Err(wrong(
+            State::Foreign,
+            "belongs to another user",
+            "set another socket_path",
+        )),
+        Ok(Found::Running(peer)) => {
+            service.pid = Some(peer.pid);
+            service.start_time = process::start_time(peer.pid);
+            if !peer.is_ours() {
+                let message = format!("belongs to uid {}", peer.uid);
+                Err(wrong(State::Foreign, &message, "set another socket_path"))
+            } else if peer.is_of_another_tree(&place.root.state()) {
+                Err(wrong(
+                    State::Foreign,
+                    "serves another NEXUS_ROOT",
+                    "set another socket_path, or: nexus --root THAT down",
+                ))
+            } else {
+                if process::is_of_init(peer.pid) {
+                    service.manager = Manager::Systemd;
+                }
+                Ok(true)
+            }
+        }
+        Err(error) => {
+            let message = error.to_string();
+            Err(wrong(State::Failed, &message, "nexus services restart"))
+        }
+    };
+    match there {
+        Ok(false) if desired == Desired::Running => {
+            let fix = Some("nexus up".to_owned());
+            service.checks.push(check(
+                "process",
+                Verdict::Fail,
+                "does not run, and no supervisor runs that would start it".to_owned(),
+                None,
+                fix,
+            ));
+        }
+        Ok(false) => {}
+        Ok(true) => {
+            put(place, entry, socket, &mut service).await;
+            if service.manager == Manager::None {
+                let message = "runs, and no supervisor runs that would start it again".to_owned();
+                let fix = Some("nexus up".to_owned());
+                service
+                    .checks
+                    .push(check("supervised", Verdict::Warn, message, None, fix));
+                service.state = service.state.max(State::Degraded);
+            }
+        }
+        Err((state, check)) => {
+            service.state = state;
+            service.checks.push(check);
+        }
+    }
+    service
+}
+
+/// What the daemon says now.
+async fn put(place: &Place, entry: &Entry, socket: &Socket, service: &mut Service) {
+    let address = table::address(place, entry, socket);
+    let connection = Connection::lazy(&address, &place.options);
+    let orchestrator = Connection::lazy(&place.orchestrator, &place.options);
+    let begin = Instant::now();
+    let heard = async {
+        let said = ask::daemon(&connection, entry.name).await?;
+        let unlinked = if said.serving {
+            ask::unlinked(entry.link, entry.name, &said, &orchestrator).await
+        } else {
+            None
+        };
+        Ok::<(Said, Option<String>), nexus_client::Error>((said, unlinked))
+    };
+    let heard = timeout(PATIENCE, heard).await;
+    let took = Some(begin.elapsed());
+    let logs = || Some(format!("nexus services logs {}", entry.name));
+    let (state, verdict, message) = match heard {
+        Ok(Ok((said, unlinked))) => {
+            service.version = Some(said.version.clone()).filter(|version| !version.is_empty());
+            let started = said.started_at.and_then(|time| SystemTime::try_from(time).ok());
+            service.since = service.since.take().or(started.map(stamp));
+            service.endpoints[0].listening = said.serving;
+            match unlinked {
+                _ if !said.serving => (
+                    State::Unhealthy,
+                    Verdict::Fail,
+                    "answers, and does not serve".to_owned(),
+                ),
+                Some(why) => (State::Degraded, Verdict::Warn, why),
+                None if said.limps() => (
+                    State::Degraded,
+                    Verdict::Warn,
+                    "serves, and says that a part of it does not work".to_owned(),
+                ),
+                None => (State::Ready, Verdict::Pass, "serves".to_owned()),
+            }
+        }
+        Ok(Err(error)) if error.kind == Kind::NotRunning => (State::Stopped, Verdict::Skip, "does not run".to_owned()),
+        Ok(Err(error)) => (State::Unhealthy, Verdict::Fail, error.message),
+        Err(_) => (
+            State::Unhealthy,
+            Verdict::Fail,
+            "is there, and does not answer".to_owned(),
+        ),
+    };
+    service.state = state;
+    let fix = (verdict != Verdict::Pass).then(logs).flatten();
+    service.checks.push(check("health", verdict, message, took, fix));
+}
+
+fn check(id: &str, status: Verdict, message: String, took: Option<Duration>, fix: Option<String>) -> Check {
+    Check {
+        id: id.to_owned(),
+        status,
+        message,
+        observed_at: stamp(SystemTime::now()),
+        latency_ms: took.and_then(|took| u64::try_from(took.as_millis()).ok()),
+        fix,
+    }
+}
+
+/// Whether anything at all listens for this tree, or a supervisor left something behind.
+pub fn is_anything_there(place: &Place) -> Result<bool, Failure> {
+    let listens = |path: &Path| std::os::unix::net::UnixStream::connect(path).is_ok();
+    let memory = Memory::read(&place.root);
+    let left = memory
+        .services
+        .values()
+        .any(|before| before.wanted || before.pid.is_some());
+    let sockets = table::sockets(place)?;
+    Ok(left || sockets.iter().any(|socket| listens(&socket.path)))
+}

@@ -1,0 +1,104 @@
+//! `nexus supervise`: keeps the daemons of one tree running where no init system does it.
+//!
+//! ```text
+//!   control socket ─▶ server ─┐                 ┌─▶ view ─▶ snapshots ─▶ server
+//!   health checks ─▶ prober ──┼─▶ dispatcher ───┤
+//!   ended processes ─▶ child ─┘    │     ▲      └─▶ memory: what a successor must know
+//!                                  ▼     │
+//!                               machine (pure) ─▶ effects ─▶ executor: sockets, processes, signals
+//! ```
+//!
+//! One thread. The sockets are made here and handed to each daemon as systemd does it, so that whoever connects while a
+//! daemon is restarted waits instead of being refused. There is one supervisor for a tree, by a lock of the kernel on
+//! its control socket. When it is killed the daemons go on; the next one finds them by process id and start time, or by
+//! who holds their sockets. It signals nothing that it does not hold by a pidfd.
+
+mod child;
+pub mod detach;
+mod dispatcher;
+mod executor;
+mod machine;
+mod memory;
+mod policy;
+mod prober;
+mod pump;
+mod server;
+mod view;
+
+use std::{sync::Arc, time::Duration};
+
+use nexus_daemon::listener::Kept;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+
+use crate::{
+    failure::{Exit, Failure},
+    place::Place,
+    services::table,
+};
+pub use child::own_program;
+pub use memory::{Disabled, Memory};
+pub use policy::Policy;
+
+/// Messages that wait for the dispatcher; who sends more waits.
+const INBOX: usize = 256;
+/// How long who follows may take for the last snapshot.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+pub async fn run(place: Place) -> Result<Exit, Failure> {
+    place.local()?;
+    place
+        .root
+        .create()
+        .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    let policy = Policy::load(&place.root)?;
+    let disabled = Disabled::read(&place.root)
+        .map_err(|error| Failure::file("read", &memory::disabled_file(&place.root), &error))?;
+    let sockets = table::sockets(&place)?;
+    // From here on we are the only one.
+    let control = Kept::bind(&table::control_socket(&place.root), 0o600, None)
+        .map_err(|error| Failure::new(Exit::Refused, format!("another supervisor runs here: {error}")))?;
+    let failed =
+        |action: &str, error: std::io::Error| Failure::new(Exit::Failed, format!("failed to {action}: {error}"));
+    let listener = executor::listen(&control).map_err(|error| failed("listen", error))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed("listen for signals", error))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| failed("listen for signals", error))?;
+    // The end of a terminal is no reason to end.
+    let _hangup = signal(SignalKind::hangup()).map_err(|error| failed("listen for signals", error))?;
+
+    let (heard, mut inbox) = mpsc::channel(INBOX);
+    let place = Arc::new(place);
+    let executor = executor::Executor::new(place.clone(), policy.clone(), sockets, heard.clone());
+    let machine = machine::Machine::new(policy.machine(), table::needs());
+    let mut dispatcher = dispatcher::Dispatcher::new(machine, executor);
+    dispatcher.adopt(&Memory::read(&place.root), &disabled);
+    let room = Arc::new(Semaphore::new(server::MOST_AT_ONCE));
+    let answering = server::run(listener, heard.clone(), dispatcher.snapshots(), room.clone());
+    let serving = tokio::spawn(answering);
+    tokio::spawn(async move {
+        let mut asked = false;
+        loop {
+            let code = tokio::select! {
+                _ = terminate.recv() => 143,
+                _ = interrupt.recv() => 130,
+            };
+            // A second wish leaves at once; the daemons go on, and the next supervisor finds them.
+            if heard.try_send(dispatcher::Heard::Stop).is_err() || asked {
+                std::process::exit(code);
+            }
+            asked = true;
+        }
+    });
+    dispatcher.run(&mut inbox).await;
+    // Nobody new is heard, and the place is free, before those who follow are told that it is over.
+    serving.abort();
+    drop(control);
+    Memory::forget(&place.root);
+    drop(dispatcher);
+    let everybody = u32::try_from(server::MOST_AT_ONCE).expect("it is small");
+    let _late = timeout(LAST_WORDS, room.acquire_many(everybody)).await;
+    Ok(Exit::Ok)
+}

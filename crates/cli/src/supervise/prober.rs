@@ -1,0 +1,98 @@
+//! Asks one process of a service, again and again, how it is; quickly until it is of use, then at its leisure.
+
+use std::time::{Duration, Instant};
+
+use nexus_client::{Address, Connection, Kind, Options};
+use tokio::{sync::mpsc, time};
+
+use super::dispatcher::Heard;
+use crate::services::{
+    ask::{self, Said},
+    table::{Entry, Link},
+};
+
+/// Between two looks at one that is not there yet: short at first, then longer and longer.
+const FIRST: Duration = Duration::from_millis(2);
+const QUICK: u32 = 100;
+
+/// What came of one look.
+#[derive(Clone, Debug)]
+pub struct Look {
+    pub said: Result<Said, String>,
+    /// What stands between it and being of use.
+    pub unlinked: Option<String>,
+    pub took: Duration,
+}
+
+pub struct Prober {
+    pub unit: usize,
+    pub instance: u64,
+    pub entry: &'static Entry,
+    pub address: Address,
+    pub orchestrator: Address,
+    pub options: Options,
+    pub interval: Duration,
+    pub limit: Duration,
+}
+
+impl Prober {
+    /// Until nobody listens.
+    pub async fn run(self, heard: mpsc::Sender<Heard>) {
+        let options = Options {
+            dial_timeout: self.limit,
+            rpc_timeout: self.limit,
+            ..self.options.clone()
+        };
+        let connection = Connection::lazy(&self.address, &options);
+        let orchestrator = match self.entry.link {
+            Link::Registered => Connection::lazy(&self.orchestrator, &options),
+            Link::None | Link::Connected => connection.clone(),
+        };
+        let mut looks = 0;
+        loop {
+            let look = self.look(&connection, &orchestrator).await;
+            let of_use = look.said.as_ref().is_ok_and(|said| said.serving) && look.unlinked.is_none();
+            let message = Heard::Look {
+                unit: self.unit,
+                instance: self.instance,
+                look: Box::new(look),
+            };
+            if heard.send(message).await.is_err() {
+                return;
+            }
+            looks = if of_use { 0 } else { looks + 1 };
+            let pause = match looks {
+                0 => self.interval,
+                looks if looks <= QUICK => FIRST,
+                looks => (FIRST * 2_u32.saturating_pow((looks - QUICK).min(16))).min(self.interval),
+            };
+            time::sleep(pause).await;
+        }
+    }
+
+    async fn look(&self, connection: &Connection, orchestrator: &Connection) -> Look {
+        let begin = Instant::now();
+        let said = match time::timeout(self.limit, ask::daemon(connection, self.entry.name)).await {
+            Ok(Ok(said)) => Ok(said),
+            // It answers, and does not want us: it lives.
+            Ok(Err(error)) if matches!(error.kind, Kind::Denied | Kind::Unauthenticated) => Ok(Said {
+                serving: true,
+                health: None,
+                version: String::new(),
+                started_at: None,
+                connected: true,
+            }),
+            Ok(Err(error)) => Err(error.message),
+            Err(_) => Err(format!(
+                "did not answer within {}",
+                humantime::format_duration(self.limit)
+            )),
+        };
+        let took = begin.elapsed();
+        let unlinked = match &said {
+            Ok(said) if said.serving => ask::unlinked(self.entry.link, self.entry.name, said, orchestrator).await,
+            _ => None,
+        };
+        Look { said, unlinked, took }
+    }
+}

@@ -1,0 +1,191 @@
+//! The init system as the manager of the services, behind the same model as our own supervisor.
+//!
+//! It is the manager where it has units of ours for this very `NEXUS_ROOT`: another tree's are another tree's.
+
+use std::{fs, path::Path, time::SystemTime};
+
+use super::{Kind, Scope, escape, files, launchd, systemd};
+use crate::{
+    failure::Failure,
+    place::Place,
+    services::{
+        change::Change,
+        model::{Check, Desired, LastExit, Manager as Name, Service, Snapshot, State, Verdict, stamp},
+        programs,
+    },
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manager {
+    Systemd(Scope),
+    Launchd,
+}
+
+/// Who keeps the services of this tree running; `None` if our own supervisor is to.
+pub fn of(place: &Place) -> Option<Manager> {
+    let root = place.root.path();
+    match Kind::of_this_host() {
+        Kind::Launchd => {
+            let file = launchd::file("orchestrator").ok()?;
+            let text = fs::read_to_string(file).ok()?;
+            text.contains(&format!(">{}<", root.display()))
+                .then_some(Manager::Launchd)
+        }
+        Kind::Systemd => {
+            let scopes = [Scope::User, Scope::System];
+            scopes
+                .into_iter()
+                .find(|scope| is_of(*scope, root))
+                .map(Manager::Systemd)
+        }
+    }
+}
+
+fn is_of(scope: Scope, root: &Path) -> bool {
+    let Ok(path) = escape::plain(root) else { return false };
+    let line = format!("Environment={}", escape::word(&format!("NEXUS_ROOT={path}")));
+    let has = |folder: &Path, unit: &str| {
+        fs::read_to_string(folder.join(unit)).is_ok_and(|text| text.lines().any(|found| found == line))
+    };
+    scope
+        .folder()
+        .is_ok_and(|folder| files::TABLE.iter().any(|entry| has(&folder, entry.daemon.name)))
+}
+
+impl Manager {
+    /// Done when it returns. The services are in the order in which they start.
+    pub async fn change(self, change: Change, services: &[String]) -> Result<(), Failure> {
+        let backwards = matches!(change, Change::Stop | Change::Disable);
+        let mut services: Vec<&str> = services.iter().map(String::as_str).collect();
+        if backwards {
+            services.reverse();
+        }
+        for service in services {
+            match self {
+                Manager::Systemd(scope) => by_systemd(scope.systemd(), change, service).await?,
+                Manager::Launchd => by_launchd(change, service).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What it knows of each service, put over what was found at the sockets.
+    pub async fn fill(self, snapshot: Snapshot) -> Result<Snapshot, Failure> {
+        let Snapshot {
+            mut services,
+            supervisor,
+            ..
+        } = snapshot;
+        for service in &mut services {
+            match self {
+                Manager::Systemd(scope) => {
+                    if let Some(state) = scope.systemd().state(&service.id).await? {
+                        put_systemd(service, &state);
+                    }
+                }
+                Manager::Launchd => put_launchd(service, launchd::state(&service.id).await?),
+            }
+        }
+        Ok(Snapshot::new(services, supervisor))
+    }
+}
+
+async fn by_systemd(systemd: systemd::Systemd, change: Change, service: &str) -> Result<(), Failure> {
+    match change {
+        Change::Start => systemd.start(service).await,
+        Change::Stop => systemd.stop(service).await,
+        Change::Restart => systemd.restart(service).await,
+        Change::Enable => systemd.enable(service).await,
+        Change::Disable => {
+            systemd.stop(service).await?;
+            systemd.disable(service).await
+        }
+    }
+}
+
+async fn by_launchd(change: Change, service: &str) -> Result<(), Failure> {
+    match change {
+        Change::Start => launchd::start(service).await,
+        Change::Stop => launchd::stop(service).await,
+        Change::Restart => launchd::restart(service).await,
+        Change::Enable => launchd::enable(service).await,
+        Change::Disable => {
+            launchd::stop(service).await?;
+            launchd::disable(service).await
+        }
+    }
+}
+
+fn put_systemd(service: &mut Service, state: &systemd::State) {
+    service.manager = Name::Systemd;
+    service.enabled_at_login = state.enabled;
+    service.pid = state.pid;
+    service.start_time = state.pid.and_then(crate::services::process::start_time);
+    service.since = state.since.map(stamp);
+    service.restarts = state.restarts;
+    service.last_exit = state.last_exit.map(|ended| LastExit {
+        code: ended.code,
+        signal: ended.signal,
+        forced: false,
+        message: ended
+            .code
+            .and_then(programs::meaning)
+            .map_or_else(|| state.result.clone(), str::to_owned),
+        at: ended.at.map(stamp).unwrap_or_default(),
+    });
+    service.desired = match (state.enabled, state.active.as_str()) {
+        (_, "active" | "activating" | "reloading" | "failed") => Desired::Running,
+        (true, _) => Desired::Stopped,
+        (false, _) => Desired::Disabled,
+    };
+    let seen = match (state.active.as_str(), state.sub.as_str()) {
+        (_, "auto-restart") => Some(State::Backoff),
+        ("activating", _) => Some(State::Starting),
+        ("deactivating", _) => Some(State::Stopping),
+        ("failed", _) => Some(State::Failed),
+        ("inactive", _) => Some(State::Stopped),
+        // It runs: how well is what it said itself.
+        _ => None,
+    };
+    let Some(seen) = seen else { return };
+    service.state = seen;
+    service.checks.clear();
+    if matches!(seen, State::Failed | State::Backoff) {
+        let code = state.last_exit.and_then(|ended| ended.code);
+        let fix = code.and_then(|code| programs::remedy(code, &service.id));
+        let fix = fix.unwrap_or_else(|| format!("nexus services logs {0}; then: nexus services start {0}", service.id));
+        let message = match &service.last_exit {
+            Some(exit) if state.result == "exit-code" => exit.message.clone(),
+            _ => format!("systemd says {}", state.result),
+        };
+        service.checks.push(failed(message, fix));
+    }
+}
+
+fn put_launchd(service: &mut Service, state: Option<launchd::State>) {
+    service.manager = Name::Launchd;
+    service.enabled_at_login = state.is_some();
+    let Some(state) = state else {
+        service.desired = Desired::Stopped;
+        return;
+    };
+    service.desired = Desired::Running;
+    service.pid = state.pid;
+    service.restarts = state.runs.saturating_sub(1);
+    if state.pid.is_none() {
+        service.state = State::Failed;
+        let fix = format!("nexus services logs {0}; then: nexus services start {0}", service.id);
+        service.checks = vec![failed(format!("launchd says {}", state.state), fix)];
+    }
+}
+
+fn failed(message: String, fix: String) -> Check {
+    Check {
+        id: "unit".to_owned(),
+        status: Verdict::Fail,
+        message,
+        observed_at: stamp(SystemTime::now()),
+        latency_ms: None,
+        fix: Some(fix),
+    }
+}
