@@ -37,7 +37,7 @@ pub struct Figure {
     pub beside: Option<f64>,
     /// Ours over the yardstick, median of the pairs.
     pub ratio: Option<f64>,
-    /// The smallest and the largest ratio of a pair.
+    /// Where the middle half of the pairs' ratios lies.
     pub spread: Option<(f64, f64)>,
     /// About the ratio where there is one, else about ours.
     pub goal: Option<Goal>,
@@ -63,12 +63,11 @@ impl Figure {
     /// From pairs of (ours, yardstick), each taken one right after the other.
     pub fn pairs(row: &'static str, name: impl Into<String>, unit: &'static str, pairs: &[(f64, f64)]) -> Self {
         let ratios: Vec<f64> = pairs.iter().map(|(ours, beside)| ours / beside).collect();
-        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = ratios.iter().copied().fold(0.0, f64::max);
+        let quarter = |q| quantile(ratios.iter().copied(), q);
         Figure {
             beside: Some(median(pairs.iter().map(|pair| pair.1))),
             ratio: Some(median(ratios.iter().copied())),
-            spread: Some((least, most)),
+            spread: Some((quarter(0.25), quarter(0.75))),
             ..Figure::alone(row, name, unit, median(pairs.iter().map(|pair| pair.0)))
         }
     }
@@ -94,12 +93,17 @@ impl Figure {
 }
 
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    quantile(values, 0.5)
+}
+
+/// Between two values where it falls between them.
+fn quantile(values: impl IntoIterator<Item = f64>, q: f64) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[n / 2],
-        n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
+    let place = q * values.len().saturating_sub(1) as f64;
+    match (values.get(place.floor() as usize), values.get(place.ceil() as usize)) {
+        (Some(below), Some(above)) => below + (above - below) * place.fract(),
+        _ => f64::NAN,
     }
 }
 
@@ -110,7 +114,7 @@ mod tests {
     #[test]
     fn ratios_are_taken_pair_by_pair() {
         let figure = Figure::pairs("x", "x", "us", &[(1.0, 2.0), (30.0, 10.0), (4.0, 4.0)]);
-        assert_eq!((figure.ratio, figure.spread), (Some(1.0), Some((0.5, 3.0))));
+        assert_eq!((figure.ratio, figure.spread), (Some(1.0), Some((0.75, 2.0))));
         assert_eq!((figure.ours, figure.beside), (4.0, Some(4.0)));
         assert_eq!(figure.clone().goal(Goal::AtMost(1.2)).met(), Some(true));
         assert_eq!(figure.goal(Goal::AtLeast(1.2)).met(), Some(false));

@@ -95,8 +95,9 @@ fn measure(args: &RunArgs) -> Result<()> {
     let run = Run {
         bin: fs::canonicalize(&args.bin).with_context(|| format!("no programs in {}", args.bin.display()))?,
         dir: dir.path().to_path_buf(),
-        pairs: if args.quick { 3 } else { 7 },
-        time: Duration::from_millis(if args.quick { 300 } else { 1_500 }),
+        // Many short ones rather than few long ones: what else the machine does comes and goes, and the disk with it.
+        pairs: if args.quick { 3 } else { 21 },
+        time: Duration::from_millis(if args.quick { 250 } else { 400 }),
         quick: args.quick,
     };
     let before = load_average();

@@ -9,12 +9,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-pub const BINARIES: [&str; 5] = [
+pub const BINARIES: [&str; 6] = [
     "nexus",
     "nexus-orchestrator",
     "nexus-agent",
     "nexus-llm",
     "nexus-gateway",
+    "nexus-sandbox",
 ];
 
 pub fn root() -> PathBuf {
@@ -59,6 +60,16 @@ pub fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("failed to run {shown}"))?;
     if !status.success() {
         bail!("{shown}: {status}");
+    }
+    Ok(())
+}
+
+/// Runs it out of sight; its failure is ours, with its words.
+pub fn run_quietly(command: &mut Command) -> Result<()> {
+    let shown = show(command);
+    let output = command.output().with_context(|| format!("failed to run {shown}"))?;
+    if !output.status.success() {
+        bail!("{shown}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }

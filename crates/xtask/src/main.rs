@@ -35,8 +35,8 @@ enum Command {
     },
     /// Measure what ships, beside yardsticks of its own
     Bench(bench::Args),
-    /// Build what ships, and show how large it is
-    Dist,
+    /// Build what ships: a tarball, a Debian package and an OCI image, with checksums
+    Dist(dist::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Graph { bless } => graph::run(bless),
         Command::Bench(args) => bench::run(&args),
-        Command::Dist => dist::run(),
+        Command::Dist(args) => dist::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,6 +11,8 @@ use crate::{
     events::Reader,
     figures::{Figure, Goal, median},
     load::{Pool, Until},
+    rows::durable::stored,
+    sqlite::Bare,
     wire::Target,
 };
 
@@ -25,8 +27,11 @@ pub async fn run(run: &Run) -> Result<Vec<Figure>> {
     let bodies: Vec<_> = sessions.iter().map(|session| note(session)).collect();
     let pool = Pool::open(Target::new(&orchestrator.socket, SEND_MESSAGE), 8).await?;
 
+    let bare = Bare::open(&place.path().join("bare.db"))?;
+    let row = stored();
     let (mut delivered, mut sent) = (Vec::new(), Vec::new());
     for round in 0..=run.pairs {
+        let disk = bare.run(&row, CALLERS, CALLERS, run.time / 4).await?;
         let start = newest(&orchestrator.socket).await?;
         // Readers learn here up to where there is something to read, once the last message is stored.
         let (end, told) = watch::channel(u64::MAX);
@@ -51,14 +56,15 @@ pub async fn run(run: &Run) -> Result<Vec<Figure>> {
         }
         if round > 0 {
             delivered.push(events as f64 / begin.elapsed().as_secs_f64());
-            sent.push(seen.rate());
+            sent.push((seen.rate(), disk.rate()));
         }
     }
     Ok(vec![
         Figure::alone(ROW, "events delivered to 50 readers together", "/s", median(delivered))
             .goal(Goal::AtLeast(1e6))
             .note("none lost: every sequence seen by every reader"),
-        Figure::alone(ROW, "SendMessage rate beside them, 64 in flight", "/s", median(sent)),
+        Figure::pairs(ROW, "SendMessage rate beside them, 64 in flight", "/s", &sent)
+            .note("the yardstick is bare SQLite without readers: more than this no reader can be told"),
     ])
 }
 

@@ -54,11 +54,17 @@ pub async fn run(run: &Run, place: &Place) -> Result<Vec<Figure>> {
     let bare = Figure::alone(ROW, "bare tonic server, exec to accepting", "ms", median(bare));
     figures.push(bare.note("the yardstick"));
 
-    let mut up = Vec::new();
+    let (mut up, mut told, mut down) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        up.push(up_and_down(place)?);
+        let times = up_and_down(place)?;
+        up.push(times.up);
+        told.push(times.status);
+        down.push(status(place)?);
     }
     figures.push(Figure::alone(ROW, "nexus up, all four ready", "ms", median(up)).goal(Goal::AtMost(150.0)));
+    let status = |name, times| Figure::alone(ROW, name, "ms", median(times)).goal(Goal::AtMost(10.0));
+    figures.push(status("nexus services status, all up", told));
+    figures.push(status("nexus services status, all down", down));
     Ok(figures)
 }
 
@@ -81,13 +87,30 @@ impl Drop for Up<'_> {
     }
 }
 
-fn up_and_down(place: &Place) -> Result<f64> {
+struct Times {
+    up: f64,
+    status: f64,
+}
+
+fn up_and_down(place: &Place) -> Result<Times> {
     let begin = Instant::now();
     let started = Up(place);
     let up = place.command("nexus").arg("up").stdout(Stdio::null()).status();
     let time = begin.elapsed().as_secs_f64() * 1e3;
     let up = up.context("failed to run nexus up")?;
     ensure!(up.success(), "nexus up: {up}");
+    let status = status(place)?;
     drop(started);
+    Ok(Times { up: time, status })
+}
+
+fn status(place: &Place) -> Result<f64> {
+    let begin = Instant::now();
+    let mut command = place.command("nexus");
+    command.args(["services", "status"]);
+    let done = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let time = begin.elapsed().as_secs_f64() * 1e3;
+    let done = done.context("failed to run nexus services status")?;
+    ensure!(done.success(), "nexus services status: {done}");
     Ok(time)
 }
