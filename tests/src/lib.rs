@@ -9,6 +9,7 @@
 pub mod ask;
 mod binaries;
 mod daemon;
+pub mod engines;
 mod process;
 mod random;
 pub mod raw;

@@ -108,6 +108,8 @@ impl Site {
             .env("HOME", self.folder.path())
             .env("NEXUS_ROOT", self.root.path())
             .env("NEXUS_COMMON__ORCHESTRATOR", &self.socket)
+            // Never what else runs on this host: images of its Docker are not ours to remove.
+            .env("NEXUS_ORCHESTRATOR__CONTAINER_BACKEND", "sandbox")
             .envs(&self.env);
         if daemon == Daemon::Orchestrator {
             command.arg("--grpc-socket-path").arg(&self.socket);

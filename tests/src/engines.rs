@@ -1,0 +1,271 @@
+//! A Docker and a Podman of the tests' own: on sockets and storage in a temporary place, stopped when their handle goes.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::{PATIENCE, Process};
+
+/// A running engine.
+#[derive(Debug)]
+pub struct Machine {
+    name: &'static str,
+    directory: tempfile::TempDir,
+    process: Option<Process>,
+}
+
+impl Machine {
+    /// Starts a Docker, or says what is missing for that.
+    pub fn docker() -> Result<Machine, String> {
+        Machine::new("docker", "dockerd")
+    }
+
+    pub fn podman() -> Result<Machine, String> {
+        Machine::new("podman", "podman")
+    }
+
+    fn new(name: &'static str, program: &str) -> Result<Machine, String> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(format!("needs root, to run a {name} of its own"));
+        }
+        if which(program).is_none() {
+            return Err(format!("needs {program}; tests/engines/setup.sh installs it"));
+        }
+        // Short: the engine's own sockets are deep below, and a socket's path may have 107 bytes.
+        let directory = tempfile::Builder::new().prefix("nx").tempdir_in("/tmp");
+        let directory = directory.map_err(|error| format!("needs a temporary directory: {error}"))?;
+        let mut machine = Machine {
+            name,
+            directory,
+            process: None,
+        };
+        machine.start();
+        Ok(machine)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("s.sock")
+    }
+
+    /// What the config of an engine's user says.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Starts it again after [`Machine::stop`] or [`Machine::kill`].
+    pub fn start(&mut self) {
+        let _stale = std::fs::remove_file(self.socket());
+        let mut command = if self.name == "docker" {
+            self.dockerd()
+        } else {
+            self.service()
+        };
+        // An older conmon leaves a file named `oom` where Podman was started.
+        command.current_dir(self.directory.path());
+        let process = Process::spawn(&mut command, &self.path("log"));
+        self.process = Some(process.expect("the engine can be executed"));
+        let until = Instant::now() + PATIENCE;
+        while UnixStream::connect(self.socket()).is_err() {
+            let process = self.process.as_mut().expect("it was just started");
+            let ended = process.ended();
+            assert!(
+                ended.is_none() && Instant::now() < until,
+                "{} did not start:\n{}",
+                self.name,
+                process.tail(20)
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn dockerd(&self) -> Command {
+        let mut command = Command::new("dockerd");
+        command
+            .args([
+                "--storage-driver=vfs",
+                "--iptables=false",
+                "--ip-masq=false",
+                "--bridge=none",
+                "--live-restore",
+            ])
+            .args(["--log-level=warn", "-H", &self.host()])
+            .arg("--data-root")
+            .arg(self.path("data"))
+            .arg("--exec-root")
+            .arg(self.path("exec"))
+            .arg("--pidfile")
+            .arg(self.path("pid"));
+        command
+    }
+
+    fn service(&self) -> Command {
+        let settings = self.path("containers.conf");
+        // Both limits of each the same: this Podman takes the one for the other.
+        let text = "[containers]\ndefault_ulimits = [\"nofile=4096:4096\", \"nproc=4096:4096\"]\n\
+                    [engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
+        std::fs::write(&settings, text).expect("the directory is ours");
+        let registries = self.path("registries.conf");
+        let text = "unqualified-search-registries = []\n[[registry]]\nlocation = \"127.0.0.1\"\ninsecure = true\n";
+        if !registries.exists() {
+            std::fs::write(&registries, text).expect("the directory is ours");
+        }
+        let policy = self.path("policy.json");
+        std::fs::write(&policy, r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).expect("the directory is ours");
+        let mut command = Command::new("podman");
+        command
+            .env("CONTAINERS_CONF", settings)
+            .env("CONTAINERS_REGISTRIES_CONF", registries)
+            .env("TMPDIR", self.directory.path())
+            .arg("--root")
+            .arg(self.path("root"))
+            .arg("--runroot")
+            .arg(self.path("run"))
+            .args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--tmpdir"])
+            .arg(self.path("tmp"))
+            .args(["system", "service", "--time", "0", &self.host()]);
+        command
+    }
+
+    /// Says that this registry speaks without TLS. Docker knows that of every one on loopback.
+    pub fn trust(&mut self, registry: &str) {
+        if self.name == "podman" {
+            let text = format!(
+                "unqualified-search-registries = []\n[[registry]]\nlocation = \"{registry}\"\ninsecure = true\n"
+            );
+            std::fs::write(self.path("registries.conf"), text).expect("the directory is ours");
+            self.stop();
+            self.start();
+        }
+    }
+
+    /// Ends the engine in its own way. What it runs goes on.
+    pub fn stop(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        process.signal(Signal::SIGTERM);
+        let until = Instant::now() + PATIENCE;
+        while process.ended().is_none() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends the engine without a word. What it runs goes on.
+    pub fn kill(&mut self) {
+        self.process = None;
+        signal(&self.path("exec/containerd/containerd.pid"), Signal::SIGKILL);
+    }
+
+    /// Holds the engine still: its socket takes calls, and nobody answers.
+    pub fn freeze(&self) {
+        self.process.as_ref().expect("it runs").signal(Signal::SIGSTOP);
+    }
+
+    pub fn thaw(&self) {
+        self.process.as_ref().expect("it runs").signal(Signal::SIGCONT);
+    }
+
+    /// The last lines of what it logged.
+    pub fn log(&self) -> String {
+        crate::process::tail(&self.path("log"), 30)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop();
+        signal(&self.path("exec/containerd/containerd.pid"), Signal::SIGTERM);
+        // What a test left running has this place in its arguments, or its files in it.
+        let own = self.directory.path().as_os_str().as_encoded_bytes().to_owned();
+        for pid in pids() {
+            let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if arguments.windows(own.len()).any(|part| part == own) {
+                let _gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        for mount in mounts(self.directory.path()) {
+            let _gone = nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+fn signal(file: &Path, signal: Signal) {
+    let pid = std::fs::read_to_string(file)
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    if let Some(pid) = pid {
+        let _gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+    }
+}
+
+fn pids() -> Vec<i32> {
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// What is mounted below, deepest first.
+fn mounts(below: &Path) -> Vec<PathBuf> {
+    let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let places = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .map(PathBuf::from);
+    let mut all: Vec<PathBuf> = places.filter(|place| place.starts_with(below)).collect();
+    all.reverse();
+    all
+}
+
+/// A program by its name, where a shell would find it.
+pub fn which(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}
+
+/// A tar of a root filesystem with a shell and its usual commands, made of a static busybox.
+pub fn busybox(directory: &Path) -> Result<PathBuf, String> {
+    let busybox = which("busybox").ok_or("needs busybox-static; tests/engines/setup.sh installs it")?;
+    let root = directory.join("rootfs");
+    let bin = root.join("bin");
+    let make = || -> std::io::Result<()> {
+        for part in ["bin", "etc", "tmp", "proc", "dev", "sys", "workspace", "home"] {
+            std::fs::create_dir_all(root.join(part))?;
+        }
+        // As in any image; an engine may take over the mode for what it mounts there.
+        std::fs::set_permissions(root.join("tmp"), std::fs::Permissions::from_mode(0o1777))?;
+        std::fs::copy(&busybox, bin.join("busybox"))?;
+        let applets = Command::new(&busybox).arg("--list").output()?.stdout;
+        for applet in String::from_utf8_lossy(&applets)
+            .lines()
+            .filter(|name| *name != "busybox")
+        {
+            std::os::unix::fs::symlink("busybox", bin.join(applet))?;
+        }
+        std::fs::write(
+            root.join("etc/passwd"),
+            "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534::/home:/bin/sh\n",
+        )?;
+        std::fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")
+    };
+    make().map_err(|error| format!("needs an image: {error}"))?;
+    let tar = directory.join("busybox.tar");
+    let made = Command::new("tar")
+        .arg("-C")
+        .arg(&root)
+        .arg("-cf")
+        .arg(&tar)
+        .arg(".")
+        .status();
+    if !made.is_ok_and(|status| status.success()) {
+        return Err("needs tar".into());
+    }
+    Ok(tar)
+}
