@@ -15,6 +15,8 @@ use crate::boot;
 use crate::daemon::{BootError, Daemon, chain};
 use crate::exit::Exit;
 use crate::explain;
+#[cfg(target_os = "linux")]
+use crate::memory;
 use crate::reload::{on_hangup, sources};
 use crate::settings::{self, Plan};
 use crate::trace::{self, Level};
@@ -146,6 +148,8 @@ async fn live<D: Daemon>(
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(service = plan.service, version, socket = %started.socket.display(), tcp = ?started.tcp, "ready");
     tokio::spawn(ready::watchdog(started.socket.clone(), health.clone(), stop.clone()));
+    #[cfg(target_os = "linux")]
+    tokio::spawn(memory::forget_start());
     let stopping = stop.requested();
     tokio::pin!(stopping);
     let mut told = false;

@@ -32,6 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     authority::FilteredStream,
     caller::{Access, Role},
+    gathered::Gathered,
     guard::Guard,
     health::Health,
     listener::{Listeners, Tcp},
@@ -260,7 +261,7 @@ impl Server {
             shared: self.shared.clone(),
             peer,
         };
-        let mut connection = pin!(self.http.serve_connection(TokioIo::new(io), guard));
+        let mut connection = pin!(self.http.serve_connection(TokioIo::new(Gathered::new(io)), guard));
         let ended = tokio::select! {
             ended = &mut connection => ended,
             () = self.stop.requested() => {
