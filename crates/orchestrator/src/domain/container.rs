@@ -21,7 +21,7 @@ use nexus_proto::orchestrator::v1::{Container as Wire, ContainerConfig, Containe
 use super::event::{self, About, ORCHESTRATOR};
 use super::sessions::{View, about};
 use super::{Effect, Error, Fact, State, Step, Time, ids};
-pub use policy::Policy;
+pub use policy::{Policy, check_reference};
 
 const FIRST_PAUSE: i64 = 100_000_000;
 const LONGEST_PAUSE: i64 = 30_000_000_000;

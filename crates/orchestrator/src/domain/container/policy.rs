@@ -72,12 +72,7 @@ impl Policy {
     }
 
     fn image(&self, session: &SessionConfig, image: &str) -> Result<(), Error> {
-        if image
-            .bytes()
-            .any(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control())
-        {
-            return Err(Error::Invalid("config.image is no image's name".into()));
-        }
+        check_reference("config.image", image)?;
         let rules = [
             (&self.images, "orchestrator.container_images"),
             (&session.allowed_images, "allowed_images of the session"),
@@ -164,6 +159,18 @@ fn invalid<T>(what: impl Into<String>) -> Result<T, Error> {
 }
 
 /// `alpine` is `alpine:latest`, and allows every tag of it.
+/// Longest name of an image: a host, a path of 255, a tag of 128 and a digest.
+const LONGEST_REFERENCE: usize = 512;
+
+/// Whether it can be an image's name at all. Asked before any engine is: their readers take their time with what is not.
+pub fn check_reference(field: &str, reference: &str) -> Result<(), Error> {
+    let odd = |byte: u8| byte.is_ascii_whitespace() || byte.is_ascii_control();
+    if reference.len() > LONGEST_REFERENCE || reference.bytes().any(odd) {
+        return Err(Error::Invalid(format!("{field} is no image's name")));
+    }
+    Ok(())
+}
+
 fn matches_image(rule: &str, image: &str) -> bool {
     if let Some(prefix) = rule.strip_suffix('*') {
         return image.starts_with(prefix);

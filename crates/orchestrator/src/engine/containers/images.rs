@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::Containers;
 use crate::domain::Error;
+use crate::domain::container::check_reference;
 use crate::domain::event::timestamp;
 
 impl Containers {
@@ -76,10 +77,9 @@ impl Containers {
 
 fn named(reference: &str) -> Result<(), Error> {
     if reference.is_empty() {
-        Err(Error::Required("reference"))
-    } else {
-        Ok(())
+        return Err(Error::Required("reference"));
     }
+    check_reference("reference", reference)
 }
 
 fn wire(image: Image) -> Wire {
