@@ -46,9 +46,10 @@ pub fn settings() -> Vec<Setting> {
     vec![
         Setting::new(
             "container_backend",
-            Kind::Choice(&["auto", "docker", "podman", "sandbox"]),
+            Kind::Choice(&["auto", "docker", "podman", "sandbox", "host-unsafe"]),
             "auto",
-            "what runs containers; auto takes the first that works, in this order",
+            "what runs containers; auto takes the first of docker, podman and sandbox that works; host-unsafe isolates \
+             nothing",
         ),
         Setting::new(
             "container_host",
@@ -200,6 +201,7 @@ pub fn runtime(config: &ContainerConfig, root: &Root) -> nexus_runtime::Config {
             "docker" => Choice::Docker,
             "podman" => Choice::Podman,
             "sandbox" => Choice::Sandbox,
+            "host-unsafe" => Choice::HostUnsafe,
             _ => Choice::Auto,
         },
         host: config.container_host.clone(),

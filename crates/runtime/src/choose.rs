@@ -30,6 +30,8 @@ pub enum Choice {
     Docker,
     Podman,
     Sandbox,
+    /// No isolation at all: never chosen, only named.
+    HostUnsafe,
 }
 
 /// An engine that works, and what it can do.
@@ -44,7 +46,7 @@ pub async fn choose(config: &Config) -> Result<Found> {
     match config.backend {
         Choice::Docker => docker(config).await,
         Choice::Podman => podman(config).await,
-        Choice::Sandbox => built_in(config).await,
+        Choice::Sandbox | Choice::HostUnsafe => built_in(config).await,
         Choice::Auto => {
             let mut tried = Vec::new();
             for (name, found) in try_each(config, true).await {

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   choose(config) ──▶ dyn Engine ──┬── docker/   Docker and Podman over HTTP on their sockets
-//!                                   ├── sandbox/  namespaces set up by the helper `nexus-sandbox`
-//!                                   └── host.rs   no isolation at all, only where the config names it
+//!                                   └── sandbox/  namespaces set up by the helper `nexus-sandbox`; without any
+//!                                                 isolation, as `host-unsafe`, only where the config names it
 //! ```
 //!
 //! An engine does what it is told: who may run what, and what happens after an exit, is decided by its caller. It never

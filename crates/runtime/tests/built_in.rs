@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use nexus_runtime::{
-    Config, ContainerSpec, Engine, Error, EventKind, ExecSpec, LogOptions, Mount, MountKind, NetworkMode, PullPolicy,
-    Source, State, sandbox,
+    Choice, Config, ContainerSpec, Engine, Error, EventKind, ExecSpec, LogOptions, Mount, MountKind, NetworkMode,
+    PullPolicy, Source, State, sandbox,
 };
 
 /// Beside the tests' own directory, built if it is not there.
@@ -144,7 +144,9 @@ async fn it_survives_its_daemon_and_is_adopted() {
     }];
     let on = engine.create(&spec).await.unwrap();
     engine.start(&on).await.unwrap();
-    let over = engine.create(&shell("over", "sleep 600")).await.unwrap();
+    let mut limited = shell("over", "sleep 600");
+    limited.limits.pids = 64;
+    let over = engine.create(&limited).await.unwrap();
     engine.start(&over).await.unwrap();
     drop(engine);
 
@@ -165,6 +167,86 @@ async fn it_survives_its_daemon_and_is_adopted() {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     assert_eq!(within(engine.wait(&over)).await.unwrap().code, 137);
     engine.remove(&over, false).await.unwrap();
+    gone(&started).await;
+}
+
+/// Waits until its control groups are no more.
+async fn gone(started: &nexus_sandbox::Started) {
+    let any = || started.cgroups.values().any(|dir| Path::new(dir).exists());
+    within(async {
+        while any() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_bare_host_is_used_only_by_name_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        backend: Choice::HostUnsafe,
+        directory: dir.path().into(),
+        helper: Some(helper().into()),
+        ..Config::default()
+    };
+    let engine = nexus_runtime::choose(&config).await.unwrap().engine;
+    let probe = engine.probe().await.unwrap();
+    assert_eq!(
+        (engine.name(), probe.engine, probe.isolates),
+        ("host-unsafe", "host-unsafe", false)
+    );
+    let any = Config {
+        backend: Choice::Auto,
+        ..config.clone()
+    };
+    let tried = nexus_runtime::try_each(&any, false).await;
+    assert!(tried.iter().all(|(name, _)| *name != "host-unsafe"));
+
+    // Numbers that nobody else sleeps for.
+    let nap = format!("{}.5", 1_000_000 + std::process::id());
+    let mut spec = shell("bare", &format!("(trap '' TERM; sleep {nap}) & echo up; sleep {nap}"));
+    spec.limits.pids = 64;
+    let id = engine.create(&spec).await.unwrap();
+    let sleeps = || {
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let lines = all.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+        let wanted = format!("sleep\0{nap}\0");
+        lines.filter(|line| *line == wanted.as_bytes()).count()
+    };
+    // Ended by a signal, and by the death of its helper.
+    for by_helper in [false, true] {
+        engine.start(&id).await.unwrap();
+        within(async {
+            while sleeps() != 2 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        let status = fs::read(dir.path().join("host-unsafe").join(&id).join("status.json")).unwrap();
+        let started: nexus_sandbox::Started = serde_json::from_slice(&status).unwrap();
+        if by_helper {
+            let pid = rustix::process::Pid::from_raw(started.monitor.pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        } else {
+            engine.kill(&id, 9).await.unwrap();
+        }
+        assert_eq!(within(engine.wait(&id)).await.unwrap().code, 137);
+        within(async {
+            while sleeps() != 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        gone(&started).await;
+    }
+    engine.remove(&id, false).await.unwrap();
+    let image = ContainerSpec {
+        image: "tool:1".into(),
+        ..shell("image", "true")
+    };
+    assert!(matches!(engine.create(&image).await, Err(Error::Unsupported { .. })));
+    assert_eq!(engine.images().await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -368,138 +450,5 @@ async fn an_imported_root_is_an_image() {
         fs::read_dir(dir.path().join("images")).unwrap().count(),
         1,
         "only the index is left"
-    );
-}
-
-/// Debian's registry on a free port of this machine; its data in `dir`.
-async fn registry(dir: &Path) -> Option<(tokio::process::Child, String)> {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let address = format!("127.0.0.1:{port}");
-    let config = dir.join("registry.yml");
-    let storage = dir.join("registry");
-    let text = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {address}}}\n",
-        storage.display()
-    );
-    fs::write(&config, text).unwrap();
-    let mut command = tokio::process::Command::new("docker-registry");
-    command.arg("serve").arg(&config).kill_on_drop(true);
-    command
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null());
-    let child = command.spawn().ok()?;
-    within(async {
-        while tokio::net::TcpStream::connect(&address).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-    Some((child, address))
-}
-
-#[tokio::test]
-async fn an_image_is_pulled_verified_and_run() {
-    use oci_client::client::{ClientConfig, ClientProtocol, Config as ImageFile, ImageLayer};
-    use oci_client::secrets::RegistryAuth;
-    use oci_client::{Client, Reference};
-
-    let dir = tempfile::tempdir().unwrap();
-    let (Some(archive), Some((_registry, address))) = (root_archive(), registry(dir.path()).await) else {
-        println!("skipped: busybox (static) or docker-registry is missing");
-        assert!(
-            std::env::var("CI").as_deref() != Ok("true"),
-            "nothing may be skipped here: docker-registry"
-        );
-        return;
-    };
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = Client::new(ClientConfig {
-        protocol: ClientProtocol::Http,
-        ..ClientConfig::default()
-    });
-    let packed = {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        std::io::Write::write_all(&mut encoder, &archive).unwrap();
-        encoder.finish().unwrap()
-    };
-    let diff_id = {
-        use sha2::Digest;
-        let hex: String = sha2::Sha256::digest(&archive)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        format!("sha256:{hex}")
-    };
-    let push = async |name: &str, diff_id: &str| {
-        let config = serde_json::json!({
-            "architecture": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" },
-            "os": "linux",
-            "config": { "Entrypoint": ["/bin/sh", "-c"], "Cmd": ["echo $GREETING from $(pwd) by $(id -u)"],
-                "Env": ["GREETING=hello"], "WorkingDir": "/etc", "User": "tool" },
-            "rootfs": { "type": "layers", "diff_ids": [diff_id] },
-        });
-        let config = ImageFile::oci_v1(serde_json::to_vec(&config).unwrap(), None);
-        let layers = [ImageLayer::oci_v1_gzip(packed.clone(), None)];
-        let reference: Reference = format!("{address}/{name}").parse().unwrap();
-        within(client.push(&reference, &layers, config, &RegistryAuth::Anonymous, None))
-            .await
-            .unwrap();
-        reference.whole()
-    };
-    let good = push("tool:1", &diff_id).await;
-    let forged = push("forged:1", &format!("sha256:{}", "0".repeat(64))).await;
-
-    let engine = open(&dir.path().join("state")).await;
-    let (sender, mut progress) = tokio::sync::mpsc::channel(64);
-    let pulled = within(engine.pull(&good, PullPolicy::Missing, None, Some(sender)))
-        .await
-        .unwrap();
-    assert!(pulled.fetched);
-    assert_eq!(pulled.image.references, std::slice::from_ref(&good));
-    assert!(progress.recv().await.unwrap().total > 0);
-    assert!(
-        !within(engine.pull(&good, PullPolicy::Missing, None, None))
-            .await
-            .unwrap()
-            .fetched
-    );
-    assert_eq!(
-        within(engine.pull(&good, PullPolicy::Always, None, None))
-            .await
-            .unwrap()
-            .image,
-        pulled.image
-    );
-
-    let spec = ContainerSpec {
-        name: "pulled".into(),
-        image: good.clone(),
-        ..ContainerSpec::default()
-    };
-    let id = engine.create(&spec).await.unwrap();
-    engine.start(&id).await.unwrap();
-    assert_eq!(within(engine.wait(&id)).await.unwrap().code, 0);
-    assert_eq!(
-        logs(&*engine, &id, LogOptions::default()).await.0,
-        "hello from /etc by 77\n"
-    );
-
-    let error = within(engine.pull(&forged, PullPolicy::Missing, None, None))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&error, Error::Pull { why, .. } if why.contains("digest")),
-        "{error}"
-    );
-    let missing = within(engine.pull(&format!("{address}/nosuch:1"), PullPolicy::Missing, None, None)).await;
-    assert!(matches!(missing, Err(Error::ImageNotFound { .. })), "{missing:?}");
-    assert_eq!(
-        engine.images().await.unwrap().len(),
-        2,
-        "the host and one image, nothing half made"
     );
 }

@@ -18,6 +18,8 @@ pub enum Request {
 #[serde(deny_unknown_fields)]
 pub struct Run {
     #[serde(default)]
+    pub isolation: Isolation,
+    #[serde(default)]
     pub rootfs: Rootfs,
     /// The system directories can be written to, into memory: nothing reaches the image or the host.
     #[serde(default)]
@@ -67,6 +69,7 @@ fn log_bytes() -> u64 {
 impl Run {
     pub fn new<S: Into<String>>(command: impl IntoIterator<Item = S>) -> Run {
         Run {
+            isolation: Isolation::Full,
             rootfs: Rootfs::Host,
             writable_rootfs: false,
             command: command.into_iter().map(Into::into).collect(),
@@ -94,6 +97,16 @@ pub struct Join {
     pub started: crate::Started,
     /// What it was started with: command, environment, user and working directory here are those of the new command.
     pub run: Run,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    #[default]
+    Full,
+    /// None: the command runs on the host as it is. Of the rest here only the command, its environment, working
+    /// directory and user hold, the limits that control groups and a process's own can set, and the state directory.
+    HostUnsafe,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ use nexus_proto::common::v1::{ResourceLimits, ResourceUsage};
 use nexus_proto::orchestrator::v1::container_service_client::ContainerServiceClient;
 use nexus_proto::orchestrator::v1::*;
 use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     failure::{Exit, Failure},
@@ -303,7 +304,7 @@ fn shown(one: &Container) -> Value {
         "command": command, "labels": config.labels,
         "created_at": exact(one.created_at.as_ref()), "started_at": exact(one.started_at.as_ref()),
         "exited_at": exact(one.exited_at.as_ref()), "restart_count": one.restart_count,
-        "unenforced_limits": one.unenforced_limits, "error": one.error,
+        "unenforced_limits": one.unenforced_limits, "error": one.error, "note": one.note,
     })
 }
 
@@ -376,12 +377,14 @@ async fn start(connection: &Connection, args: RunArgs, output: &Output) -> Resul
     if args.image.is_none() && args.command.is_empty() {
         return Err(Failure::usage("name an image, or a command after `--`"));
     }
+    // From here on nothing is left behind by who ends us.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let own = match &args.session {
         Some(_) => None,
         None => Some(session(connection, &args).await?),
     };
     let session_id = own.clone().or(args.session.clone()).unwrap_or_default();
-    let ended = run_in(connection, &session_id, args, output).await;
+    let ended = run_in(connection, &session_id, args, &mut interrupt, output).await;
     if let (Some(session_id), false) = (own, matches!(ended, Ok(None))) {
         let reason = "its container has ended".to_owned();
         connection
@@ -400,6 +403,7 @@ async fn run_in(
     connection: &Connection,
     session_id: &str,
     args: RunArgs,
+    interrupt: &mut Signal,
     output: &Output,
 ) -> Result<Option<i32>, Failure> {
     let mut command = args.command.into_iter();
@@ -431,8 +435,21 @@ async fn run_in(
     });
     // The image may have to be fetched first.
     request.set_timeout(std::time::Duration::from_secs(600));
-    let made = connection.orchestrator().create_container(request).await?.into_inner();
+    let mut orchestrator = connection.orchestrator();
+    let made = tokio::select! {
+        made = orchestrator.create_container(request) => made?.into_inner(),
+        _ = interrupt.recv() => {
+            let failure = Failure::new(Exit::Interrupted, "interrupted before it was made");
+            return Err(match &args.session {
+                Some(_) => failure.hint("it may still be made; see: nexus containers list"),
+                None => failure,
+            });
+        }
+    };
     let container = made.container.unwrap_or_default();
+    if !container.note.is_empty() {
+        output.warn(&container.note);
+    }
     if !container.unenforced_limits.is_empty() {
         output.warn(&format!(
             "not limited on this host: {}",
@@ -450,7 +467,7 @@ async fn run_in(
     let id = made.container_id;
     tokio::select! {
         read = logs(connection, id.clone(), true, 0, output) => read?,
-        _ = tokio::signal::ctrl_c() => {
+        _ = interrupt.recv() => {
             let stop = StopContainerRequest { container_id: id.clone(), timeout_ns: 1_000_000_000 };
             connection.orchestrator().stop_container(stop).await?;
         }
@@ -471,6 +488,9 @@ async fn run_in(
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     };
+    if output.json {
+        output.record(&json!({ "id": id, "exit_code": ended.exit_code, "oom_killed": ended.oom_killed }))?;
+    }
     if ended.oom_killed {
         output.warn("it used more memory than it may");
     }
@@ -554,10 +574,10 @@ async fn exec(connection: &Connection, args: ExecArgs, output: &Output) -> Resul
             "exit_code": done.exit_code, "stdout": text(&done.stdout), "stderr": text(&done.stderr),
             "truncated": done.truncated, "timed_out": done.timed_out,
         }))?;
-        return Ok(Exit::Ok);
+    } else {
+        show(output, &done.stdout, false)?;
+        show(output, &done.stderr, true)?;
     }
-    show(output, &done.stdout, false)?;
-    show(output, &done.stderr, true)?;
     if done.truncated {
         output.warn("it wrote more than is shown");
     }

@@ -112,7 +112,7 @@ pub async fn run(place: &Place, args: &DoctorArgs, output: &Output) -> Result<Ex
     findings.extend(daemons::look(place).await);
     findings.extend(databases::look(place).await);
     findings.extend(host::look(&place.root));
-    findings.extend(backends::look().await);
+    findings.extend(backends::look(place).await);
     findings.extend(managers::look(place).await);
     show(&findings, output)
 }

@@ -23,6 +23,10 @@ use super::sessions::{View, about};
 use super::{Effect, Error, Fact, State, Step, Time, ids};
 pub use policy::{Policy, check_reference};
 
+/// The backend that isolates nothing, and what everybody is told who sees a container of it.
+pub const BARE: &str = "host-unsafe";
+const BARE_NOTE: &str = "not isolated: it runs on the bare host, as orchestrator.container_backend says";
+
 const FIRST_PAUSE: i64 = 100_000_000;
 const LONGEST_PAUSE: i64 = 30_000_000_000;
 
@@ -175,7 +179,13 @@ impl Container {
             restart_count: self.restarts,
             backend: self.engine.clone(),
             error: self.error.clone(),
+            note: self.note().into(),
         }
+    }
+
+    /// What its user should know of it.
+    fn note(&self) -> &'static str {
+        if self.engine == BARE { BARE_NOTE } else { "" }
     }
 
     pub fn shows(&self, filter: &ContainerFilter) -> bool {
@@ -294,7 +304,11 @@ impl State {
         one.phase = Phase::Running;
         one.started = Some(step.now);
         (one.engine, one.engine_id, one.unenforced) = (made.engine, made.engine_id, made.unenforced);
+        let bare = one.engine == BARE;
         self.tell_container(step, key, "container.created", &[]);
+        if bare {
+            self.tell_container(step, key, "container.unisolated", &[("reason", BARE_NOTE)]);
+        }
         self.tell_container(step, key, "container.started", &[]);
         if let Some(one) = self.containers.get(key)
             && let Some(session) = self.sessions.get_mut(one.session)
@@ -498,7 +512,7 @@ impl State {
     fn tell_container(&self, step: &mut Step<'_>, key: u64, name: &str, more: &[(&str, &str)]) {
         let Some(one) = self.containers.get(key) else { return };
         let session = self.sessions.get(one.session);
-        let high = matches!(name, "container.error" | "resource.threshold");
+        let high = matches!(name, "container.error" | "container.unisolated" | "resource.threshold");
         let about = match session {
             Some(session) => About { high, ..about(session) },
             None => About {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nexus_runtime::{Choice, Config, Error, Found, Result, choose};
 use parking_lot::Mutex;
 
+use crate::domain::container::BARE;
 use crate::domain::container::policy::HOST_IMAGE;
 
 /// Engines that answered once. What is away later is asked again with the next call: they dial for each.
@@ -30,9 +31,20 @@ impl Runtime {
         }
     }
 
-    /// The engine for an image: the host's own is always the built-in sandbox.
+    /// Whether the config lets this engine run commands: one that isolates nothing has to be named.
+    pub fn allows(&self, name: &str) -> Result<()> {
+        if name != BARE || self.config.backend == Choice::HostUnsafe {
+            return Ok(());
+        }
+        Err(Error::Unusable {
+            engine: BARE,
+            why: "it isolates nothing, and orchestrator.container_backend does not name it any more".into(),
+        })
+    }
+
+    /// The engine for an image: the host's own is always the built-in sandbox, unless the config wants no isolation.
     pub async fn pick(&self, image: &str) -> Result<Found> {
-        if image == HOST_IMAGE {
+        if image == HOST_IMAGE && self.config.backend != Choice::HostUnsafe {
             self.named("sandbox").await
         } else {
             self.main().await
@@ -65,6 +77,8 @@ impl Runtime {
         let backend = match name {
             "docker" => Choice::Docker,
             "podman" => Choice::Podman,
+            // To see to what is left of it; what may be run with it says `allows`.
+            BARE => Choice::HostUnsafe,
             _ => Choice::Sandbox,
         };
         let _search = self.search.lock().await;
@@ -82,6 +96,12 @@ impl Runtime {
             place = found.probe.place,
             "found a container engine"
         );
+        if !found.probe.isolates {
+            tracing::warn!(
+                engine = found.probe.engine,
+                "commands run on the bare host, without any isolation: orchestrator.container_backend says so"
+            );
+        }
         self.found.lock().insert(found.engine.name(), found.clone());
         found
     }

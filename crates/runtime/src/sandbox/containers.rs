@@ -5,9 +5,9 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nexus_sandbox::{Ended, Started};
+use nexus_sandbox::{Ended, Isolation, Started};
 use parking_lot::Mutex;
 use tokio::process::Child;
 use tokio::sync::{broadcast, watch};
@@ -23,6 +23,8 @@ const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
 /// Longest between a KILL and the end.
 const DEATH: Duration = Duration::from_secs(20);
+/// Longest that control groups may be busy after that.
+const GROUPS: Duration = Duration::from_secs(5);
 /// An end that was missed is noticed after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -189,6 +191,9 @@ impl Containers {
     /// Its helper was killed, and everything inside with it: what the helper would have done.
     fn bury(&self, record: &Record, started: &Started) {
         let _ = process::signal(started.init, SIGKILL);
+        if record.run.isolation == Isolation::HostUnsafe {
+            process::kill_group(started);
+        }
         remove_groups(started);
         let ended = Ended {
             code: LOST.code,
@@ -283,14 +288,22 @@ impl Containers {
     }
 }
 
+/// They can be removed once the last process is gone, which takes the kernel a moment.
 fn remove_groups(started: &Started) {
-    let mut dirs: Vec<&String> = started.cgroups.values().collect();
+    let mut dirs: Vec<String> = started.cgroups.values().cloned().collect();
     dirs.dedup();
-    for dir in dirs {
-        if let Err(error) = fs::remove_dir(dir) {
-            tracing::debug!(dir, %error, "a control group stays");
+    tokio::task::spawn_blocking(move || {
+        let until = Instant::now() + GROUPS;
+        for dir in dirs {
+            while let Err(error) = fs::remove_dir(&dir) {
+                if error.kind() != std::io::ErrorKind::ResourceBusy || Instant::now() > until {
+                    tracing::debug!(dir, %error, "a control group stays");
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
         }
-    }
+    });
 }
 
 pub fn state(id: &str, why: &str) -> Error {

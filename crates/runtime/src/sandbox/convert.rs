@@ -19,12 +19,6 @@ fn unsupported(what: &str) -> Error {
 
 /// `own`: who commands run as where nobody says.
 pub fn run(spec: &ContainerSpec, image: &Resolved, own: u32, state: PathBuf) -> Result<Run> {
-    match &spec.network {
-        NetworkMode::None => {}
-        NetworkMode::Bridge | NetworkMode::Named(_) => {
-            return Err(unsupported("give a container a network; use Docker or Podman for that"));
-        }
-    }
     if !spec.ports.is_empty() {
         return Err(unsupported("publish ports; use Docker or Podman for that"));
     }
@@ -99,6 +93,16 @@ fn mount(mount: &crate::Mount) -> Mount {
         source,
         target: mount.target.clone(),
         read_only: mount.read_only,
+    }
+}
+
+/// What a sandbox cannot have.
+pub fn isolated(spec: &ContainerSpec) -> Result<()> {
+    match &spec.network {
+        NetworkMode::None => Ok(()),
+        NetworkMode::Bridge | NetworkMode::Named(_) => {
+            Err(unsupported("give a container a network; use Docker or Podman for that"))
+        }
     }
 }
 

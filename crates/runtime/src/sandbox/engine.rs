@@ -11,21 +11,25 @@ use tokio::sync::mpsc;
 use super::containers::Containers;
 use super::helper::{self, Order, failed, unusable};
 use super::record::{Record, now_ms};
-use super::{convert, logs, stats};
+use super::{bare, convert, logs, stats};
 use crate::engine::{Chunks, Engine, Events, Work};
 use crate::images::{self, Store, pull};
 use crate::{
-    Config, ContainerSpec, Credentials, Error, ExecOutput, ExecSpec, ExitInfo, Image, Info, Limit, LogOptions, Probe,
-    Progress, PullPolicy, Pulled, Result, Stats,
+    Choice, Config, ContainerSpec, Credentials, Error, ExecOutput, ExecSpec, ExitInfo, Image, Info, Limit, LogOptions,
+    Probe, Progress, PullPolicy, Pulled, Result, Stats,
 };
 
 const NAME: &str = "sandbox";
+/// The same without the isolation: the records, the logs and the limits around a command on the bare host.
+const BARE: &str = "host-unsafe";
 /// Who commands run as where the daemon is root and nobody says anything.
 const USER: u32 = 1000;
 const MAX_NAME: usize = 128;
 
 #[derive(Debug)]
 pub struct Sandbox {
+    /// Nothing isolates: the config names it so.
+    bare: bool,
     helper: PathBuf,
     containers: Arc<Containers>,
     images: Arc<Store>,
@@ -35,17 +39,19 @@ pub struct Sandbox {
 impl Sandbox {
     /// Finds the helper, sees whether it works here, and takes over the containers that are there.
     pub async fn open(config: &Config) -> Result<Sandbox> {
+        let bare = config.backend == Choice::HostUnsafe;
         let helper = helper::find(config)?;
         let found = helper::probe(&helper).await?;
-        if let Some(failure) = &found.failure {
+        if let Some(failure) = found.failure.as_ref().filter(|_| !bare) {
             return Err(unusable(failure));
         }
         let dir = std::path::absolute(&config.directory).map_err(failed)?;
         let dir = resolved(&dir)?;
         Ok(Sandbox {
-            probe: describe(&found, &helper),
+            bare,
+            probe: describe(&found, &helper, bare),
             helper,
-            containers: Containers::open(&dir.join("containers"))?,
+            containers: Containers::open(&dir.join(if bare { BARE } else { "containers" }))?,
             images: Arc::new(Store::open(&dir.join("images"))?),
         })
     }
@@ -53,6 +59,20 @@ impl Sandbox {
     fn own_user(&self) -> u32 {
         let uid = rustix::process::geteuid();
         if uid.is_root() { USER } else { uid.as_raw() }
+    }
+
+    /// An image's own files need a root of their own.
+    fn own_images(&self, reference: &str) -> Result<()> {
+        if self.bare && !reference.is_empty() && reference != images::HOST {
+            return Err(Error::Unsupported {
+                engine: BARE,
+                what: format!(
+                    "use the image {reference}: it has this host's own programs, {}",
+                    images::HOST
+                ),
+            });
+        }
+        Ok(())
     }
 
     fn uses(&self, digest: &str) -> bool {
@@ -67,11 +87,18 @@ fn resolved(dir: &Path) -> Result<PathBuf> {
         .map_err(|error| failed(format!("{}: {error}", dir.display())))
 }
 
-fn describe(found: &nexus_sandbox::Probe, helper: &Path) -> Probe {
-    let holds = |name: &str| found.enforced.get(name).copied().unwrap_or(false);
+fn describe(found: &nexus_sandbox::Probe, helper: &Path, bare: bool) -> Probe {
+    let holds = |name: &str| match bare {
+        true => found.cgroups.contains_key(name),
+        false => found.enforced.get(name).copied().unwrap_or(false),
+    };
     let limits = [Limit::Memory, Limit::Cpu, Limit::Pids];
     let unenforced: BTreeSet<Limit> = limits.into_iter().filter(|limit| !holds(limit.name())).collect();
-    let mut notes = vec!["containers have no network; Docker or Podman can give them one".to_string()];
+    let mut notes = vec![if bare {
+        "nothing is isolated: commands see, change and reach whatever their user can".to_string()
+    } else {
+        "containers have no network; Docker or Podman can give them one".to_string()
+    }];
     if !unenforced.is_empty() {
         let names: Vec<&str> = unenforced.iter().map(|limit| limit.name()).collect();
         notes.push(format!(
@@ -81,13 +108,13 @@ fn describe(found: &nexus_sandbox::Probe, helper: &Path) -> Probe {
         ));
     }
     Probe {
-        engine: NAME,
+        engine: if bare { BARE } else { NAME },
         version: found.version.clone(),
         place: helper.display().to_string(),
         unenforced,
         rootless: found.uid != 0,
-        isolates: true,
-        network: false,
+        isolates: !bare,
+        network: bare,
         tells_oom: true,
         notes,
     }
@@ -111,7 +138,7 @@ fn random_id() -> Result<String> {
 
 impl Engine for Sandbox {
     fn name(&self) -> &'static str {
-        NAME
+        self.probe.engine
     }
 
     fn probe(&self) -> Work<'_, Probe> {
@@ -121,10 +148,17 @@ impl Engine for Sandbox {
     fn create<'a>(&'a self, spec: &'a ContainerSpec) -> Work<'a, String> {
         Box::pin(async move {
             check_name(&spec.name)?;
+            self.own_images(&spec.image)?;
             let image = self.images.resolve(&spec.image)?;
             let id = random_id()?;
             let dir = self.containers.dir.join(&id);
             let run = convert::run(spec, &image, self.own_user(), dir.clone())?;
+            let run = if self.bare {
+                bare::run(spec, run)?
+            } else {
+                convert::isolated(spec)?;
+                run
+            };
             self.containers.create(Record {
                 id,
                 name: spec.name.clone(),
@@ -188,7 +222,10 @@ impl Engine for Sandbox {
                 "" => self.images.resolve(""),
                 digest => self.images.resolve(digest),
             };
-            let run = convert::join(&record.run, &exec, image.ok().as_ref())?;
+            let mut run = convert::join(&record.run, &exec, image.ok().as_ref())?;
+            if self.bare {
+                run.workdir = bare::place(&record.run.mounts, &run.workdir).unwrap_or(run.workdir);
+            }
             let max_output = exec.output_limit();
             let order = Order {
                 join: Join { started, run },
@@ -229,7 +266,13 @@ impl Engine for Sandbox {
     }
 
     fn images(&self) -> Work<'_, Vec<Image>> {
-        Box::pin(async { self.images.list() })
+        Box::pin(async {
+            let mut images = self.images.list()?;
+            if self.bare {
+                images.retain(|image| image.id == images::HOST);
+            }
+            Ok(images)
+        })
     }
 
     fn pull<'a>(
@@ -239,20 +282,22 @@ impl Engine for Sandbox {
         credentials: Option<&'a Credentials>,
         progress: Option<mpsc::Sender<Progress>>,
     ) -> Work<'a, Pulled> {
-        Box::pin(pull::pull(
-            &self.images,
-            pull::Order {
+        Box::pin(async move {
+            self.own_images(reference)?;
+            let order = pull::Order {
                 reference,
                 policy,
                 credentials,
                 progress,
-            },
-        ))
+            };
+            pull::pull(&self.images, order).await
+        })
     }
 
     fn import<'a>(&'a self, from: &'a Path, reference: &'a str) -> Work<'a, Image> {
         let (store, from, reference) = (Arc::clone(&self.images), from.to_path_buf(), reference.to_string());
         Box::pin(async move {
+            self.own_images(&reference)?;
             let bounds = images::Bounds::default();
             let imported =
                 tokio::task::spawn_blocking(move || images::import::import(&store, &from, &reference, bounds));
@@ -261,10 +306,18 @@ impl Engine for Sandbox {
     }
 
     fn remove_image<'a>(&'a self, reference: &'a str, force: bool) -> Work<'a, ()> {
-        Box::pin(async move { self.images.remove(reference, &|digest| self.uses(digest), force) })
+        Box::pin(async move {
+            self.own_images(reference)?;
+            self.images.remove(reference, &|digest| self.uses(digest), force)
+        })
     }
 
     fn prune_images(&self, all: bool) -> Work<'_, u64> {
-        Box::pin(async move { self.images.prune(&|digest| self.uses(digest), all) })
+        Box::pin(async move {
+            if self.bare {
+                return Ok(0);
+            }
+            self.images.prune(&|digest| self.uses(digest), all)
+        })
     }
 }

@@ -3,11 +3,15 @@
 //! Every container is a directory and, while it runs, one process: the helper `nexus-sandbox`, which sets it up, watches
 //! over it, keeps its log and writes down how it ended. Nothing is kept in this process that is not in the directory: a
 //! daemon that comes back finds what still runs and how the rest ended.
+//!
+//! The backend `host-unsafe` is the same with nothing in between: `bare.rs` says what is different.
 
 use std::sync::Arc;
 
 use crate::{Config, Engine, Result};
 
+#[cfg(target_os = "linux")]
+mod bare;
 #[cfg(target_os = "linux")]
 mod containers;
 #[cfg(target_os = "linux")]

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use nexus_sandbox::Started;
 use nexus_sandbox::report::Process;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
@@ -47,6 +48,19 @@ pub fn signal(process: Process, number: i32) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::SRCH) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// What a command on the bare host started, whose helper was killed: no namespace took it along.
+pub fn kill_group(started: &Started) {
+    if let Some(leader) = Pid::from_raw(started.init.pid) {
+        let _ = rustix::process::kill_process_group(leader, Signal::KILL);
+    }
+    for dir in started.cgroups.values() {
+        let within = fs::read_to_string(format!("{dir}/cgroup.procs")).unwrap_or_default();
+        for pid in within.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
     }
 }
 

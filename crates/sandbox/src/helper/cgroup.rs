@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::spec::{Cgroup, Run};
+use crate::spec::{Cgroup, Isolation, Run};
 
 use super::cgroup_files::{Hierarchies, Version};
 use super::step::{Result, Step};
@@ -99,10 +99,15 @@ impl Groups {
         Ok(())
     }
 
-    /// The limits that were asked for and do not hold. That of processes holds without a control group too.
+    /// The limits that were asked for and do not hold. That of processes holds in a sandbox without a control group too.
     pub fn unenforced(&self, run: &Run) -> Vec<String> {
         let limits = &run.limits;
-        let asked = [("memory", limits.memory.is_some()), ("cpu", limits.nano_cpus.is_some())];
+        let bare = run.isolation == Isolation::HostUnsafe;
+        let asked = [
+            ("memory", limits.memory.is_some()),
+            ("cpu", limits.nano_cpus.is_some()),
+            ("pids", limits.pids.is_some() && bare),
+        ];
         let missing = asked
             .into_iter()
             .filter(|(name, asked)| *asked && !self.dirs.contains_key(name));

@@ -16,10 +16,11 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::report::{Ended, Report, Started};
-use crate::spec::{Join, Run};
+use crate::spec::{Isolation, Join, Run};
 use crate::sys;
 
 use super::Reporter;
+use super::host;
 use super::init;
 use super::lock;
 use super::monitor::{block_signals, check};
@@ -46,7 +47,12 @@ pub fn run(join: Join, reporter: &mut Reporter) -> Result<u8> {
     for (kind, namespace) in namespaces {
         move_into_link_name_space(namespace.as_fd(), Some(kind)).on("join", format!("{kind:?}"), "")?;
     }
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).step("cgroup-namespace", "")?;
+    let bare = run.isolation == Isolation::HostUnsafe;
+    if bare {
+        host::adopt_all()?;
+    } else {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).step("cgroup-namespace", "")?;
+    }
 
     let (ours, theirs) = wire::pair().step("start", "")?;
     let forked = sys::clone(0).step("join", "more processes than the limit of pids allows?")?;
@@ -68,6 +74,9 @@ pub fn run(join: Join, reporter: &mut Reporter) -> Result<u8> {
     }
     reporter.say(&Report::Started(started));
     let (code, signal) = watch(Pid::from_raw(pid), &signals)?;
+    if bare {
+        host::end_all(Pid::from_raw(pid), &Default::default());
+    }
     let at_ms = now_ms();
     reporter.say(&Report::Exited(Ended {
         code,
@@ -106,6 +115,9 @@ fn namespaces(started: &Started) -> Result<Vec<(LinkNameSpaceType, OwnedFd)>> {
 }
 
 fn inside(run: &Run, socket: &OwnedFd, privileged: bool) -> Result<init::Never> {
+    if run.isolation == Isolation::HostUnsafe {
+        return host::become_command(run, socket, privileged);
+    }
     lock::become_user(run.user, privileged)?;
     lock::die_with_parent(socket.as_fd())?;
     lock::lock(run)?;

@@ -49,7 +49,7 @@ pub fn lock(run: &Run) -> Result<u32> {
     // Others inside may be the same user: they may not look into this process.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("dumpable", "")?;
     sys::new_session_keyring().step("keyring", "")?;
-    limits(run)?;
+    limits(run, true)?;
     drop_capabilities()?;
     rustix::thread::set_no_new_privs(true).step("no-new-privileges", "")?;
     let landlock = rules::restrict(run)?;
@@ -81,12 +81,13 @@ fn drop_capabilities() -> Result<()> {
     t::set_capabilities(None, none).step("capabilities", "")
 }
 
-/// What holds without a control group. The number of processes is counted for this sandbox alone, as it has a user
-/// namespace of its own; memory only for each process.
-fn limits(run: &Run) -> Result<()> {
+/// What holds without a control group. The number of processes is counted for this sandbox alone if it has a user
+/// namespace of its own, and not at all otherwise: it would count whatever else the user runs. Memory is counted only for
+/// each process.
+pub fn limits(run: &Run, own_users: bool) -> Result<()> {
     let limits = &run.limits;
     let wanted = [
-        (Resource::Nproc, limits.pids),
+        (Resource::Nproc, limits.pids.filter(|_| own_users)),
         (Resource::Data, limits.memory),
         (Resource::Nofile, Some(limits.nofile)),
         (Resource::Fsize, limits.fsize),

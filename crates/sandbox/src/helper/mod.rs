@@ -5,6 +5,7 @@ mod cgroup;
 mod cgroup_files;
 mod etc;
 mod filter;
+mod host;
 mod idmap;
 mod init;
 mod join;

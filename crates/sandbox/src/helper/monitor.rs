@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::report::{Ended, Report, Started};
-use crate::spec::{Network, Run, User};
+use crate::spec::{Isolation, Network, Run, User};
 use crate::sys;
 
 use super::Reporter;
@@ -29,7 +29,7 @@ use super::logs::Logs;
 use super::proc::{now_ms, process};
 use super::step::{Result, Step, USERNS_HINT, failed};
 use super::wire::{self, Up};
-use super::{idmap, root};
+use super::{host, idmap, root};
 
 /// Who a sandbox of root's is on the host: a number that nobody has.
 const NOBODYS: User = User {
@@ -54,7 +54,12 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
         let _ = rustix::process::setsid();
     }
     let signals = block_signals()?;
-    let sources = privileged.then(|| root::sources(&run, Some(outside))).transpose()?;
+    let bare = run.isolation == Isolation::HostUnsafe;
+    if bare {
+        host::adopt_all()?;
+    }
+    let taken = privileged && !bare;
+    let sources = taken.then(|| root::sources(&run, Some(outside))).transpose()?;
     let groups = Groups::make(&run)?;
     let unenforced = groups.unenforced(&run);
     if run.limits.required && !unenforced.is_empty() {
@@ -77,6 +82,9 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
     if run.network == Network::None {
         namespaces |= libc::CLONE_NEWNET;
     }
+    if bare {
+        namespaces = 0;
+    }
     let Some(pid) = sys::clone(namespaces).step("namespaces", USERNS_HINT)? else {
         drop(ours);
         if let Some(logs) = &mut logs
@@ -84,6 +92,14 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
         {
             let _ = wire::send(&theirs, &Up::Failed(failed));
             std::process::exit(0);
+        }
+        if bare {
+            let failed = match host::begin(&without_held(run, &groups), &theirs, privileged) {
+                Ok(never) => match never {},
+                Err(failed) => failed,
+            };
+            let _ = wire::send(&theirs, &Up::Failed(failed));
+            std::process::exit(127);
         }
         let given = Given {
             socket: theirs,
@@ -105,11 +121,14 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
     }
 
     child.groups.add(pid)?;
-    idmap::write(pid, run.user, outside, privileged)?;
-    let held = hold_namespaces(pid, run.network)?;
+    let mut held = BTreeMap::new();
+    if !bare {
+        idmap::write(pid, run.user, outside, privileged)?;
+        held = hold_namespaces(pid, run.network)?;
+    }
     let init = process(pid).step("start", "")?;
     wire::go(&child.socket).step("start", "")?;
-    let landlock = child.started()?;
+    let landlock = child.started(bare)?;
     let started = Started {
         monitor: process(std::process::id() as i32).step("start", "")?,
         init,
@@ -130,6 +149,9 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
     }
 
     let (code, signal) = child.watch(&signals, logs.as_mut())?;
+    if bare {
+        host::end_all(child.pid, &child.groups.paths());
+    }
     let oom = child.groups.oom();
     child.groups.remove();
     if let Some(logs) = logs.as_mut() {
@@ -236,8 +258,10 @@ struct Child {
 }
 
 impl Child {
-    fn started(&self) -> Result<u32> {
+    /// The version of Landlock that holds it; zero: none. A `bare` command just closes its end, by being executed.
+    fn started(&self, bare: bool) -> Result<u32> {
         match wire::receive(&self.socket).step("start", "")? {
+            None if bare => Ok(0),
             Some(Up::Started(landlock)) => Ok(landlock),
             Some(Up::Failed(failed)) => Err(failed),
             Some(Up::Exited { .. }) => Err(failed("start", "ended before it began", "")),
@@ -302,11 +326,15 @@ impl Child {
     }
 
     fn try_reap(&mut self) -> Option<WaitStatus> {
-        match waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) | Err(_) => None,
-            Ok(status) => {
-                self.reaped = true;
-                Some(status)
+        loop {
+            match waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(_) => return None,
+                Ok(status) if status.pid() == Some(self.pid) => {
+                    self.reaped = true;
+                    return Some(status);
+                }
+                // One that lost its parent, on the bare host.
+                Ok(_) => {}
             }
         }
     }

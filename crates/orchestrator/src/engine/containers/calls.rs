@@ -226,6 +226,7 @@ impl Containers {
             Ok(ns) => Duration::from_nanos(ns).min(LONGEST_EXEC),
         };
         let found = self.running(&one, "only a running one takes commands").await?;
+        self.inner.runtime.allows(&one.engine).map_err(Error::Runtime)?;
         let spec = ExecSpec {
             command: request.command,
             env: request.env.into_iter().collect(),

@@ -54,12 +54,7 @@ impl Containers {
         let config = request.config.ok_or(Error::Required("config"))?;
         let allowed = self.allowed(session, who, config).await;
         if let Err(Error::Forbidden(what)) = &allowed {
-            self.engine()
-                .write(|state, step| {
-                    state.policy_violated(step, session, what);
-                    Ok(())
-                })
-                .await?;
+            self.violated(session, what).await?;
         }
         let (config, place) = allowed?;
         let found = self.inner.runtime.pick(&config.image).await.map_err(Error::Runtime)?;
@@ -84,7 +79,11 @@ impl Containers {
                 let hold = self.hold(key).expect("nobody has heard of it");
                 Ok((key, one.id.clone(), one.session_id.clone(), hold))
             });
-            begun.await?
+            let begun = begun.await;
+            if let Err(error @ Error::Limit { .. }) = &begun {
+                self.violated(session, &error.to_string()).await?;
+            }
+            begun?
         };
         let mut labels = config
             .labels
@@ -124,6 +123,9 @@ impl Containers {
                 return Err(error);
             }
         };
+        if !found.probe.isolates {
+            tracing::warn!(container = %id, session = %session_id, "a container runs on the bare host, without isolation");
+        }
         match self.tell(once, key, made).await {
             Ok(Some(answer)) => Ok(answer),
             Ok(None) => {
@@ -137,6 +139,15 @@ impl Containers {
                 Err(error)
             }
         }
+    }
+
+    /// A request that the policy forbids is told to those who watch.
+    async fn violated(&self, session: u64, what: &str) -> Result<(), Error> {
+        let told = self.engine().write(|state, step| {
+            state.policy_violated(step, session, what);
+            Ok(())
+        });
+        told.await
     }
 
     /// The config as it will be carried out, and the host's files in it.

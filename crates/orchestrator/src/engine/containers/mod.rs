@@ -166,7 +166,8 @@ impl Containers {
         self.ask_for(found, doing, self.options().engine_timeout, work).await
     }
 
-    /// An engine that does not answer makes us limp; one that does ends that.
+    /// An engine that does not answer makes us limp; one that does ends that, and is looked over: what it was asked
+    /// before it went away it may have done.
     async fn ask_for<T>(
         &self,
         found: &Found,
@@ -175,9 +176,14 @@ impl Containers {
         work: impl Future<Output = nexus_runtime::Result<T>>,
     ) -> Result<T, Error> {
         let done = within(found, doing, after, work).await;
+        let (health, name) = (&self.inner.health, found.engine.name());
         match &done {
-            Err(error) if error.is_passing() => self.inner.health.limp("containers", Some(error.to_string())),
-            _ => self.inner.health.limp("containers", None),
+            Err(error) if error.is_passing() => health.limp(name, Some(error.to_string())),
+            _ if health.limping().iter().any(|(part, _)| part == name) => {
+                health.limp(name, None);
+                self.spawn_look(found.clone());
+            }
+            _ => {}
         }
         done.map_err(Error::Runtime)
     }
@@ -185,7 +191,7 @@ impl Containers {
     async fn engine_of(&self, name: &str) -> Result<Found, Error> {
         let found = self.inner.runtime.named(name).await;
         if let Err(error) = &found {
-            self.inner.health.limp("containers", Some(error.to_string()));
+            self.inner.health.limp(name, Some(error.to_string()));
         }
         found.map_err(Error::Runtime)
     }

@@ -160,9 +160,13 @@ impl Containers {
     async fn start_again(&self, one: &Container) -> Result<(), Error> {
         let found = self.engine_of(&one.engine).await?;
         let key = one.key;
-        let started = self
-            .ask(&found, "start a container", found.engine.start(&one.engine_id))
-            .await;
+        let started = match self.inner.runtime.allows(&one.engine) {
+            Ok(()) => {
+                let start = found.engine.start(&one.engine_id);
+                self.ask(&found, "start a container", start).await
+            }
+            Err(error) => Err(Error::Runtime(error)),
+        };
         if let Err(Error::Runtime(error)) = &started
             && error.is_passing()
         {
@@ -182,6 +186,10 @@ impl Containers {
     }
 
     async fn happened(&self, found: &Found, id: &str, kind: EventKind) {
+        if kind == EventKind::Created && !self.is_wanted(id) {
+            // Made after all, by an engine that was given up: the look removes it.
+            self.spawn_look(found.clone());
+        }
         if !matches!(kind, EventKind::Exited { .. } | EventKind::Removed) {
             return;
         }
@@ -199,7 +207,20 @@ impl Containers {
         });
     }
 
-    fn spawn_look(&self, found: Found) {
+    /// Whether somebody makes it just now, or has.
+    fn is_wanted(&self, id: &str) -> bool {
+        let phase = self.engine().look(|core| {
+            let one = crate::domain::ids::number(id).and_then(|key| core.state.containers.get(key));
+            one.filter(|one| *one.id == *id).map(|one| (one.key, one.phase))
+        });
+        match phase {
+            Some((key, Phase::Creating)) => self.inner.held.lock().contains(&key),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    pub(super) fn spawn_look(&self, found: Found) {
         let this = self.clone();
         tokio::spawn(async move {
             if let Err(error) = this.look_over(&found).await {
@@ -334,7 +355,7 @@ async fn listen(containers: Containers, found: Found, tell: mpsc::Sender<Told>, 
         tokio::select! {
             () = stop.cancelled() => return,
             ended = heard => if let Err(error) = ended {
-                containers.inner.health.limp("containers", Some(error.to_string()));
+                containers.inner.health.limp(found.engine.name(), Some(error.to_string()));
                 if !std::mem::replace(&mut told_away, true) {
                     tracing::warn!(%error, engine = found.engine.name(), "a container engine is away; it is tried again every second");
                 }
