@@ -106,6 +106,28 @@ impl Machine {
         command
     }
 
+    /// Its own command line, for what only that can do. Returns what it printed.
+    pub fn command(&self, arguments: &[&str]) -> String {
+        let mut command = match self.name {
+            "docker" => {
+                let mut command = Command::new("docker");
+                command.args(["-H", &self.host()]);
+                command
+            }
+            _ => self.podman_command(),
+        };
+        command
+            .env("HOME", self.directory.path())
+            .current_dir(self.directory.path());
+        let done = command
+            .args(arguments)
+            .output()
+            .expect("the engine's command can be executed");
+        let beside = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{} {arguments:?}: {beside}", self.name);
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+
     fn service(&self) -> Command {
         let settings = self.path("containers.conf");
         // Both limits of each the same: this Podman takes the one for the other.
@@ -119,18 +141,23 @@ impl Machine {
         }
         let policy = self.path("policy.json");
         std::fs::write(&policy, r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).expect("the directory is ours");
+        let mut command = self.podman_command();
+        command.args(["system", "service", "--time", "0", &self.host()]);
+        command
+    }
+
+    fn podman_command(&self) -> Command {
         let mut command = Command::new("podman");
         command
-            .env("CONTAINERS_CONF", settings)
-            .env("CONTAINERS_REGISTRIES_CONF", registries)
+            .env("CONTAINERS_CONF", self.path("containers.conf"))
+            .env("CONTAINERS_REGISTRIES_CONF", self.path("registries.conf"))
             .env("TMPDIR", self.directory.path())
             .arg("--root")
             .arg(self.path("root"))
             .arg("--runroot")
             .arg(self.path("run"))
             .args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--tmpdir"])
-            .arg(self.path("tmp"))
-            .args(["system", "service", "--time", "0", &self.host()]);
+            .arg(self.path("tmp"));
         command
     }
 
@@ -220,6 +247,32 @@ fn mounts(below: &Path) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = places.filter(|place| place.starts_with(below)).collect();
     all.reverse();
     all
+}
+
+/// Who has something open below: command lines of processes that have not ended, apart from this one.
+pub fn holders(below: &Path) -> Vec<String> {
+    let own = std::process::id().cast_signed();
+    let holds = |pid: &i32| {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut files = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+        files.any(|file| file.starts_with(below))
+    };
+    let held = pids().into_iter().filter(|pid| *pid != own && holds(pid));
+    let mut held: Vec<String> = held
+        .map(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            format!("{pid}: {}", String::from_utf8_lossy(&line).replace('\0', " "))
+        })
+        .collect();
+    held.extend(
+        mounts(below)
+            .into_iter()
+            .map(|place| format!("a mount at {}", place.display())),
+    );
+    held
 }
 
 /// A program by its name, where a shell would find it.

@@ -13,6 +13,7 @@ pub mod engines;
 mod process;
 mod random;
 pub mod raw;
+pub mod registry;
 mod site;
 mod skip;
 mod skipped;
@@ -25,7 +26,7 @@ pub use daemon::Daemon;
 pub use process::Process;
 pub use random::Random;
 pub use site::{Dial, Site};
-pub use skip::{NOBODY, as_nobody, skipped};
+pub use skip::{NOBODY, as_nobody, as_user, skipped};
 pub use talk::{Frame, Talk, in_reply_to};
 
 /// The longest that anything may take which a test waits for. Much longer than anything takes: what reaches it hangs.

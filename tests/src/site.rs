@@ -205,6 +205,10 @@ impl Site {
         self.running.get_mut(&daemon).expect("it was started")
     }
 
+    pub fn pid(&self, daemon: Daemon) -> i32 {
+        self.running.get(&daemon).expect("it was started").pid()
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self, daemon: Daemon) {
         self.running.remove(&daemon).expect("it was started").kill();

@@ -9,10 +9,15 @@ pub const NOBODY: u32 = 65534;
 
 /// A command that runs `program` as [`NOBODY`], or why there is none.
 pub fn as_nobody(program: &Path) -> Result<Command, String> {
+    as_user(NOBODY, program)
+}
+
+/// A command that runs `program` as this user, who is in no other group, or why there is none.
+pub fn as_user(user: u32, program: &Path) -> Result<Command, String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root, to run a second user".into());
     }
-    let id = NOBODY.to_string();
+    let id = user.to_string();
     let mut command = Command::new("setpriv");
     command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
     let works = Command::new(command.get_program())

@@ -2,5 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod commands;
 mod conformance;
+mod images;
 mod orchestrated;
+mod ordinary;

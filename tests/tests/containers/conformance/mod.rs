@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nexus_runtime::{Choice, Config, ContainerSpec, Engine, Probe, PullPolicy, choose};
-use nexus_tests::engines::{Machine, busybox};
-use nexus_tests::skipped;
+use nexus_tests::engines::{Machine, busybox, holders};
+use nexus_tests::{binary, skipped};
 
 /// What a case works with.
 pub struct Bench {
@@ -166,4 +166,36 @@ async fn podman_conforms() {
         ..Config::default()
     })
     .await;
+}
+
+fn sandbox(directory: &std::path::Path) -> Config {
+    Config {
+        backend: Choice::Sandbox,
+        directory: directory.join("state"),
+        helper: Some(binary("nexus-sandbox")),
+        ..Config::default()
+    }
+}
+
+/// As whoever runs the tests.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sandbox_conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = sandbox(directory.path());
+    let probe = choose(&config).await.unwrap().probe;
+    assert_eq!(probe.rootless, !nix::unistd::geteuid().is_root());
+    // What does not hold is said in words too.
+    for limit in &probe.unenforced {
+        let said = probe.notes.iter().any(|note| note.contains(limit.name()));
+        assert!(said, "{probe:?}");
+    }
+    conforms(config.clone()).await;
+    let left = std::fs::read_dir(config.directory.join("containers")).unwrap();
+    assert_eq!(left.count(), 0, "directories of containers are left");
+    assert_eq!(holders(directory.path()), Vec::<String>::new(), "processes are left");
+}
+
+#[test]
+fn sandbox_conforms_for_an_ordinary_user() {
+    crate::ordinary::runs("conformance::sandbox_conforms");
 }

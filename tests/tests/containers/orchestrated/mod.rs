@@ -1,0 +1,211 @@
+//! Containers through the real orchestrator: made, limited by policy, killed in the middle, and its engine taken away.
+
+mod away;
+mod life;
+mod rules;
+
+use std::time::{Duration, Instant};
+
+use nexus_client::{Connection, Events};
+use nexus_proto::orchestrator::v1::container_service_client::ContainerServiceClient;
+use nexus_proto::orchestrator::v1::*;
+use nexus_runtime::{Choice, Config, Found, choose};
+use nexus_tests::engines::{Machine, busybox, holders};
+use nexus_tests::{Daemon, PATIENCE, Site, skipped};
+
+const IMAGE: &str = "localhost/nexus-test:1";
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// An orchestrator, and the backend that it uses, with the test image in it.
+pub struct Stage {
+    site: Site,
+    /// `None`: the sandbox, which is the orchestrator's own.
+    docker: Option<(Machine, Found)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    Docker,
+    Sandbox,
+}
+
+impl Stage {
+    /// `None` where the backend is missing, which is said.
+    async fn set(test: &str, backend: Backend) -> Option<Stage> {
+        Stage::set_with(test, backend, &[]).await
+    }
+
+    /// With more settings of the orchestrator's, by their keys.
+    async fn set_with(test: &str, backend: Backend, settings: &[(&str, &str)]) -> Option<Stage> {
+        let mut site = Site::new().env("NEXUS_ORCHESTRATOR__CONTAINER_ENGINE_TIMEOUT", "10s");
+        let mut docker = None;
+        if backend == Backend::Docker {
+            let machine = Machine::docker().map_err(|missing| skipped(test, &missing)).ok()?;
+            let config = Config {
+                backend: Choice::Docker,
+                host: machine.host(),
+                ..Config::default()
+            };
+            let found = choose(&config).await.unwrap();
+            site = site
+                .env("NEXUS_ORCHESTRATOR__CONTAINER_BACKEND", "docker")
+                .env("NEXUS_ORCHESTRATOR__CONTAINER_HOST", &machine.host());
+            docker = Some((machine, found));
+        }
+        for (key, value) in settings {
+            let name = format!("NEXUS_ORCHESTRATOR__{}", key.to_uppercase());
+            site.set(&name, Some(value));
+        }
+        site.up(&[Daemon::Orchestrator]).await;
+        let directory = tempfile::tempdir().unwrap();
+        let archive = busybox(directory.path()).unwrap();
+        let mut client = ContainerServiceClient::new(site.connect().channel());
+        let import = ImportImageRequest {
+            path: archive.to_string_lossy().into_owned(),
+            reference: IMAGE.into(),
+        };
+        client.import_image(import).await.unwrap();
+        Some(Stage { site, docker })
+    }
+
+    /// How many containers the backend has: all are the test's own.
+    async fn count(&self) -> usize {
+        match &self.docker {
+            Some((_, found)) => {
+                let all = found.engine.list(&Default::default()).await;
+                all.map_or(usize::MAX, |all| all.len())
+            }
+            None => {
+                let entries = std::fs::read_dir(self.site.root().state().join("containers/containers"));
+                entries.into_iter().flatten().count()
+            }
+        }
+    }
+
+    /// Nothing of what it ran is there any more.
+    async fn nothing_left(&self) {
+        until("the end of its containers", async || self.count().await == 0).await;
+        let state = self.site.root().state().join("containers");
+        let orchestrator = format!("{}: ", self.site.pid(Daemon::Orchestrator));
+        until("the end of their processes", async || {
+            holders(&state).iter().all(|one| one.starts_with(&orchestrator))
+        })
+        .await;
+    }
+
+    /// The next event of this name about this container or session.
+    async fn event(&self, name: &str, about: &str) -> Event {
+        let filter = EventFilter {
+            names: vec![name.into()],
+            ..EventFilter::default()
+        };
+        let request = SubscribeEventsRequest {
+            filter: Some(filter),
+            after_sequence: Some(0),
+        };
+        let mut events = Events::new(self.site.connect(), request);
+        let found = async {
+            loop {
+                let event = events.next().await.unwrap().unwrap();
+                if event.data.values().any(|value| value.contains(about)) {
+                    return event;
+                }
+            }
+        };
+        let found = tokio::time::timeout(PATIENCE, found).await;
+        found.unwrap_or_else(|_| panic!("no {name} about {about}"))
+    }
+}
+
+fn shell(session: &str, script: &str) -> CreateContainerRequest {
+    CreateContainerRequest {
+        session_id: session.into(),
+        config: Some(ContainerConfig {
+            image: IMAGE.into(),
+            command: ["/bin/sh", "-c"].map(String::from).into(),
+            args: vec![script.into()],
+            ..ContainerConfig::default()
+        }),
+    }
+}
+
+/// The same with another config.
+fn with(mut request: CreateContainerRequest, change: impl FnOnce(&mut ContainerConfig)) -> CreateContainerRequest {
+    change(request.config.as_mut().unwrap());
+    request
+}
+
+async fn create(connection: &Connection, request: CreateContainerRequest) -> Result<Container, tonic::Status> {
+    let mut request = tonic::Request::new(request);
+    request.set_timeout(PATIENCE);
+    let made = connection.orchestrator().create_container(request).await?.into_inner();
+    Ok(made.container.unwrap())
+}
+
+async fn session_with(connection: &Connection, config: SessionConfig) -> String {
+    let request = CreateSessionRequest {
+        metadata: None,
+        config: Some(config),
+    };
+    let made = connection.orchestrator().create_session(request).await.unwrap();
+    made.into_inner().session_id
+}
+
+async fn close(connection: &Connection, session: &str) {
+    let close = CloseSessionRequest {
+        session_id: session.into(),
+        reason: String::new(),
+    };
+    connection.orchestrator().close_session(close).await.unwrap();
+}
+
+async fn list(connection: &Connection) -> Vec<Container> {
+    let all = connection
+        .orchestrator()
+        .list_containers(ListContainersRequest::default())
+        .await;
+    all.unwrap().into_inner().containers
+}
+
+async fn get(connection: &Connection, id: &str) -> Container {
+    let request = GetContainerRequest {
+        container_id: id.into(),
+    };
+    let found = connection.orchestrator().get_container(request).await.unwrap();
+    found.into_inner().container.unwrap()
+}
+
+/// Once it has ended.
+async fn ended(connection: &Connection, id: &str) -> Container {
+    until("its end", async || {
+        get(connection, id).await.state() == ContainerState::Exited
+    })
+    .await;
+    get(connection, id).await
+}
+
+/// All that it writes until its end, stdout and stderr.
+async fn written(connection: &Connection, id: &str) -> (String, String) {
+    let logs = ContainerLogsRequest {
+        container_id: id.into(),
+        follow: true,
+        ..ContainerLogsRequest::default()
+    };
+    let mut client = ContainerServiceClient::new(connection.channel());
+    let mut pieces = client.container_logs(logs).await.unwrap().into_inner();
+    let (mut out, mut err) = (String::new(), String::new());
+    while let Some(piece) = pieces.message().await.unwrap() {
+        let into = if piece.is_stderr { &mut err } else { &mut out };
+        into.push_str(std::str::from_utf8(&piece.data).unwrap());
+    }
+    (out, err)
+}
+
+/// Waits until it is so.
+pub async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !so().await {
+        assert!(Instant::now() < end, "{what} did not come true");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}

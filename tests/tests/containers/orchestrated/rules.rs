@@ -1,0 +1,147 @@
+//! What a session may, decided before any backend is asked; and what an empty request means.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use nexus_proto::orchestrator::v1::*;
+use nexus_tests::ask;
+use nexus_tests::ask::refused;
+use tonic::Code;
+
+use super::{Backend, IMAGE, Stage, close, create, ended, session_with, shell, with, written};
+
+async fn stage(test: &str) -> Stage {
+    let stage = Stage::set(test, Backend::Sandbox).await;
+    stage.expect("the sandbox needs nothing else")
+}
+
+#[tokio::test]
+async fn without_an_image_it_is_the_hosts_own_programs() {
+    let stage = stage("without_an_image_it_is_the_hosts_own_programs").await;
+    let connection = stage.site.connect();
+    let session = ask::create(&connection, "work").await;
+    let script = "pwd; echo mine > kept; touch /usr/x 2>&1 | grep -c -i read-only; id -u; ls / | grep -c workspace";
+    let request = with(shell(&session, script), |config| config.image.clear());
+    let made = create(&connection, request).await.unwrap();
+    assert_eq!((&*made.image, &*made.backend), ("nexus/host", "sandbox"));
+    let (out, err) = written(&connection, &made.id).await;
+    let user = nix::unistd::geteuid();
+    let user = if user.is_root() { 65534 } else { user.as_raw() };
+    assert_eq!(out, format!("/workspace\n1\n{user}\n1\n"), "{err}");
+    // The next one finds what this one left.
+    ended(&connection, &made.id).await;
+    let next = with(shell(&session, "cat /workspace/kept"), |config| config.image.clear());
+    let next = create(&connection, next).await.unwrap();
+    assert_eq!(written(&connection, &next.id).await.0, "mine\n");
+    close(&connection, &session).await;
+    stage.nothing_left().await;
+}
+
+fn bind(source: &str, target: &str) -> Mount {
+    Mount {
+        r#type: MountType::Bind.into(),
+        source: source.into(),
+        target: target.into(),
+        read_only: true,
+    }
+}
+
+#[tokio::test]
+async fn a_link_leads_nowhere_else() {
+    let stage = stage("a_link_leads_nowhere_else").await;
+    let connection = stage.site.connect();
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().canonicalize().unwrap();
+    let (open, shut) = (place.join("open"), place.join("shut"));
+    for path in [&open, &shut] {
+        std::fs::create_dir(path).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(path.join("words"), "words\n").unwrap();
+    }
+    std::fs::create_dir(open.join("deep")).unwrap();
+    symlink(&shut, open.join("out")).unwrap();
+    symlink("../../shut", open.join("deep/up")).unwrap();
+    symlink("words", open.join("fine")).unwrap();
+    let config = SessionConfig {
+        policy: Some(SessionPolicy {
+            allowed_paths: vec![open.to_string_lossy().into_owned()],
+            ..SessionPolicy::default()
+        }),
+        ..SessionConfig::default()
+    };
+    let session = session_with(&connection, config).await;
+    let of = |source: &str| {
+        let source = open.join(source).to_string_lossy().into_owned();
+        with(shell(&session, "cat /in/words /in 2>/dev/null; true"), |config| {
+            config.mounts = vec![bind(&source, "/in")];
+        })
+    };
+    for source in ["out", "out/words", "deep/up", "deep/up/words"] {
+        refused(create(&connection, of(source)).await, Code::PermissionDenied);
+    }
+    refused(create(&connection, of("../shut")).await, Code::InvalidArgument);
+    let told = stage.event("policy.violation", &session).await;
+    assert_eq!(told.r#type(), EventType::PolicyViolation);
+    assert!(told.data["reason"].contains("allowed_paths"), "{told:?}");
+    // A link that stays within is what it names.
+    for source in ["", "fine"] {
+        let made = create(&connection, of(source)).await.unwrap();
+        assert_eq!(written(&connection, &made.id).await.0, "words\n", "{source}");
+    }
+    // What is the orchestrator's own is nobody's, whatever is allowed.
+    let state = stage.site.root().state();
+    let config = SessionConfig {
+        policy: Some(SessionPolicy {
+            allowed_paths: vec!["/".into()],
+            ..SessionPolicy::default()
+        }),
+        ..SessionConfig::default()
+    };
+    let all = session_with(&connection, config).await;
+    for source in [state.to_str().unwrap(), "/"] {
+        let request = with(shell(&all, "true"), |config| config.mounts = vec![bind(source, "/in")]);
+        refused(create(&connection, request).await, Code::PermissionDenied);
+    }
+}
+
+#[tokio::test]
+async fn images_and_numbers_are_limited() {
+    let stage = stage("images_and_numbers_are_limited").await;
+    let connection = stage.site.connect();
+    let config = SessionConfig {
+        allowed_images: vec!["localhost/*".into()],
+        max_containers: 1,
+        ..SessionConfig::default()
+    };
+    let session = session_with(&connection, config).await;
+    let other = |image: &str| with(shell(&session, "true"), |config| config.image = image.into());
+    for image in ["", "nexus/host", "alpine"] {
+        refused(create(&connection, other(image)).await, Code::PermissionDenied);
+    }
+    let told = stage.event("policy.violation", &session).await;
+    assert!(told.data["reason"].contains("allowed_images"), "{told:?}");
+    let first = create(&connection, shell(&session, "sleep 600")).await.unwrap();
+    assert_eq!(first.image, IMAGE);
+    let status = refused(
+        create(&connection, shell(&session, "true")).await,
+        Code::ResourceExhausted,
+    );
+    assert!(status.message().contains("max_containers"), "{status:?}");
+    let too_many = stage.event("policy.violation", "max_containers").await;
+    assert_eq!(too_many.data["session_id"], session);
+    for (user, writable) in [("0:0", None), ("", Some(true))] {
+        let request = with(shell(&session, "true"), |config| {
+            config.user = user.into();
+            config.writable_rootfs = writable;
+        });
+        refused(create(&connection, request).await, Code::PermissionDenied);
+    }
+    // Place is made by what ends.
+    let stop = StopContainerRequest {
+        container_id: first.id,
+        timeout_ns: 1,
+    };
+    connection.orchestrator().stop_container(stop).await.unwrap();
+    create(&connection, shell(&session, "true")).await.unwrap();
+    close(&connection, &session).await;
+    stage.nothing_left().await;
+}
