@@ -11,27 +11,36 @@ fn open_to_all(path: &Path) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Runs one test of this program as an ordinary user. Where the tests are run by one anyway, it has run.
-pub fn runs(test: &str) {
+/// Where everybody can execute it.
+fn bring(program: &Path, to: &Path) {
+    if std::fs::hard_link(program, to).is_err() {
+        std::fs::copy(program, to).unwrap();
+    }
+}
+
+/// Runs these tests of this program, each named in full, as an ordinary user. Where the tests are run by one anyway, they
+/// have run.
+pub fn runs(name: &str, tests: &[&str]) {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
     let place = tempfile::tempdir().unwrap();
     open_to_all(place.path());
-    // Where everybody can execute them.
     let program = place.path().join("tests");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    let helper = binary("nexus-sandbox");
-    std::fs::copy(helper, place.path().join("nexus-sandbox")).unwrap();
+    bring(&std::env::current_exe().unwrap(), &program);
+    for needed in ["nexus", "nexus-orchestrator", "nexus-sandbox"] {
+        bring(&binary(needed), &place.path().join(needed));
+    }
     let own = place.path().join("own");
     std::fs::create_dir(&own).unwrap();
     chown(&own, Some(ORDINARY), Some(ORDINARY)).unwrap();
     let mut command = match as_user(ORDINARY, &program) {
         Ok(command) => command,
-        Err(missing) => return skipped(test, &missing),
+        Err(missing) => return skipped(name, &missing),
     };
     command
-        .args(["--exact", test, "--nocapture"])
+        .args(tests)
+        .args(["--exact", "--nocapture"])
         .current_dir(&own)
         .env("HOME", &own)
         .env("TMPDIR", &own)
@@ -41,5 +50,6 @@ pub fn runs(test: &str) {
     let said = String::from_utf8_lossy(&done.stdout);
     let beside = String::from_utf8_lossy(&done.stderr);
     println!("{said}");
-    assert!(done.status.success() && said.contains(" 1 passed"), "{said}\n{beside}");
+    let all = format!("{} passed; 0 failed", tests.len());
+    assert!(done.status.success() && said.contains(&all), "{said}\n{beside}");
 }

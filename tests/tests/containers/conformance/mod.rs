@@ -197,5 +197,6 @@ async fn sandbox_conforms() {
 
 #[test]
 fn sandbox_conforms_for_an_ordinary_user() {
-    crate::ordinary::runs("conformance::sandbox_conforms");
+    let name = "sandbox_conforms_for_an_ordinary_user";
+    crate::ordinary::runs(name, &["conformance::sandbox_conforms"]);
 }

@@ -133,5 +133,8 @@ async fn sandbox_fetches_from_a_registry() {
 
 #[test]
 fn sandbox_fetches_for_an_ordinary_user() {
-    crate::ordinary::runs("images::registry::sandbox_fetches_from_a_registry");
+    crate::ordinary::runs(
+        "sandbox_fetches_for_an_ordinary_user",
+        &["images::registry::sandbox_fetches_from_a_registry"],
+    );
 }

@@ -16,6 +16,25 @@ use nexus_tests::{Daemon, PATIENCE, Site, skipped};
 const IMAGE: &str = "localhost/nexus-test:1";
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+#[test]
+fn all_on_the_sandbox_for_an_ordinary_user() {
+    crate::ordinary::runs(
+        "all_on_the_sandbox_for_an_ordinary_user",
+        &[
+            "commands::a_command_is_run_and_ends_as_it_does",
+            "commands::a_container_is_followed_entered_and_taken_away",
+            "commands::the_bare_host_is_named_and_told_everywhere",
+            "orchestrated::life::sandbox_after_a_kill_in_the_middle",
+            "orchestrated::life::sandbox_ends_with_its_session",
+            "orchestrated::life::sandbox_stops_and_starts_again",
+            "orchestrated::life::sandbox_tells_of_memory",
+            "orchestrated::rules::a_limit_that_does_not_hold_is_told_or_refused",
+            "orchestrated::rules::a_link_leads_nowhere_else",
+            "orchestrated::rules::without_an_image_it_is_the_hosts_own_programs",
+        ],
+    );
+}
+
 /// An orchestrator, and the backend that it uses, with the test image in it.
 pub struct Stage {
     site: Site,

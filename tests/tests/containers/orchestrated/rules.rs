@@ -145,3 +145,31 @@ async fn images_and_numbers_are_limited() {
     close(&connection, &session).await;
     stage.nothing_left().await;
 }
+
+#[tokio::test]
+async fn a_limit_that_does_not_hold_is_told_or_refused() {
+    let test = "a_limit_that_does_not_hold_is_told_or_refused";
+    let Some(lenient) = Stage::set(test, Backend::Sandbox).await else {
+        return;
+    };
+    let required = [("container_require_limits", "true")];
+    let Some(strict) = Stage::set_with(test, Backend::Sandbox, &required).await else {
+        return;
+    };
+    let (lenient, strict) = (lenient.site.connect(), strict.site.connect());
+    let session = ask::create(&lenient, "work").await;
+    let made = create(&lenient, shell(&session, "true")).await.unwrap();
+    let session = ask::create(&strict, "work").await;
+    let again = create(&strict, shell(&session, "true")).await;
+    println!("not enforced here: {:?}", made.unenforced_limits);
+    if made.unenforced_limits.is_empty() {
+        assert_eq!(again.unwrap().unenforced_limits, Vec::<String>::new());
+    } else {
+        assert!(!nix::unistd::geteuid().is_root(), "root can limit: {made:?}");
+        let status = refused(again, Code::FailedPrecondition);
+        for limit in &made.unenforced_limits {
+            assert!(status.message().contains(limit), "{status:?}");
+        }
+        assert!(status.message().contains("container_require_limits"), "{status:?}");
+    }
+}
