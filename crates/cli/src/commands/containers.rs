@@ -24,7 +24,7 @@ const EXAMPLES: &str = "\
 Examples:
   nexus containers run -- echo hello            in the built-in sandbox, on this host's own programs
   nexus containers run alpine:3 -- sh -c 'id'   in an image
-  nexus containers run -d --name web alpine:3 -- sleep 600
+  nexus containers run -d -l of=web alpine:3 -- sleep 600
   nexus containers logs -f 1a2b
   nexus containers exec 1a2b -- cat /etc/os-release";
 
@@ -269,7 +269,7 @@ async fn all(connection: &Connection, filter: ContainerFilter) -> Result<Vec<Con
         .containers)
 }
 
-/// By its id, its name, or their beginning.
+/// By its id, or the beginning of that.
 async fn find(connection: &Connection, id: &str) -> Result<Container, Failure> {
     let all = all(connection, ContainerFilter::default()).await?;
     let mut found = all.into_iter().filter(|one| one.id.starts_with(id));
