@@ -216,8 +216,51 @@ impl Drop for Machine {
                 let _gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
+        end_containers(self.directory.path());
         for mount in mounts(self.directory.path()) {
             let _gone = nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+/// Ends what runs on a root filesystem of this engine's, and removes its control groups.
+fn end_containers(directory: &Path) {
+    let mut groups = Vec::new();
+    for pid in pids() {
+        let table = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        let mut roots = table.lines().filter_map(|line| {
+            let mut words = line.split(' ').skip(3);
+            let (from, to) = (words.next()?, words.next()?);
+            (to == "/").then_some(from)
+        });
+        if !roots.any(|from| Path::new(from).starts_with(directory)) {
+            continue;
+        }
+        let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        groups.extend(own.lines().map(str::to_owned));
+        let _gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    groups.sort_unstable();
+    groups.dedup();
+    let until = Instant::now() + PATIENCE;
+    for line in groups {
+        let Some((kind, path)) = line.split_once(':').and_then(|(_, rest)| rest.split_once(':')) else {
+            continue;
+        };
+        let hierarchy = if kind.is_empty() {
+            "unified"
+        } else {
+            kind.trim_start_matches("name=")
+        };
+        let place = format!("/sys/fs/cgroup/{hierarchy}{path}");
+        // Busy until the kernel has taken the last process away. On version 2 alone it is elsewhere.
+        let other = format!("/sys/fs/cgroup{path}");
+        for place in [place, other].iter().filter(|_| path.len() > 1) {
+            while std::fs::remove_dir(place).is_err_and(|error| error.kind() == std::io::ErrorKind::ResourceBusy)
+                && Instant::now() < until
+            {
+                std::thread::sleep(Duration::from_millis(2));
+            }
         }
     }
 }
@@ -249,8 +292,8 @@ fn mounts(below: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Who has something open below: command lines of processes that have not ended, apart from this one.
-pub fn holders(below: &Path) -> Vec<String> {
+/// Processes that have something open below, apart from this one.
+fn at(below: &Path) -> Vec<i32> {
     let own = std::process::id().cast_signed();
     let holds = |pid: &i32| {
         let files = std::fs::read_dir(format!("/proc/{pid}/fd"))
@@ -260,19 +303,27 @@ pub fn holders(below: &Path) -> Vec<String> {
         let mut files = files.filter_map(|file| std::fs::read_link(file.path()).ok());
         files.any(|file| file.starts_with(below))
     };
-    let held = pids().into_iter().filter(|pid| *pid != own && holds(pid));
-    let mut held: Vec<String> = held
-        .map(|pid| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            format!("{pid}: {}", String::from_utf8_lossy(&line).replace('\0', " "))
-        })
-        .collect();
-    held.extend(
-        mounts(below)
-            .into_iter()
-            .map(|place| format!("a mount at {}", place.display())),
-    );
-    held
+    pids().into_iter().filter(|pid| *pid != own && holds(pid)).collect()
+}
+
+/// What is left below: command lines of processes that have something open there, and mounts.
+pub fn holders(below: &Path) -> Vec<String> {
+    let line = |pid: i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        format!("{pid}: {}", String::from_utf8_lossy(&line).replace('\0', " "))
+    };
+    let mounts = mounts(below);
+    let mounts = mounts.iter().map(|place| format!("a mount at {}", place.display()));
+    at(below).into_iter().map(line).chain(mounts).collect()
+}
+
+/// Ends what a sandbox below still runs, as a test that failed leaves it: its helper takes it along.
+pub(crate) fn end_sandboxes(directory: &Path) {
+    if std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
+        for pid in at(directory) {
+            let _gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
 }
 
 /// A program by its name, where a shell would find it.

@@ -253,6 +253,7 @@ impl Drop for Site {
         for process in self.running.values_mut() {
             process.kill();
         }
+        crate::engines::end_sandboxes(&self.root.state().join("containers/containers"));
         if !failed {
             return;
         }

@@ -230,11 +230,13 @@ impl Containers {
             if patience.is_zero() {
                 continue;
             }
-            match self.signal(id, signal) {
-                Ok(()) => {}
+            let started = match self.running(id) {
+                Ok((_, started)) => started,
                 Err(Error::State { .. }) => return Ok(()),
                 Err(error) => return Err(error),
-            }
+            };
+            // Its first process may be gone while its helper still writes down how it ended.
+            let _gone = !process::signal(started.init, signal).map_err(failed)?;
             match tokio::time::timeout(patience, self.wait(id)).await {
                 Ok(Ok(_) | Err(Error::NotFound(_))) => return Ok(()),
                 Ok(Err(error)) => return Err(error),

@@ -68,6 +68,18 @@ pub async fn a_stop_lets_it_end_by_itself(bench: &Bench) {
     bench.engine.remove(&id, false).await.unwrap();
 }
 
+/// However short its time is, it has ended when the stop returns.
+pub async fn a_stop_is_over_when_it_returns(bench: &Bench) {
+    let tries = if bench.engine.name() == "sandbox" { 30 } else { 2 };
+    let id = bench.engine.create(&bench.shell("sleep 600 & wait")).await.unwrap();
+    for _ in 0..tries {
+        bench.engine.start(&id).await.unwrap();
+        bench.engine.stop(&id, Duration::from_nanos(1)).await.unwrap();
+        assert_eq!(bench.engine.inspect(&id).await.unwrap().state, State::Exited);
+    }
+    bench.engine.remove(&id, false).await.unwrap();
+}
+
 pub async fn a_signal_reaches_it(bench: &Bench) {
     let script = "trap 'exit 6' USR1; echo ready; while :; do sleep 0.05; done";
     let id = bench.start(&bench.shell(script)).await;

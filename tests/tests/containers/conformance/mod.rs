@@ -91,6 +91,7 @@ cases![
     life::it_runs_again,
     life::a_stop_waits_and_then_kills,
     life::a_stop_lets_it_end_by_itself,
+    life::a_stop_is_over_when_it_returns,
     life::a_signal_reaches_it,
     life::what_runs_is_removed_only_by_force,
     life::a_command_that_is_not_there_is_told,
