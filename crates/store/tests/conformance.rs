@@ -361,11 +361,65 @@ fn a_store_of_a_newer_version_is_left_alone() {
     Harness::open(Arc::new(Sqlite::new(&path, Durability::Full)), &Options::default())
         .unwrap()
         .close();
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[60..64].copy_from_slice(&9u32.to_be_bytes()); // user_version, in the header
-    std::fs::write(&path, bytes).unwrap();
+    // It does not say which older ones may work with it, so none may.
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute_batch("DELETE FROM mark WHERE name = 'oldest'; PRAGMA user_version = 9;")
+        .unwrap();
     let again = Harness::open(Arc::new(Sqlite::new(&path, Durability::Full)), &Options::default());
     assert!(matches!(again, Err(Error::TooNew { found: 9, .. })));
+}
+
+/// A newer version has expanded it: this one reads and writes on, and leaves the newer tables as they are. When a later
+/// one has contracted it, it is left alone.
+#[test]
+fn a_store_that_a_newer_version_expanded_is_worked_with_until_one_contracts_it() {
+    use nexus_store::copy;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let backend = || Arc::new(Sqlite::new(&path, Durability::Full));
+    let h = Harness::open(backend(), &Options::default()).unwrap();
+    h.commit(vec![row(1, Some(1), 10, "before"), put("a", "1")]);
+    h.close();
+    assert_eq!(copy::tables(&path).unwrap(), Some(copy::KNOWN));
+
+    let newer = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+    let known = copy::KNOWN.schema;
+    newer(&format!(
+        "ALTER TABLE log ADD COLUMN author INTEGER NOT NULL DEFAULT 0;
+         ALTER TABLE document ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
+         CREATE TABLE later (x);
+         PRAGMA user_version = {};",
+        known + 1
+    ));
+    let h = Harness::open(backend(), &Options::default()).unwrap();
+    h.commit(vec![row(1, Some(2), 20, "after"), put("a", "2"), put("b", "3")]);
+    let bodies = h
+        .store
+        .reader
+        .now(|r| r.stream(1, 0, u64::MAX, 10, false))
+        .unwrap()
+        .into_iter()
+        .map(|row| row.body)
+        .collect::<Vec<_>>();
+    assert_eq!(bodies, ["before", "after"]);
+    h.close();
+    let found = copy::tables(&path).unwrap().unwrap();
+    assert_eq!(
+        (found.schema, found.oldest),
+        (known + 1, known),
+        "it stays as new as it was"
+    );
+    assert_eq!(copy::inspect(&path).unwrap().newest, Some(2));
+
+    newer(&format!("UPDATE mark SET value = {} WHERE name = 'oldest'", known + 1));
+    let refused = Harness::open(backend(), &Options::default()).err().unwrap();
+    assert!(matches!(refused, Error::TooNew { .. }), "{refused}");
+    assert!(
+        refused.to_string().contains(&format!("schema {}", known + 1)),
+        "{refused}"
+    );
+    assert!(matches!(copy::inspect(&path), Err(Error::TooNew { .. })));
 }
 
 #[test]

@@ -92,7 +92,7 @@ pub fn inspect(path: &Path) -> Result<Inspected, Error> {
             detail: said,
         });
     }
-    let (schema, ours) = schema::identify(&store, &connection)?;
+    let schema::Found { schema, ours, .. } = schema::identify(&store, &connection)?;
     let newest = if ours { newest(&connection).map_err(fail)? } else { None };
     let bytes = std::fs::metadata(path).map(|found| found.len()).unwrap_or_default();
     Ok(Inspected {
@@ -111,7 +111,7 @@ pub fn inspect(path: &Path) -> Result<Inspected, Error> {
 pub fn renew(path: &Path) -> Result<bool, Error> {
     let store = Sqlite::new(path, Durability::Full);
     let connection = store.connect(false)?;
-    let (_, ours) = schema::identify(&store, &connection)?;
+    let ours = schema::identify(&store, &connection)?.ours;
     if ours {
         connection
             .execute(
@@ -121,6 +121,32 @@ pub fn renew(path: &Path) -> Result<bool, Error> {
             .map_err(|e| store.fail("rename the log", e))?;
     }
     Ok(ours)
+}
+
+/// The tables of a program or of a file: their version, and the oldest version whose programs can work with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tables {
+    pub schema: u32,
+    pub oldest: u32,
+}
+
+/// What this program makes of a store that it opens for writing.
+pub const KNOWN: Tables = Tables {
+    schema: schema::KNOWN,
+    oldest: schema::OLDEST,
+};
+
+/// What a file says of its tables, whether this program can work with them or not; `None` if it is no store of ours.
+///
+/// # Errors
+/// It cannot be read.
+pub fn tables(path: &Path) -> Result<Option<Tables>, Error> {
+    let store = Sqlite::new(path, Durability::Full);
+    let found = schema::look(&store, &open(&store)?)?;
+    Ok(found.ours.then_some(Tables {
+        schema: found.schema,
+        oldest: found.oldest,
+    }))
 }
 
 fn open(store: &Sqlite) -> Result<Connection, Error> {

@@ -47,9 +47,9 @@ fn signed(n: u64) -> i64 {
 impl Read for SqliteRead {
     fn log(&mut self, after: u64, limit: usize, max_bytes: usize) -> Result<Vec<Row>, Error> {
         let read = || {
-            let mut statement = self
-                .connection
-                .prepare_cached("SELECT * FROM log WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
+            let mut statement = self.connection.prepare_cached(
+                "SELECT seq, stream, n, time, kind, body FROM log WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+            )?;
             let mut found = Vec::new();
             let mut bytes = 0;
             for next in statement.query_map(params![signed(after), limit as i64], row)? {
@@ -68,9 +68,9 @@ impl Read for SqliteRead {
     fn stream(&mut self, stream: u64, after: u64, before: u64, limit: usize, newest: bool) -> Result<Vec<Row>, Error> {
         let read = || {
             let sql = if newest {
-                "SELECT * FROM log WHERE stream = ?1 AND n > ?2 AND n < ?3 ORDER BY n DESC LIMIT ?4"
+                "SELECT seq, stream, n, time, kind, body FROM log WHERE stream = ?1 AND n > ?2 AND n < ?3 ORDER BY n DESC LIMIT ?4"
             } else {
-                "SELECT * FROM log WHERE stream = ?1 AND n > ?2 AND n < ?3 ORDER BY n LIMIT ?4"
+                "SELECT seq, stream, n, time, kind, body FROM log WHERE stream = ?1 AND n > ?2 AND n < ?3 ORDER BY n LIMIT ?4"
             };
             let mut statement = self.connection.prepare_cached(sql)?;
             let bounds = params![

@@ -55,7 +55,9 @@ impl SqliteWrite {
         let mut newest = self.newest;
         let transaction = self.connection.transaction()?;
         {
-            let mut append = transaction.prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+            let mut append = transaction
+                // Columns by name: a newer version may have added some.
+                .prepare_cached("INSERT INTO log (seq, stream, n, time, kind, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
             for ops in group {
                 let mut first = None;
                 for op in *ops {
@@ -79,7 +81,7 @@ impl SqliteWrite {
                             ])?;
                         }
                         Op::Put { table, key, value } => {
-                            let sql = "INSERT INTO document VALUES (?1, ?2, ?3)
+                            let sql = "INSERT INTO document (collection, key, value) VALUES (?1, ?2, ?3)
                                        ON CONFLICT DO UPDATE SET value = excluded.value";
                             transaction
                                 .prepare_cached(sql)?
