@@ -21,6 +21,9 @@ Exit codes:
     8  of a credential: its store is not installed, or does not run
     9  of a credential: what was found is no secret
    10  of a credential: it has expired
+   11  of an upgrade: the new version did not work, and the one before is back
+   12  of an upgrade: neither version works as it did before
+   65  a store that this version cannot work with
    78  the config is wrong
   130  interrupted
 
@@ -104,6 +107,8 @@ pub enum Command {
     Doctor(crate::doctor::DoctorArgs),
     /// Save the state in one file, and put it back
     Backup(crate::commands::backup::BackupArgs),
+    /// Install another version, try it, and go back by itself if it does not work
+    Upgrade(crate::upgrade::UpgradeArgs),
     /// Remove what a tree has made; only shows it unless --confirm is given
     Reset(crate::commands::reset::ResetArgs),
     /// Make the tree and begin its settings file
@@ -488,6 +493,9 @@ mod tests {
             Exit::NoProvider,
             Exit::Malformed,
             Exit::Expired,
+            Exit::Returned,
+            Exit::Stuck,
+            Exit::Data,
             Exit::Config,
             Exit::Interrupted,
         ];

@@ -24,6 +24,12 @@ pub enum Exit {
     NoProvider = 8,
     Malformed = 9,
     Expired = 10,
+    /// Of an upgrade: the new version did not work, and the one before is back.
+    Returned = 11,
+    /// Of an upgrade: neither version works as it did before.
+    Stuck = 12,
+    /// As `sysexits` has it, and as the daemons say it too: a store that this version cannot work with.
+    Data = 65,
     /// As `sysexits` has it, and as the daemons say it too.
     Config = 78,
     Interrupted = 130,
@@ -39,6 +45,7 @@ impl Exit {
             Exit::NotFound,
             Exit::Refused,
             Exit::TimedOut,
+            Exit::Data,
             Exit::Config,
             Exit::Interrupted,
         ];

@@ -16,6 +16,7 @@ mod services;
 mod settings;
 mod supervise;
 mod units;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -101,6 +102,7 @@ async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Credential(command) => commands::credential::run(&strict(Mistakes::Show)?, command, output).await,
         Command::Doctor(args) => doctor::run(&strict(Mistakes::Show)?, &args, output).await,
         Command::Backup(args) => commands::backup::run(&strict(Mistakes::Show)?, args, output).await,
+        Command::Upgrade(args) => upgrade::run(&strict(Mistakes::Show)?, &args, output).await,
         Command::Reset(args) => commands::reset::run(strict(Mistakes::Show)?, &args, output).await,
         Command::Completion { shell } => commands::completion::run(shell, output),
         Command::Manual => commands::manual::run(),

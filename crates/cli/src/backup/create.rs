@@ -19,6 +19,8 @@ use super::{
 };
 use crate::failure::{Exit, Failure};
 
+/// Begins the names of what is not done yet.
+pub const STAGED: &str = ".nexus-backup-";
 const PIECE: usize = 256 * 1024;
 
 #[derive(Debug)]
@@ -50,7 +52,7 @@ pub fn create(job: Job, progress: &mut Progress) -> Result<Manifest, Failure> {
     }
     // Beside the target: the same disk has to have room for it, and nobody else may look in.
     let staged = tempfile::Builder::new()
-        .prefix(".nexus-backup-")
+        .prefix(STAGED)
         .tempdir_in(folder)
         .map_err(|error| Failure::file("create a directory in", folder, &error))?;
     let mut files = Vec::new();
@@ -122,7 +124,7 @@ fn pack(
 ) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::file("write", target, &error);
     let fresh = tempfile::Builder::new()
-        .prefix(".nexus-backup-")
+        .prefix(STAGED)
         .permissions(fs::Permissions::from_mode(0o600))
         .tempfile_in(folder)
         .map_err(failed)?;

@@ -28,6 +28,15 @@ pub fn directory(root: &Path) -> PathBuf {
     root.join("backups")
 }
 
+/// Removes what a backup that was killed had begun. Another one that is under way fails by it.
+pub fn sweep(root: &Path) {
+    let entries = std::fs::read_dir(directory(root)).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(create::STAGED)) {
+        // One that stays is in nobody's way.
+        let _gone = std::fs::remove_dir_all(entry.path()).or_else(|_| std::fs::remove_file(entry.path()));
+    }
+}
+
 /// As it can stand in a file's name: to the second, sorted by time.
 pub fn stamp(time: SystemTime) -> String {
     let text = humantime::format_rfc3339_seconds(time).to_string();

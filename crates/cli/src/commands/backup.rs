@@ -81,35 +81,12 @@ pub async fn run(place: &Place, args: BackupArgs, output: &Output) -> Result<Exi
 }
 
 async fn make(place: &Place, file: Option<PathBuf>, with_keys: bool, output: &Output) -> Result<Exit, Failure> {
-    let state = place.root.state();
-    if !state.is_dir() {
-        return Err(Failure::new(
-            Exit::NotFound,
-            format!("there is no state in {}", place.root.path().display()),
-        )
-        .hint("nothing is lost: there is nothing to back up"));
-    }
     let target = file.unwrap_or_else(|| {
         let name = format!("nexus-{}.tar.gz", backup::stamp(SystemTime::now()));
         backup::directory(place.root.path()).join(name)
     });
-    let outside = databases_elsewhere(place, output).await?;
-    let root = place.root.path().to_path_buf();
     let done = target.clone();
-    let manifest = progress::run(output, move |progress| {
-        let state = root.join("state");
-        let mut picked = pick::pick(&state, with_keys).map_err(|error| Failure::file("read", &state, &error))?;
-        picked.sources.extend(outside);
-        let job = create::Job {
-            root,
-            sources: picked.sources,
-            left_out: picked.left_out,
-            with_keys,
-            target,
-        };
-        create::create(job, progress)
-    })
-    .await?;
+    let manifest = take(place, target, with_keys, output).await?;
     if output.json {
         let bytes = fs::metadata(&done).map(|found| found.len()).unwrap_or_default();
         output.value(&json!({ "file": done, "bytes": bytes, "manifest": manifest }))?;
@@ -126,6 +103,40 @@ async fn make(place: &Place, file: Option<PathBuf>, with_keys: bool, output: &Ou
     }
     output.note(&format!("check it with: nexus backup verify {}", done.display()));
     Ok(Exit::Ok)
+}
+
+/// Writes a backup to a new file.
+pub async fn take(place: &Place, target: PathBuf, with_keys: bool, output: &Output) -> Result<Manifest, Failure> {
+    let state = place.root.state();
+    if !state.is_dir() {
+        return Err(Failure::new(
+            Exit::NotFound,
+            format!("there is no state in {}", place.root.path().display()),
+        )
+        .hint("nothing is lost: there is nothing to back up"));
+    }
+    let outside = databases_elsewhere(place, output).await?;
+    let root = place.root.path().to_path_buf();
+    progress::run(output, move |progress| {
+        let state = root.join("state");
+        let mut picked = pick::pick(&state, with_keys).map_err(|error| Failure::file("read", &state, &error))?;
+        picked.sources.extend(outside);
+        let job = create::Job {
+            root,
+            sources: picked.sources,
+            left_out: picked.left_out,
+            with_keys,
+            target,
+        };
+        create::create(job, progress)
+    })
+    .await
+}
+
+/// Databases that the settings keep outside of `state/`.
+pub async fn elsewhere(place: &Place, output: &Output) -> Result<Vec<PathBuf>, Failure> {
+    let found = databases_elsewhere(place, output).await?;
+    Ok(found.into_iter().map(|source| source.from).collect())
 }
 
 /// What the settings keep outside of `state/`.

@@ -96,7 +96,8 @@ impl Output {
     }
 
     pub fn warn(&self, text: &str) {
-        let _gone = writeln!(io::stderr().lock(), "{text}");
+        // In one piece: a line of another process does not come between.
+        let _gone = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
     }
 
     /// Says what went wrong and the next step; gives the exit code.

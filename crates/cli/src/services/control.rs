@@ -3,7 +3,11 @@
 //! The supervisor listens on `state/run/supervisor.sock`, 0600, and hears its own user and root only; a command checks
 //! in turn whose process answers.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -48,6 +52,10 @@ pub enum Action {
     /// Stop everything, then end.
     Shutdown {
         budget_ms: Option<u64>,
+    },
+    /// Become this program, another version of `nexus`: same process, same sockets, same daemons.
+    HandOver {
+        program: PathBuf,
     },
 }
 

@@ -13,7 +13,7 @@ use std::{
 use nix::{sys::signal::Signal, unistd::Pid};
 use tokio::{task::JoinHandle, time::timeout};
 
-use super::{detach, machine::Exit};
+use super::{detach, handover, machine::Exit};
 use crate::{
     place::Place,
     services::{
@@ -76,6 +76,7 @@ pub fn spawn(
         .args(entry.args)
         .envs(variables(place))
         .env(MARK, mark(place, entry))
+        .env_remove(handover::VARIABLE)
         .current_dir(place.root.path())
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(socket.try_clone()?)))
         .stdout(pipe.try_clone()?)
@@ -136,13 +137,23 @@ pub async fn end(process: Process, child: Option<Child>, printing: Option<JoinHa
                 Err(_) => Exit::Unknown,
             }
         }
-        None => Exit::Unknown,
+        None => reap(process.pid),
     };
     end_stragglers(&mark, None);
     if let Some(printing) = printing {
         let _late = timeout(LAST_WORDS, printing).await;
     }
     exit
+}
+
+/// Of a process that was started by the program that we were before: still our child. Of a stranger this asks nothing.
+fn reap(pid: i32) -> Exit {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::Exited(_, code)) => Exit::Code(code),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
+        _ => Exit::Unknown,
+    }
 }
 
 /// Ends what descends from a service that has ended: it would hold the socket, or do the same work twice.

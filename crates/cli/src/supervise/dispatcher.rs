@@ -1,14 +1,17 @@
 //! Takes what is heard to the machine, one thing after the other, has the effects carried out, and tells the result.
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
+use nexus_daemon::listener::Kept;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     executor::Executor,
+    handover::{self, Handed},
     machine::{Effect, Event, Exit, Machine, Phase, Unit},
     memory::{Disabled, Memory, Remembered},
     prober::Look,
@@ -79,7 +82,7 @@ impl Dispatcher {
     }
 
     /// Takes over what a supervisor before this one, or nobody, left behind.
-    pub fn adopt(&mut self, memory: &Memory, disabled: &Disabled) {
+    pub fn adopt(&mut self, memory: &Memory, disabled: &Disabled, handed: &mut Handed) {
         for (unit, entry) in TABLE.iter().enumerate() {
             if disabled.disabled.iter().any(|name| name == entry.name) {
                 self.step(Event::Disable(unit));
@@ -88,9 +91,11 @@ impl Dispatcher {
         for (unit, entry) in TABLE.iter().enumerate() {
             let remembered = memory.services.get(entry.name).cloned().unwrap_or_default();
             self.machine.units[unit].restarts = remembered.restarts;
-            if self.executor.adopt(unit, &remembered) {
+            if self.executor.adopt(unit, &remembered, handed) {
                 self.step(Event::Adopted(unit));
-                self.executor.watch_adopted(unit, self.machine.units[unit].instance);
+                let printed = handed.pipe(entry.name);
+                self.executor
+                    .watch_adopted(unit, self.machine.units[unit].instance, printed);
                 // Without a memory of it, what runs is taken to be wanted.
                 if remembered.pid.is_some() && !remembered.wanted {
                     self.step(Event::Stop {
@@ -109,13 +114,13 @@ impl Dispatcher {
     }
 
     /// Until everything is stopped and told so.
-    pub async fn run(&mut self, inbox: &mut mpsc::Receiver<Heard>) {
+    pub async fn run(&mut self, inbox: &mut mpsc::Receiver<Heard>, control: &Kept) {
         let mut tree = tokio::time::interval(TREE_LOOK);
         while !(self.stopping && self.machine.units.iter().all(|unit| !unit.is_alive())) {
             let timer = self.machine.next_timer().map(|at| self.begin + at);
             tokio::select! {
                 heard = inbox.recv() => match heard {
-                    Some(heard) => self.hear(heard),
+                    Some(heard) => self.hear(heard, control),
                     None => return,
                 },
                 () = sleep_until(timer) => self.step(Event::Tick),
@@ -127,7 +132,7 @@ impl Dispatcher {
         }
     }
 
-    fn hear(&mut self, heard: Heard) {
+    fn hear(&mut self, heard: Heard, control: &Kept) {
         match heard {
             Heard::Ended { unit, instance, exit } => {
                 if self.machine.units[unit].instance == instance {
@@ -138,7 +143,10 @@ impl Dispatcher {
             }
             Heard::Look { unit, instance, look } => self.look(unit, instance, *look),
             Heard::Command { request, reply } => {
-                let done = self.command(&request);
+                let done = match &request.action {
+                    Action::HandOver { program } => self.hand_over(program, control),
+                    _ => self.command(&request),
+                };
                 self.publish();
                 let answer = done.map(|()| self.snapshots.borrow().clone());
                 // Who hung up does not want an answer.
@@ -179,7 +187,7 @@ impl Dispatcher {
         }
         let budget = |ms: &Option<u64>| ms.map(Duration::from_millis);
         match &request.action {
-            Action::Status => {}
+            Action::Status | Action::HandOver { .. } => {}
             Action::Start | Action::Restart => {
                 let down = units.iter().find(|unit| !self.machine.units[**unit].enabled);
                 if let Some(unit) = down.filter(|_| named) {
@@ -208,6 +216,15 @@ impl Dispatcher {
             Action::Shutdown { budget_ms } => self.stop_all(budget(budget_ms)),
         }
         Ok(())
+    }
+
+    /// Only comes back if it could not be done; then everything is as it was.
+    fn hand_over(&mut self, program: &Path, control: &Kept) -> Result<(), Failure> {
+        if self.stopping {
+            return Err(Failure::new(failure::Exit::Failed, "everything is being stopped"));
+        }
+        self.remember();
+        Err(handover::hand_over(program, &self.executor, control))
     }
 
     fn stop_all(&mut self, budget: Option<Duration>) {

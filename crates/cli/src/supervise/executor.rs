@@ -1,7 +1,7 @@
 //! Carries out what the machine decides: keeps sockets, starts processes, holds and signals them. Decides nothing.
 
 use std::{
-    io,
+    io::{self, PipeReader},
     os::{fd::OwnedFd, unix::net::UnixListener},
     process::Child,
     sync::Arc,
@@ -20,6 +20,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use super::{
     child::{self, Process},
     dispatcher::Heard,
+    handover::Handed,
     machine::{Effect, Event, Exit},
     memory::Remembered,
     policy::Policy,
@@ -44,6 +45,8 @@ struct Slot {
     kept: Option<Kept>,
     process: Option<Process>,
     probing: Option<JoinHandle<()>>,
+    /// What its process prints, a second time: for a successor, since the first is being read.
+    printed: Option<PipeReader>,
 }
 
 pub struct Executor {
@@ -61,6 +64,7 @@ impl Executor {
             kept: None,
             process: None,
             probing: None,
+            printed: None,
         };
         Executor {
             place,
@@ -109,6 +113,7 @@ impl Executor {
     pub fn gone(&mut self, unit: usize) {
         let slot = &mut self.slots[unit];
         slot.process = None;
+        slot.printed = None;
         if let Some(probing) = slot.probing.take() {
             probing.abort();
         }
@@ -129,14 +134,29 @@ impl Executor {
         let kept = slot.kept.as_ref().expect("it was just bound");
         let (child, process, printed) = child::spawn(&place, entry, &program, kept.listener())
             .map_err(|error| format!("failed to start {}: {error}", program.display()))?;
-        let printing = tokio::spawn(pump::run(printed, pump::path(&place.root, entry.name)));
         slot.process = Some(process);
+        let printing = self.pump(unit, printed);
         self.watch(unit, instance, Some(child), Some(printing));
         Ok(())
     }
 
-    pub fn watch_adopted(&mut self, unit: usize, instance: u64) {
-        self.watch(unit, instance, None, None);
+    pub fn watch_adopted(&mut self, unit: usize, instance: u64, printed: Option<PipeReader>) {
+        let printing = printed.map(|printed| self.pump(unit, printed));
+        self.watch(unit, instance, None, printing);
+    }
+
+    fn pump(&mut self, unit: usize, printed: PipeReader) -> JoinHandle<()> {
+        let slot = &mut self.slots[unit];
+        // Without a second one a successor does not read on, and what is printed then is lost.
+        slot.printed = printed.try_clone().ok();
+        tokio::spawn(pump::run(printed, pump::path(&self.place.root, slot.entry.name)))
+    }
+
+    /// By the services' names, what a successor takes over: sockets, and what is printed.
+    pub fn belongings(&self) -> impl Iterator<Item = (&'static str, Option<&Kept>, Option<&PipeReader>)> {
+        self.slots
+            .iter()
+            .map(|slot| (slot.entry.name, slot.kept.as_ref(), slot.printed.as_ref()))
     }
 
     fn watch(&mut self, unit: usize, instance: u64, child: Option<Child>, printing: Option<JoinHandle<()>>) {
@@ -165,8 +185,9 @@ impl Executor {
     }
 
     /// Finds the process that is this service already. What is left of one that is none any more is ended.
-    pub fn adopt(&mut self, unit: usize, remembered: &Remembered) -> bool {
+    pub fn adopt(&mut self, unit: usize, remembered: &Remembered, handed: &mut Handed) -> bool {
         let slot = &mut self.slots[unit];
+        let kept = handed.listener(slot.entry.name, &slot.socket.path);
         let process = match (remembered.pid, remembered.start_time) {
             (Some(pid), Some(start_time)) => Process::find(pid, start_time).ok().flatten(),
             _ => None,
@@ -174,9 +195,12 @@ impl Executor {
         let process = process.or_else(|| listener(&self.place, &slot.socket));
         let Some(process) = process else {
             child::end_stragglers(&child::mark(&self.place, slot.entry), None);
+            if remembered.wanted {
+                slot.kept = kept;
+            }
             return false;
         };
-        slot.kept = keep(&process, &slot.socket);
+        slot.kept = kept.or_else(|| keep(&process, &slot.socket));
         slot.process = Some(process);
         true
     }

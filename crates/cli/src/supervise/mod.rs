@@ -11,12 +11,14 @@
 //! One thread. The sockets are made here and handed to each daemon as systemd does it, so that whoever connects while a
 //! daemon is restarted waits instead of being refused. There is one supervisor for a tree, by a lock of the kernel on
 //! its control socket. When it is killed the daemons go on; the next one finds them by process id and start time, or by
-//! who holds their sockets. It signals nothing that it does not hold by a pidfd.
+//! who holds their sockets. It signals nothing that it does not hold by a pidfd. An upgrade replaces it in place: it
+//! becomes the new program, as the same process with the same sockets and children ([`handover`]).
 
 mod child;
 pub mod detach;
 mod dispatcher;
 mod executor;
+mod handover;
 mod machine;
 mod memory;
 mod policy;
@@ -58,9 +60,15 @@ pub async fn run(place: Place) -> Result<Exit, Failure> {
     let disabled = Disabled::read(&place.root)
         .map_err(|error| Failure::file("read", &memory::disabled_file(&place.root), &error))?;
     let sockets = table::sockets(&place)?;
+    let mut handed = handover::Handed::take();
     // From here on we are the only one.
-    let control = Kept::bind(&table::control_socket(&place.root), 0o600, None)
-        .map_err(|error| Failure::new(Exit::Refused, format!("another supervisor runs here: {error}")))?;
+    let path = table::control_socket(&place.root);
+    let control = match handed.listener(handover::CONTROL, &path) {
+        Some(kept) => Ok(kept),
+        None => Kept::bind(&path, 0o600, None),
+    };
+    let control =
+        control.map_err(|error| Failure::new(Exit::Refused, format!("another supervisor runs here: {error}")))?;
     let failed =
         |action: &str, error: std::io::Error| Failure::new(Exit::Failed, format!("failed to {action}: {error}"));
     let listener = executor::listen(&control).map_err(|error| failed("listen", error))?;
@@ -74,7 +82,8 @@ pub async fn run(place: Place) -> Result<Exit, Failure> {
     let executor = executor::Executor::new(place.clone(), policy.clone(), sockets, heard.clone());
     let machine = machine::Machine::new(policy.machine(), table::needs());
     let mut dispatcher = dispatcher::Dispatcher::new(machine, executor);
-    dispatcher.adopt(&Memory::read(&place.root), &disabled);
+    dispatcher.adopt(&Memory::read(&place.root), &disabled, &mut handed);
+    drop(handed);
     let room = Arc::new(Semaphore::new(server::MOST_AT_ONCE));
     let answering = server::run(listener, heard.clone(), dispatcher.snapshots(), room.clone());
     let serving = tokio::spawn(answering);
@@ -92,7 +101,7 @@ pub async fn run(place: Place) -> Result<Exit, Failure> {
             asked = true;
         }
     });
-    dispatcher.run(&mut inbox).await;
+    dispatcher.run(&mut inbox, &control).await;
     // Nobody new is heard, and the place is free, before those who follow are told that it is over.
     serving.abort();
     drop(control);

@@ -79,7 +79,9 @@ fn bin() -> Result<PathBuf, Failure> {
     }
     let own = env::current_exe()
         .map_err(|error| Failure::new(Exit::Failed, format!("failed to find this program: {error}")))?;
-    Ok(own.parent().map(Path::to_path_buf).unwrap_or_default())
+    // What is switched by an upgrade, and not the one version that runs now.
+    let bin = own.parent().map(Path::to_path_buf).unwrap_or_default();
+    Ok(crate::upgrade::layout::lasting(&bin))
 }
 
 /// The system's daemons have a place of their own, unless another one is asked for.

@@ -30,6 +30,11 @@ pub use uninstall::uninstall;
 
 use crate::failure::{Exit, Failure};
 
+/// The names of the units that run programs.
+pub fn programs() -> impl Iterator<Item = String> {
+    files::TABLE.iter().map(files::Entry::service_unit)
+}
+
 /// Which init system keeps the daemons running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {

@@ -58,11 +58,13 @@ pub fn write(tree: &Tree, libraries: &Libraries, release: &Release, out: &Path) 
         "application/vnd.oci.image.manifest.v1+json",
         bytes(&manifest)?,
     );
-    let name = format!("nexus:{}", release.version);
+    // A tag has no +.
+    let tag = release.version.replace('+', "-");
+    let name = format!("nexus:{tag}");
     manifest["platform"] = json!({ "architecture": release.arch, "os": "linux" });
     manifest["annotations"] = json!({
         "io.containerd.image.name": format!("docker.io/library/{name}"),
-        "org.opencontainers.image.ref.name": release.version,
+        "org.opencontainers.image.ref.name": tag,
     });
     let index = json!({
         "schemaVersion": 2,

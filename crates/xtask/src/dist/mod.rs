@@ -35,6 +35,9 @@ pub struct Args {
     /// Take the programs from this folder, and build nothing
     #[arg(long, value_name = "DIR")]
     bin: Option<PathBuf>,
+    /// Names this build of the version, as in 0.2.0+BUILD: several of one version can then be told apart
+    #[arg(long, value_name = "BUILD")]
+    build: Option<String>,
     /// Where the packages go [default: packages in the target directory]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -58,7 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     fs::create_dir_all(&out).with_context(|| format!("failed to create {}", out.display()))?;
     let release = Release {
-        version: version()?,
+        version: labelled(version()?, args.build.as_deref())?,
         arch: arch()?,
     };
     let stripped = tempfile::tempdir().context("failed to make a folder")?;
@@ -105,6 +108,16 @@ fn version() -> Result<String> {
     let cli = packages.iter().find(|package| package["name"] == "nexus-cli");
     let version = cli.and_then(|package| package["version"].as_str());
     Ok(version.context("cargo metadata does not know nexus-cli")?.to_owned())
+}
+
+fn labelled(version: String, build: Option<&str>) -> Result<String> {
+    match build {
+        None => Ok(version),
+        Some(build) if !build.is_empty() && build.chars().all(|c| c.is_ascii_alphanumeric() || c == '.') => {
+            Ok(format!("{version}+{build}"))
+        }
+        Some(build) => bail!("a build is named by letters, digits and dots, not {build:?}"),
+    }
 }
 
 fn arch() -> Result<&'static str> {

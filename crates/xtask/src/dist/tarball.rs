@@ -1,4 +1,4 @@
-//! The tarball: what is installed, a list of checksums of it, and the script that checks and installs it.
+//! The tarball: what is installed, what release it is, checksums of all of it, and the script that checks and installs.
 
 use std::{
     fs,
@@ -20,6 +20,10 @@ pub fn write(tree: &Tree, release: &Release, out: &Path) -> Result<PathBuf> {
     for folder in ["bin", "share"] {
         content.extend(tree.moved(&format!("usr/{folder}"), folder));
     }
+    // What `nexus upgrade` and install.sh name the version by.
+    let target = format!("linux-{}", release.arch);
+    let about = serde_json::json!({ "schema": 1, "version": release.version, "target": target });
+    content.file("release.json", 0o644, format!("{about}\n"));
     let mut sums = String::new();
     for entry in content.entries() {
         if let What::File(bytes) = &entry.what {
