@@ -67,8 +67,11 @@ rm -rf "$fresh"
     cp "$file" "$fresh/$file"
     chmod "$mode" "$fresh/$file"
 done
-rm -rf "$home/versions/$version"
+aside=$home/versions/.new-old
+rm -rf "$aside"
+if [ -d "$home/versions/$version" ]; then mv "$home/versions/$version" "$aside"; fi
 mv "$fresh" "$home/versions/$version"
+rm -rf "$aside"
 
 before=$(readlink "$home/current" || true)
 rm -f "$home/.new-current"

@@ -107,7 +107,8 @@ impl Finding {
 pub async fn run(place: &Place, args: &DoctorArgs, output: &Output) -> Result<Exit, Failure> {
     let mut findings = tree::look(&place.root, args.fix);
     findings.extend(
-        crate::upgrade::unfinished().map(|told| Finding::fail("upgrade", told, "finish or undo it with: nexus upgrade")),
+        crate::upgrade::unfinished()
+            .map(|told| Finding::fail("upgrade", told, "finish or undo it with: nexus upgrade")),
     );
     findings.extend(settings::look(place).await);
     findings.extend(secrets::look(&place.root, args.fix));

@@ -3,6 +3,7 @@
 use std::{env, fs, path::Path};
 
 use nexus_config::SECTIONS;
+use nexus_store::copy;
 
 use super::{
     gate::{self, ASK},
@@ -18,6 +19,8 @@ use crate::{
     units::{self, manager::Manager},
 };
 
+/// Left free beside a backup.
+const SPARE: u64 = 4 << 20;
 const CONFIG_WRONG: i32 = 78;
 
 /// What must hold before a release is even unpacked.
@@ -66,15 +69,23 @@ async fn programs(about: &About, bin: &Path) -> Result<String, Failure> {
     let needed = ["nexus"].into_iter().chain(TABLE.iter().map(|entry| entry.binary));
     let mut names: Vec<String> = needed.map(str::to_owned).collect();
     let files = release::files(bin.parent().unwrap_or(bin))?;
-    names.extend(files.iter().filter_map(|file| file.strip_prefix("bin/")).map(str::to_owned));
+    names.extend(
+        files
+            .iter()
+            .filter_map(|file| file.strip_prefix("bin/"))
+            .map(str::to_owned),
+    );
     names.sort();
     names.dedup();
     let own = about.version.split('+').next().unwrap_or_default();
     for name in names {
         let path = bin.join(&name);
         let unfit = |why: String| {
-            Failure::new(Exit::Failed, format!("{name} of nexus {} cannot be used: {why}", about.version))
-                .hint("get the release anew, or one that is made for this system")
+            Failure::new(
+                Exit::Failed,
+                format!("{name} of nexus {} cannot be used: {why}", about.version),
+            )
+            .hint("get the release anew, or one that is made for this system")
         };
         let ended = ask::run(&path, ["--version"], Sees::Everything)
             .await
@@ -82,7 +93,11 @@ async fn programs(about: &About, bin: &Path) -> Result<String, Failure> {
         let said = String::from_utf8_lossy(&ended.stdout);
         let version = said.split_whitespace().nth(1).unwrap_or_default();
         if !ended.status.success() || version != own {
-            return Err(unfit(format!("--version ended with {} and said {:?}", ended.status, said.trim())));
+            return Err(unfit(format!(
+                "--version ended with {} and said {:?}",
+                ended.status,
+                said.trim()
+            )));
         }
     }
     Ok(own.to_owned())
@@ -95,7 +110,11 @@ async fn settings(place: &Place, about: &About, bin: &Path) -> Result<(), Failur
         if !path.is_file() {
             continue;
         }
-        let args = ["--check-config".as_ref(), "--root".as_ref(), place.root.path().as_os_str()];
+        let args = [
+            "--check-config".as_ref(),
+            "--root".as_ref(),
+            place.root.path().as_os_str(),
+        ];
         let ended = ask::run(&path, args, Sees::Everything).await?;
         let said = String::from_utf8_lossy(&ended.stderr);
         match ended.status.code() {
@@ -134,7 +153,10 @@ async fn facts(place: &Place, bin: &Path) -> Result<Facts, Failure> {
     let done = gate::ask(&bin.join("nexus"), place, &["upgrade", "--stores", "--json"], ASK).await?;
     serde_json::from_slice(&done.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
-        Failure::new(Exit::Failed, format!("{} does not say what it makes of the stores: {said}", bin.display()))
+        Failure::new(
+            Exit::Failed,
+            format!("{} does not say what it makes of the stores: {said}", bin.display()),
+        )
     })
 }
 
@@ -162,9 +184,14 @@ fn room(place: &Place) -> Result<(), Failure> {
     let Ok(picked) = pick::pick(&state, false) else {
         return Ok(());
     };
-    let length = |source: &pick::Source| source.from.metadata().map_or(0, |found| found.len());
-    let bytes: u64 = picked.sources.iter().map(length).sum();
+    let length = |path: &Path| path.metadata().map_or(0, |found| found.len());
+    let whole = |source: &pick::Source| {
+        let beside = copy::companions(&source.from);
+        let beside = beside.iter().filter(|_| source.database);
+        length(&source.from) + beside.map(|path| length(path)).sum::<u64>()
+    };
+    let bytes: u64 = picked.sources.iter().map(whole).sum();
     let mut folder = backup::directory(place.root.path());
     while !folder.is_dir() && folder.pop() {}
-    enough(&folder, bytes.saturating_mul(2))
+    enough(&folder, bytes.saturating_mul(2).saturating_add(SPARE))
 }

@@ -23,11 +23,10 @@ use crate::{
     failure::{Exit, Failure},
     output::Output,
     place::Place,
-    running,
     services::{
         control::{self, Action, Conversation, Request},
         logs,
-        peer::Peer,
+        peer::{self, Found, Peer},
         table,
     },
 };
@@ -101,7 +100,10 @@ pub async fn look(program: &Path, place: &Place) -> Result<Vec<Seen>, Failure> {
     let done = ask(program, place, &["services", "status", "--json"], ASK).await?;
     let answer: Answer = serde_json::from_slice(&done.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
-        Failure::new(Exit::Failed, format!("{} does not tell how the services are: {said}", program.display()))
+        Failure::new(
+            Exit::Failed,
+            format!("{} does not tell how the services are: {said}", program.display()),
+        )
     })?;
     Ok(answer.services)
 }
@@ -121,7 +123,7 @@ pub fn wanted(seen: &[Seen]) -> Vec<Before> {
 /// Has the supervisor become this program. One that cannot, or does not, is ended: the daemons go on without it, and
 /// the next command starts one of its own version that takes them over. Where none runs there is nothing to do.
 pub async fn hand_over(place: &Place, program: &Path) -> Result<(), Failure> {
-    let Some(peer) = running::supervisor(place).await else {
+    let Some(peer) = supervisor(place).await? else {
         return Ok(());
     };
     if !peer.is_ours() || runs_from(peer.pid, program) == Some(true) {
@@ -144,12 +146,30 @@ pub async fn hand_over(place: &Place, program: &Path) -> Result<(), Failure> {
         if runs_from(pid, program) != Some(false) && answers(place).await {
             return Ok(());
         }
-        if running::supervisor(place).await.is_none() {
+        if supervisor(place).await?.is_none() {
             return Ok(());
         }
         sleep(LOOK_AGAIN).await;
     }
     end(peer).await
+}
+
+/// `None` only if none runs: one that has too much to do is waited for.
+async fn supervisor(place: &Place) -> Result<Option<Peer>, Failure> {
+    let socket = table::control_socket(&place.root);
+    let give_up = Instant::now() + HAND_OVER;
+    loop {
+        match peer::look(&socket).await {
+            Ok(Found::Running(peer)) => return Ok(Some(peer)),
+            Ok(Found::Absent | Found::Stale) => return Ok(None),
+            Ok(Found::Other | Found::Denied) => {
+                let said = format!("{} is not our supervisor's", socket.display());
+                return Err(Failure::new(Exit::Refused, said));
+            }
+            Err(error) if Instant::now() >= give_up => return Err(Failure::file("connect to", &socket, &error)),
+            Err(_) => sleep(LOOK_AGAIN).await,
+        }
+    }
 }
 
 async fn answers(place: &Place) -> bool {
@@ -163,7 +183,12 @@ async fn answers(place: &Place) -> bool {
 
 async fn end(peer: Peer) -> Result<(), Failure> {
     let pid = peer.pid;
-    let failed = |error| Failure::new(Exit::Failed, format!("the supervisor (pid {pid}) cannot be ended: {error}"));
+    let failed = |error| {
+        Failure::new(
+            Exit::Failed,
+            format!("the supervisor (pid {pid}) cannot be ended: {error}"),
+        )
+    };
     let Some(held) = peer.hold().map_err(failed)? else {
         return Ok(());
     };
@@ -239,7 +264,10 @@ impl Gate<'_> {
             let mut waiting = Vec::new();
             for before in self.before {
                 let now = seen.iter().find(|seen| seen.id == before.id);
-                match now.map_or_else(|| Is::Lost("is not known any more".to_owned()), |now| self.judge(before, now)) {
+                match now.map_or_else(
+                    || Is::Lost("is not known any more".to_owned()),
+                    |now| self.judge(before, now),
+                ) {
                     Is::Fine => {}
                     Is::Lost(why) => return Err(self.trouble(&before.id, why, since)),
                     Is::Not(why) => waiting.push((before.id.clone(), why)),
@@ -265,7 +293,9 @@ impl Gate<'_> {
         let words = || {
             let ended = now.last_exit.as_ref().map(|ended| ended.message.clone());
             let check = now.checks.iter().find(|check| check.status == "fail");
-            ended.or_else(|| check.map(|check| check.message.clone())).unwrap_or_default()
+            ended
+                .or_else(|| check.map(|check| check.message.clone()))
+                .unwrap_or_default()
         };
         let was_well = matches!(before.state.as_str(), "ready" | "degraded");
         let fine = match before.state.as_str() {

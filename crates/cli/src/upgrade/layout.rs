@@ -112,7 +112,7 @@ impl Layout {
                 known.then_some(Installed { version, since })
             })
             .collect();
-        found.sort_by(|a, b| b.since.cmp(&a.since));
+        found.sort_by_key(|one| std::cmp::Reverse(one.since));
         found
     }
 
@@ -132,7 +132,10 @@ impl Layout {
     /// Makes what lies in PREFIX links to the files of the current version; those to files that it lacks go.
     /// A file there that is not ours stays, and is named.
     pub fn link(&self, before: &str, now: &str) -> Result<Vec<PathBuf>, Failure> {
-        let (old, new) = (release::files(&self.folder(before))?, release::files(&self.folder(now))?);
+        let (old, new) = (
+            release::files(&self.folder(before))?,
+            release::files(&self.folder(now))?,
+        );
         let mut strange = Vec::new();
         for file in new.iter().filter(|file| is_linked(file)) {
             let (path, to) = (self.prefix().join(file), self.link_to(file));
@@ -255,10 +258,17 @@ pub fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Whether a process runs a program of this folder, where the system tells.
+/// Whether another process than this one runs a program of this folder, where the system tells.
 fn is_run(folder: &Path) -> bool {
+    let own = std::process::id();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let other = |name: &OsStr| {
+        name.to_str()
+            .and_then(|name| name.parse().ok())
+            .is_some_and(|pid: u32| pid != own)
+    };
     entries
+        .filter(|entry| other(&entry.file_name()))
         .filter_map(|entry| entry.path().join("exe").read_link().ok())
         .any(|program| program.starts_with(folder))
 }
@@ -289,17 +299,32 @@ mod tests {
         let read = |file: &str| fs::read_to_string(dir.path().join(file)).ok();
         layout.switch("current", "1.0.0").unwrap();
         assert!(layout.link("1.0.0", "1.0.0").unwrap().is_empty());
-        assert_eq!((read("bin/a").unwrap(), read("bin/b").unwrap()), ("1.0.0".into(), "1.0.0".into()));
+        assert_eq!(
+            (read("bin/a").unwrap(), read("bin/b").unwrap()),
+            ("1.0.0".into(), "1.0.0".into())
+        );
         layout.switch("current", "1.1.0").unwrap();
         assert!(layout.link("1.0.0", "1.1.0").unwrap().is_empty());
-        assert_eq!((read("bin/a").unwrap(), read("share/man/c").unwrap()), ("1.1.0".into(), "1.1.0".into()));
-        assert!(dir.path().join("bin/b").symlink_metadata().is_err(), "a link to nothing goes");
+        assert_eq!(
+            (read("bin/a").unwrap(), read("share/man/c").unwrap()),
+            ("1.1.0".into(), "1.1.0".into())
+        );
+        assert!(
+            dir.path().join("bin/b").symlink_metadata().is_err(),
+            "a link to nothing goes"
+        );
         fs::write(dir.path().join("bin/b"), "mine").unwrap();
         layout.switch("current", "1.0.0").unwrap();
         assert_eq!(layout.link("1.1.0", "1.0.0").unwrap(), [dir.path().join("bin/b")]);
         assert_eq!(read("bin/b").unwrap(), "mine");
-        assert_eq!(lasting(&layout.folder("1.0.0").join("bin")), layout.home.join("current/bin"));
-        assert_eq!(lasting(&layout.folder("1.1.0").join("bin")), layout.folder("1.1.0").join("bin"));
+        assert_eq!(
+            lasting(&layout.folder("1.0.0").join("bin")),
+            layout.home.join("current/bin")
+        );
+        assert_eq!(
+            lasting(&layout.folder("1.1.0").join("bin")),
+            layout.folder("1.1.0").join("bin")
+        );
     }
 
     #[test]

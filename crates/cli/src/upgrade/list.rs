@@ -14,9 +14,8 @@ use crate::{
 pub fn show(layout: &Layout, output: &Output) -> Result<Exit, Failure> {
     let (current, previous) = (layout.current(), layout.previous());
     let unfinished = Journal::read(layout)?;
-    let time = |since: Option<std::time::SystemTime>| {
-        since.map(|since| humantime::format_rfc3339_seconds(since).to_string())
-    };
+    let time =
+        |since: Option<std::time::SystemTime>| since.map(|since| humantime::format_rfc3339_seconds(since).to_string());
     let versions = layout.versions();
     if output.json {
         let each: Vec<_> = versions
@@ -27,8 +26,10 @@ pub fn show(layout: &Layout, output: &Output) -> Result<Exit, Failure> {
                     "previous": Some(&one.version) == previous.as_ref() })
             })
             .collect();
-        output.value(&json!({ "schema": 1, "prefix": layout.prefix(), "current": current, "previous": previous,
-            "versions": each, "unfinished": unfinished }))?;
+        output.value(
+            &json!({ "schema": 1, "prefix": layout.prefix(), "current": current, "previous": previous,
+            "versions": each, "unfinished": unfinished }),
+        )?;
         return Ok(Exit::Ok);
     }
     let rows = versions.iter().map(|one| {
@@ -46,7 +47,11 @@ pub fn show(layout: &Layout, output: &Output) -> Result<Exit, Failure> {
     output.line(table(output, ["VERSION", "", "INSTALLED"], rows))?;
     if let Some(journal) = unfinished {
         let failure = told(&journal);
-        output.note(&format!("\n{}\n  {}", failure.message, failure.hint.unwrap_or_default()));
+        output.note(&format!(
+            "\n{}\n  {}",
+            failure.message,
+            failure.hint.unwrap_or_default()
+        ));
     }
     Ok(Exit::Ok)
 }
@@ -54,9 +59,18 @@ pub fn show(layout: &Layout, output: &Output) -> Result<Exit, Failure> {
 pub fn told(journal: &Journal) -> Failure {
     let said = match journal.step {
         Step::Unpack | Step::Check | Step::Backup => {
-            format!("an upgrade of {} was cut off at `{}`; nothing has changed", journal.from, journal.word())
+            format!(
+                "an upgrade of {} was cut off at `{}`; nothing has changed",
+                journal.from,
+                journal.word()
+            )
         }
-        _ => format!("an upgrade from {} to {} was cut off at `{}`", journal.from, journal.to, journal.word()),
+        _ => format!(
+            "an upgrade from {} to {} was cut off at `{}`",
+            journal.from,
+            journal.to,
+            journal.word()
+        ),
     };
     Failure::new(Exit::Failed, said).hint("finish or undo it with: nexus upgrade")
 }

@@ -69,19 +69,27 @@ pub async fn run(place: &Place, args: &UpgradeArgs, output: &Output) -> Result<E
         }
     }
     let current = layout.current().unwrap_or_default();
-    let what = match (&args.source, args.rollback) {
-        (Some(source), false) => What::Release(source.clone()),
-        (None, true) => What::Version(layout.previous().filter(|previous| *previous != current).ok_or_else(|| {
-            Failure::new(Exit::NotFound, "there is no version to go back to").hint("see: nexus upgrade --list")
-        })?),
-        _ if resumed => return Ok(Exit::Ok),
-        _ => {
-            return Err(Failure::usage("to what? name a release: nexus-VERSION-TARGET.tar.gz, or a folder")
-                .hint("see: nexus upgrade --help"));
-        }
-    };
+    let what =
+        match (&args.source, args.rollback) {
+            (Some(source), false) => What::Release(source.clone()),
+            (None, true) => What::Version(layout.previous().filter(|previous| *previous != current).ok_or_else(
+                || Failure::new(Exit::NotFound, "there is no version to go back to").hint("see: nexus upgrade --list"),
+            )?),
+            _ if resumed => return Ok(Exit::Ok),
+            _ => {
+                return Err(
+                    Failure::usage("to what? name a release: nexus-VERSION-TARGET.tar.gz, or a folder")
+                        .hint("see: nexus upgrade --help"),
+                );
+            }
+        };
     let wait_ms = u64::try_from(args.wait.as_millis()).unwrap_or(u64::MAX);
-    let journal = Journal::new(&current, place.root.path().to_path_buf(), usize::from(args.keep), wait_ms);
+    let journal = Journal::new(
+        &current,
+        place.root.path().to_path_buf(),
+        usize::from(args.keep),
+        wait_ms,
+    );
     let mut work = Work::new(place, &layout, output, journal);
     let end = match work.prepare(what, args).await {
         Ok(None) => work.carry().await?,
@@ -167,8 +175,9 @@ impl<'a> Work<'a> {
         let place = self.layout.folder(&about.version);
         if folder != place && place.exists() && !same(&folder, &place) {
             let said = format!("another nexus {} is installed already, with other files", about.version);
-            return Err(Failure::new(Exit::Refused, said)
-                .hint(format!("if it is of no use: remove {}", place.display())));
+            return Err(
+                Failure::new(Exit::Refused, said).hint(format!("if it is of no use: remove {}", place.display()))
+            );
         }
         let save = !args.no_backup && self.place.root.state().is_dir();
         self.step(Step::Check, &format!("checking nexus {} ...", about.version))?;
@@ -185,7 +194,11 @@ impl<'a> Work<'a> {
             fs::rename(&folder, &place).map_err(|error| Failure::file("install", &place, &error))?;
         }
         if save {
-            let name = format!("nexus-before-{}-{}.tar.gz", about.version, backup::stamp(SystemTime::now()));
+            let name = format!(
+                "nexus-before-{}-{}.tar.gz",
+                about.version,
+                backup::stamp(SystemTime::now())
+            );
             let file = backup::directory(self.place.root.path()).join(name);
             commands::backup::take(self.place, file.clone(), false, self.output).await?;
             self.journal.backup = Some(file);
@@ -220,7 +233,8 @@ impl<'a> Work<'a> {
         self.step(switch, &format!("switching from {from} to {to} ..."))?;
         self.layout.switch("current", to)?;
         for path in self.layout.link(from, to)? {
-            self.output.warn(&format!("{} is not ours, and stays as it is", path.display()));
+            self.output
+                .warn(&format!("{} is not ours, and stays as it is", path.display()));
         }
         self.step(restart, &format!("handing over to {to} ..."))?;
         let program = self.layout.program(to);
@@ -277,7 +291,8 @@ impl<'a> Work<'a> {
         let said = format!("an upgrade from {from} to {to}, begun {}, was cut off", journal.began);
         match journal.step {
             Step::Unpack | Step::Check | Step::Backup => {
-                self.output.note("an upgrade was cut off while it prepared; nothing had changed, and it is undone");
+                self.output
+                    .note("an upgrade was cut off while it prepared; nothing had changed, and it is undone");
                 self.undo()?;
                 Ok(End::Undone)
             }
@@ -335,8 +350,9 @@ impl<'a> Work<'a> {
                 } else {
                     format!("would be restarted: {}", services.join(", "))
                 };
-                self.output
-                    .line(format!("nexus {to} would run here, in place of {from}\n{services}\nnothing was changed"))?;
+                self.output.line(format!(
+                    "nexus {to} would run here, in place of {from}\n{services}\nnothing was changed"
+                ))?;
             }
             End::Upgraded => {
                 self.output.line(format!("nexus {to} in place of {from}, in {took}"))?;
@@ -344,7 +360,8 @@ impl<'a> Work<'a> {
                     self.output.note("nothing ran; start everything with: nexus up");
                 }
                 if let Some(file) = &self.journal.backup {
-                    self.output.note(&format!("the state as it was before: {}", file.display()));
+                    self.output
+                        .note(&format!("the state as it was before: {}", file.display()));
                 }
                 for version in &self.removed {
                     self.output.note(&format!("removed {version}"));
@@ -355,7 +372,10 @@ impl<'a> Work<'a> {
                 self.tell(trouble);
                 return Err(Failure::new(
                     Exit::Returned,
-                    format!("nexus {to} did not work: {} {}; {from} is back, and serves", trouble.service, trouble.why),
+                    format!(
+                        "nexus {to} did not work: {} {}; {from} is back, and serves",
+                        trouble.service, trouble.why
+                    ),
                 ));
             }
             End::Stuck(trouble, other) => {
@@ -388,7 +408,12 @@ impl<'a> Work<'a> {
             End::Returned(trouble) => ("returned", Some(trouble)),
             End::Stuck(_, other) => ("stuck", Some(other)),
         };
-        let ends = self.steps.iter().skip(1).map(|(_, begin)| *begin).chain([Instant::now()]);
+        let ends = self
+            .steps
+            .iter()
+            .skip(1)
+            .map(|(_, begin)| *begin)
+            .chain([Instant::now()]);
         let steps: Vec<Value> = self
             .steps
             .iter()
@@ -397,7 +422,9 @@ impl<'a> Work<'a> {
             .collect();
         let current = self.layout.current().unwrap_or_default();
         // Who cannot tell how the services are has said so above.
-        let seen = gate::look(&self.layout.program(&current), self.place).await.unwrap_or_default();
+        let seen = gate::look(&self.layout.program(&current), self.place)
+            .await
+            .unwrap_or_default();
         let services: Vec<Value> = seen
             .iter()
             .map(|one| json!({ "id": one.id, "state": one.state, "pid": one.pid, "version": one.version }))

@@ -80,7 +80,9 @@ fn sums(folder: &Path) -> Result<BTreeMap<String, String>, Failure> {
         _ => Failure::file("read", &path, &error),
     })?;
     let lines = text.lines().map(|line| {
-        let (sum, file) = line.split_once("  ").filter(|(sum, file)| is_sum(sum) && is_plain(file))?;
+        let (sum, file) = line
+            .split_once("  ")
+            .filter(|(sum, file)| is_sum(sum) && is_plain(file))?;
         Some((file.to_owned(), sum.to_owned()))
     });
     lines
@@ -158,7 +160,11 @@ pub fn stage(
     room(&into, unpacked(&mut file).map_err(unread)?)?;
     file.rewind().map_err(unread)?;
     let done = from_tarball(source, file, &into, progress);
-    tidy(done.and_then(|sums| compare(source, &into, &sums)).and_then(|()| checked(&into)), &into)
+    tidy(
+        done.and_then(|sums| compare(source, &into, &sums))
+            .and_then(|()| checked(&into)),
+        &into,
+    )
 }
 
 /// What was begun goes if it came to nothing.
@@ -200,7 +206,12 @@ pub fn enough(folder: &Path, needed: u64) -> Result<(), Failure> {
     }
     Err(Failure::new(
         Exit::Failed,
-        format!("{} is free at {}, and {} is needed", size(free), folder.display(), size(needed)),
+        format!(
+            "{} is free at {}, and {} is needed",
+            size(free),
+            folder.display(),
+            size(needed)
+        ),
     )
     .hint("make room; nexus upgrade --list shows what older versions there are"))
 }
@@ -251,7 +262,10 @@ fn from_tarball(
         let name = name.to_str().unwrap_or_default().to_owned();
         let inside = is_plain(&path.to_string_lossy()) && !name.is_empty();
         if entry.header().entry_type() != tar::EntryType::Regular || !inside {
-            return Err(strange(format!("{}, which is no plain file of a release", path.display())));
+            return Err(strange(format!(
+                "{}, which is no plain file of a release",
+                path.display()
+            )));
         }
         if found.len() >= MOST_FILES {
             return Err(strange(format!("more than {MOST_FILES} files")));

@@ -74,7 +74,10 @@ impl Facts {
             store.path.display(),
             from.version
         );
-        Some((said, "upgrade to the version before it first; it knows the new tables and keeps the old ones"))
+        Some((
+            said,
+            "upgrade to the version before it first; it knows the new tables and keeps the old ones",
+        ))
     }
 }
 
@@ -131,9 +134,18 @@ mod tests {
         let (said, _) = facts("3", (3, 2), (1, 1)).objection(&one).unwrap();
         assert!(said.contains("no way back"), "{said}");
         let two = facts("2", (2, 1), (2, 1));
-        assert!(facts("3", (3, 2), (2, 1)).objection(&two).is_none(), "two knows what three keeps");
-        assert!(facts("1", (1, 1), (2, 1)).objection(&two).is_none(), "back to one, over what two expanded");
+        assert!(
+            facts("3", (3, 2), (2, 1)).objection(&two).is_none(),
+            "two knows what three keeps"
+        );
+        assert!(
+            facts("1", (1, 1), (2, 1)).objection(&two).is_none(),
+            "back to one, over what two expanded"
+        );
         let (said, _) = facts("1", (1, 1), (3, 2)).objection(&two).unwrap();
-        assert!(said.contains("cannot work with x.db") && said.contains("schema 3"), "{said}");
+        assert!(
+            said.contains("cannot work with x.db") && said.contains("schema 3"),
+            "{said}"
+        );
     }
 }
