@@ -56,7 +56,7 @@ impl Talk {
             session_id: session.into(),
             after_sequence: after,
             acks,
-            payload: None,
+            ..StreamMessageRequest::default()
         };
         say.try_send(first).expect("the queue is new");
         let mut client = connection.orchestrator();

@@ -219,6 +219,7 @@ impl Daemon for Agent {
             reconnect_max_attempts: boot.common.reconnect_max_attempts,
             max_message_bytes: boot.common.max_message_bytes,
             max_send_bytes: boot.common.max_message_bytes,
+            traceparent: Some(nexus_daemon::spans::outgoing),
             ..Options::default()
         };
         let bad = |error: nexus_client::BadAddress| BootError::Config(vec![error.to_string()]);

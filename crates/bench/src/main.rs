@@ -30,8 +30,8 @@ use figures::Figure;
 use report::Setting;
 use rows::Run;
 
-const ROWS: [&str; 9] = [
-    "unary", "durable", "grown", "deltas", "fanout", "door", "start", "idle", "sizes",
+const ROWS: [&str; 10] = [
+    "unary", "durable", "grown", "deltas", "fanout", "door", "start", "services", "idle", "sizes",
 ];
 
 #[derive(Debug, Parser)]
@@ -144,6 +144,7 @@ async fn rows(run: &Run, only: &[String]) -> Result<Vec<Figure>> {
             ("fanout", _) => rows::fanout::run(run).await,
             ("door", _) => rows::door::run(run).await,
             ("start", Some(used)) => rows::start::run(run, used).await,
+            ("services", _) => rows::services::run(run),
             ("idle", Some(used)) => rows::idle::run(run, used).await,
             ("sizes", _) => rows::sizes::run(run),
             _ => bail!("no such row"),

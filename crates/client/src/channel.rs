@@ -192,6 +192,11 @@ impl Shared {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
+        if let Some(traceparent) = self.options.traceparent
+            && let Some(value) = traceparent()
+        {
+            headers.insert("traceparent", value);
+        }
         let after = match headers.get("grpc-timeout") {
             Some(own) => own.to_str().ok().and_then(timeout_of),
             None if streams => None,

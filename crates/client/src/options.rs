@@ -31,6 +31,8 @@ pub struct Options {
     pub tls_ca: Option<PathBuf>,
     /// Connections that share it are made anew together.
     pub redial: Redial,
+    /// Asked at each call: the header `traceparent` that it goes out with, if it is a part of a trace.
+    pub traceparent: Option<fn() -> Option<http::HeaderValue>>,
 }
 
 /// Anyone can create a name in `/tmp`; so a client looks at who listens before it talks.
@@ -70,6 +72,7 @@ impl Default for Options {
             server_uid: ServerUid::default(),
             tls_ca: None,
             redial: Redial::default(),
+            traceparent: None,
         }
     }
 }

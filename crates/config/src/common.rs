@@ -75,6 +75,20 @@ pub fn common() -> Schema {
                 "where Prometheus reads metrics: 127.0.0.1:port or a socket's path; unset: nowhere",
             ),
             Setting::new(
+                "otlp_endpoint",
+                Kind::Text,
+                "",
+                "where OpenTelemetry traces go: a collector's URL such as http://127.0.0.1:4317; unset: none are made",
+            )
+            .env(&["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]),
+            Setting::new(
+                "otlp_sampling",
+                Kind::Float,
+                "1",
+                "the part of the messages that is traced, 0 to 1; a caller that traces decides for its own",
+            )
+            .env(&["OTEL_TRACES_SAMPLER_ARG"]),
+            Setting::new(
                 "roles",
                 Kind::Map,
                 "",

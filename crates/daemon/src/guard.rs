@@ -33,11 +33,13 @@ use crate::{
     peer::Peer,
     room::{Room, Shared},
     services::{Answer, Kind, Method, service_of},
+    spans::{self, Place, Span},
     status::status,
 };
 
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// One connection's way into the daemon.
 pub(crate) struct Guard {
@@ -97,9 +99,10 @@ impl Guard {
             None
         });
         let span = span(&mut request, &method, &caller.caller.principal);
+        let traced = if spans::enabled() { traced(&mut request, &method) } else { Span::default() };
         request.extensions_mut().insert(caller.caller);
 
-        let entered = span.as_ref().map(tracing::Span::enter);
+        let entered = (span.as_ref().map(tracing::Span::enter), traced.enter());
         let handler = guarded(&method, || method.target.call(request))?;
         drop(entered);
         Ok(Running {
@@ -107,10 +110,11 @@ impl Guard {
             deadline: after.map(|after| Box::pin(tokio::time::sleep(after))),
             end: (method.kind == Kind::Stream).then(|| Box::pin(shared.end.clone().cancelled_owned())),
             room,
-            started: metrics::enabled().then(Instant::now),
+            started: (metrics::enabled() || traced.place().is_some()).then(Instant::now),
             method,
             shared: shared.clone(),
             span,
+            traced,
         })
     }
 
@@ -226,6 +230,28 @@ fn span(request: &mut Request<Body>, method: &Method, principal: &str) -> Option
     ))
 }
 
+/// The call's place in a trace. A stream, a sign of life and a question of health are part of one only where the caller
+/// says so: they are no work for somebody, or work for many.
+fn traced(request: &mut Request<Body>, method: &Method) -> Span {
+    let from = request.headers().get(TRACEPARENT).and_then(|from| from.to_str().ok());
+    let from: Option<Place> = from.and_then(|from| from.parse().ok());
+    let begins = method.kind == Kind::Unary && !method.path.starts_with("/grpc.") && !method.path.ends_with("/Heartbeat");
+    if from.is_none() && !begins {
+        return Span::default();
+    }
+    let name = method.path.trim_start_matches('/');
+    let span = Span::receive(name.to_owned(), from.as_ref());
+    let (service, called) = name.split_once('/').unwrap_or((name, ""));
+    span.note("rpc.system", "grpc");
+    span.note("rpc.service", service.to_owned());
+    span.note("rpc.method", called.to_owned());
+    if let Some(value) = span.place().and_then(|place| HeaderValue::try_from(place.to_string()).ok()) {
+        // Who the request is passed on to is a part of this call.
+        request.headers_mut().insert(TRACEPARENT, value);
+    }
+    span
+}
+
 /// A request on its way: what hyper polls.
 pub(crate) enum Call {
     Refused(Option<Response<GuardBody>>),
@@ -242,6 +268,7 @@ pub(crate) struct Running {
     method: Arc<Method>,
     shared: Arc<Shared>,
     span: Option<tracing::Span>,
+    traced: Span,
 }
 
 impl Future for Call {
@@ -258,7 +285,7 @@ impl Future for Call {
 impl Running {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Response<GuardBody>> {
         let answered = {
-            let _entered = self.span.as_ref().map(tracing::Span::enter);
+            let _entered = (self.span.as_ref().map(tracing::Span::enter), self.traced.enter());
             guarded(&self.method, || self.handler.as_mut().poll(cx))
         };
         let answer = match answered {
@@ -297,7 +324,10 @@ impl Running {
                 _ => tracing::debug!(?code, "answered"),
             }
         }
-        let ended = self.started.map(|started| Ended::new(self.method.clone(), started));
+        let traced = std::mem::take(&mut self.traced);
+        let ended = self
+            .started
+            .map(|started| Ended::new(self.method.clone(), started, traced));
         let body = match self.method.kind {
             Kind::Unary => GuardBody::unary(body, self.method.clone(), ended),
             Kind::Stream | Kind::Unknown if failed => GuardBody::unary(body, self.method.clone(), ended),
@@ -339,23 +369,31 @@ pub(crate) struct Ended {
     method: Arc<Method>,
     started: Instant,
     pub code: Code,
+    pub traced: Span,
 }
 
 impl Ended {
-    fn new(method: Arc<Method>, started: Instant) -> Self {
+    fn new(method: Arc<Method>, started: Instant, traced: Span) -> Self {
         Ended {
             method,
             started,
             code: Code::Cancelled,
+            traced,
         }
     }
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.method
-            .metrics
-            .ended(&self.method.path, self.code, self.started.elapsed());
+        if metrics::enabled() {
+            self.method
+                .metrics
+                .ended(&self.method.path, self.code, self.started.elapsed());
+        }
+        self.traced.note("rpc.grpc.status_code", self.code as i64);
+        if self.code != Code::Ok {
+            self.traced.failed(format!("{:?}", self.code));
+        }
     }
 }
 

@@ -95,7 +95,8 @@ impl GuardBody {
             Kind::Plain => Ok(inner.poll_frame(cx)),
             Kind::Unary { method, .. } => guarded(method, || inner.poll_frame(cx)),
             Kind::Stream(watch) => {
-                let _entered = watch.span.as_ref().map(tracing::Span::enter);
+                let traced = watch.ended.as_ref().and_then(|ended| ended.traced.enter());
+                let _entered = (watch.span.as_ref().map(tracing::Span::enter), traced);
                 guarded(&watch.method, || inner.poll_frame(cx))
             }
         }

@@ -40,6 +40,7 @@ pub mod services;
 mod settings;
 mod signals;
 mod socket_file;
+pub mod spans;
 pub mod status;
 pub mod stop;
 pub mod tls;

@@ -222,6 +222,13 @@ impl CallMetrics {
     }
 }
 
+/// What became of spans: sent, or dropped and why.
+pub(crate) fn spans(end: &'static str, count: usize) {
+    if enabled() {
+        metrics::counter!("nexus_trace_spans_total", "end" => end).increment(count as u64);
+    }
+}
+
 /// A recovery is over: how long the host slept or the process was frozen, and how long it took to be back.
 pub(crate) fn recovered(kind: &'static str, away: Duration, took: Duration) {
     if enabled() {

@@ -21,10 +21,12 @@ use crate::reload::{on_hangup, sources};
 use crate::settings::{self, Plan};
 use crate::trace::{self, Level};
 use crate::wake::SystemClock;
-use crate::{Health, Stop, ready, signals};
+use crate::{Health, Stop, ready, signals, spans};
 
 /// How long threads that block may go on after everything is flushed.
 const STRAGGLERS: Duration = Duration::from_millis(500);
+/// How long a stop waits for the collector of traces.
+const LAST_SPANS: Duration = Duration::from_millis(500);
 
 /// Everything a daemon's `main` does.
 pub fn main<D: Daemon>() -> ExitCode {
@@ -137,6 +139,10 @@ async fn live<D: Daemon>(
     stop: &Stop,
     hangup: &Notify,
 ) -> Result<(), BootError> {
+    if let Some(target) = plan.traces.as_ref().filter(|_| !otel_disabled()) {
+        spans::start(target, &plan.service).map_err(|error| BootError::Config(vec![error]))?;
+        tracing::info!(endpoint = target.endpoint, sampling = target.ratio, "traces go out");
+    }
     let health = Health::new();
     let clock = SystemClock::new(plan.common.wake_check)
         .map_err(|error| BootError::Failed(format!("failed to make a timer: {error}")))?;
@@ -173,5 +179,12 @@ async fn live<D: Daemon>(
             }
         }
     }
-    started.flushed().await
+    let flushed = started.flushed().await;
+    spans::flush(LAST_SPANS).await;
+    flushed
+}
+
+/// The field's own switch for everything of OpenTelemetry.
+fn otel_disabled() -> bool {
+    std::env::var("OTEL_SDK_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"))
 }

@@ -14,6 +14,7 @@ use crate::listener::ListenOptions;
 use crate::metrics::MetricsBind;
 use crate::peer::Rules;
 use crate::serve::ServeOptions;
+use crate::spans::{self, Target};
 use crate::token_check::Checker;
 
 /// The section `[common]`.
@@ -31,6 +32,8 @@ pub struct Common {
     pub max_in_flight: usize,
     pub default_deadline: Option<Duration>,
     pub metrics: String,
+    pub otlp_endpoint: Option<String>,
+    pub otlp_sampling: f64,
     pub roles: BTreeMap<String, String>,
     pub require_token: bool,
     pub dial_timeout: Duration,
@@ -115,6 +118,7 @@ pub(crate) struct Plan<D: Daemon> {
     pub listen: ListenOptions,
     pub serve: ServeOptions,
     pub metrics: Option<MetricsBind>,
+    pub traces: Option<Target>,
     pub shown: Shown,
 }
 
@@ -229,6 +233,16 @@ pub(crate) fn plan<D: Daemon>(root: &Root, shown: Shown, mistakes: &mut Vec<Stri
             }
         },
     };
+    let traces = common.otlp_endpoint.clone().map(|endpoint| Target {
+        endpoint,
+        ratio: common.otlp_sampling,
+    });
+    if let Some(mistake) = traces.as_ref().and_then(|target| spans::check(&target.endpoint).err()) {
+        wrong(&shown.common, "otlp_endpoint", mistake);
+    }
+    if !(0.0..=1.0).contains(&common.otlp_sampling) {
+        wrong(&shown.common, "otlp_sampling", "expected a part: 0 to 1".to_owned());
+    }
     for (key, value) in [
         ("wake_check", common.wake_check),
         ("wake_threshold", common.wake_threshold),
@@ -267,6 +281,7 @@ pub(crate) fn plan<D: Daemon>(root: &Root, shown: Shown, mistakes: &mut Vec<Stri
         listen,
         serve,
         metrics,
+        traces,
         shown,
     })
 }

@@ -57,6 +57,7 @@ impl Daemon for Gateway {
             reconnect_interval: common.reconnect_interval,
             max_message_bytes: common.max_message_bytes,
             max_send_bytes: common.max_message_bytes,
+            traceparent: Some(nexus_daemon::spans::outgoing),
             ..Options::default()
         };
         let (redial, sound) = (options.redial.clone(), health.clone());

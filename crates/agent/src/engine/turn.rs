@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nexus_daemon::spans::{Place, Span};
 use tokio::time::timeout;
 use tracing::Instrument;
 
@@ -18,7 +19,16 @@ use crate::{
 pub(super) async fn run(kit: Arc<Kit>, offer: Offer, voice: Voice) {
     let id = followed_by(&offer);
     let span = tracing::debug_span!("turn", correlation_id = id, session_id = offer.session_id);
-    one(kit, offer, voice).instrument(span).await;
+    let place: Option<Place> = offer.traceparent.as_ref().and_then(|place| place.parse().ok());
+    let traced = place.map_or_else(Span::default, |place| Span::receive("turn", Some(&place)));
+    traced.note("nexus.correlation_id", id.to_owned());
+    traced.note("nexus.session_id", offer.session_id.clone());
+    let last = traced.over(one(&kit, &offer, &voice).instrument(span)).await;
+    if let Outbound::Refusal(refusal) = &last {
+        traced.failed(refusal.code.clone());
+    }
+    drop(traced);
+    voice.say(last);
 }
 
 /// What the logs of all daemons call this message.
@@ -27,10 +37,10 @@ fn followed_by(offer: &Offer) -> &str {
     known.map_or(&offer.turn.0, |id| id)
 }
 
-async fn one(kit: Arc<Kit>, offer: Offer, voice: Voice) {
+async fn one(kit: &Arc<Kit>, offer: &Offer, voice: &Voice) -> Outbound {
     tracing::debug!("begins");
     let style = kit.style();
-    let answer = timeout(style.turn_timeout, answer(&kit, &style, &offer, &voice)).await;
+    let answer = timeout(style.turn_timeout, answer(kit, &style, offer, voice)).await;
     let last = answer.unwrap_or_else(|_| {
         Err(Refusal {
             code: "DEADLINE_EXCEEDED".into(),
@@ -38,7 +48,7 @@ async fn one(kit: Arc<Kit>, offer: Offer, voice: Voice) {
             retryable: true,
         })
     });
-    voice.say(match last {
+    match last {
         Ok(whole) => {
             tracing::debug!(model = whole.model, "answered");
             Outbound::Answer(whole)
@@ -52,7 +62,7 @@ async fn one(kit: Arc<Kit>, offer: Offer, voice: Voice) {
             );
             Outbound::Refusal(refusal)
         }
-    });
+    }
 }
 
 async fn answer(kit: &Arc<Kit>, style: &Style, offer: &Offer, voice: &Voice) -> Result<Whole, Refusal> {
@@ -77,7 +87,8 @@ async fn answer(kit: &Arc<Kit>, style: &Style, offer: &Offer, voice: &Voice) -> 
         retryable: true,
     };
 
-    let mut spoken = timeout(style.idle_timeout, kit.ask(&ask))
+    let asking = Span::call("ask model");
+    let mut spoken = timeout(style.idle_timeout, asking.over(kit.ask(&ask)))
         .await
         .map_err(|_| silent())?
         .map_err(lost)?;

@@ -22,6 +22,8 @@ pub struct Offer {
     pub message_id: Option<String>,
     /// What every daemon's log calls it, if the orchestrator says it.
     pub followed_by: Option<String>,
+    /// Where the turn belongs in a trace, if somebody traces.
+    pub traceparent: Option<String>,
     pub model: Option<String>,
 }
 
@@ -93,6 +95,7 @@ fn offer(metadata: AgentMessageMetadata, data: DataMessage) -> Inbound {
     let session_id = either(metadata.session_id, "session_id");
     let message_id = some(either(String::new(), "message_id"));
     let followed_by = some(either(String::new(), "x-correlation-id"));
+    let traceparent = some(either(String::new(), "traceparent"));
     let model = some(either(String::new(), "model"));
     if turn.0.is_empty() {
         return Inbound::Ignored("a question without a correlation id");
@@ -114,6 +117,7 @@ fn offer(metadata: AgentMessageMetadata, data: DataMessage) -> Inbound {
             text,
             message_id,
             followed_by,
+            traceparent,
             model,
         }),
     }
@@ -238,6 +242,7 @@ mod tests {
                 text: "hi".into(),
                 message_id: Some("u".into()),
                 followed_by: None,
+                traceparent: None,
                 model: Some("m".into()),
             })
         );

@@ -5,6 +5,7 @@ pub mod door;
 pub mod durable;
 pub mod fanout;
 pub mod idle;
+pub mod services;
 pub mod sizes;
 pub mod start;
 pub mod unary;

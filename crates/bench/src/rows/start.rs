@@ -54,17 +54,14 @@ pub async fn run(run: &Run, place: &Place) -> Result<Vec<Figure>> {
     let bare = Figure::alone(ROW, "bare tonic server, exec to accepting", "ms", median(bare));
     figures.push(bare.note("the yardstick"));
 
-    let (mut up, mut told, mut down) = (Vec::new(), Vec::new(), Vec::new());
+    let mut up = Vec::new();
     for _ in 0..rounds {
-        let times = up_and_down(place)?;
-        up.push(times.up);
-        told.push(times.status);
-        down.push(status(place)?);
+        let begin = Instant::now();
+        let started = Up::new(place)?;
+        up.push(begin.elapsed().as_secs_f64() * 1e3);
+        drop(started);
     }
     figures.push(Figure::alone(ROW, "nexus up, all four ready", "ms", median(up)).goal(Goal::AtMost(150.0)));
-    let status = |name, times| Figure::alone(ROW, name, "ms", median(times)).goal(Goal::AtMost(10.0));
-    figures.push(status("nexus services status, all up", told));
-    figures.push(status("nexus services status, all down", down));
     Ok(figures)
 }
 
@@ -75,8 +72,18 @@ async fn bare_start(under: &Path) -> Result<f64> {
     Ok(begin.elapsed().as_secs_f64() * 1e3)
 }
 
-/// Stops what `nexus up` started, however this ends.
-struct Up<'a>(&'a Place);
+/// Everything up; stopped however this ends.
+pub(super) struct Up<'a>(&'a Place);
+
+impl<'a> Up<'a> {
+    pub fn new(place: &'a Place) -> Result<Self> {
+        let up = Up(place);
+        let done = place.command("nexus").arg("up").stdout(Stdio::null()).status();
+        let done = done.context("failed to run nexus up")?;
+        ensure!(done.success(), "nexus up: {done}");
+        Ok(up)
+    }
+}
 
 impl Drop for Up<'_> {
     fn drop(&mut self) {
@@ -85,32 +92,4 @@ impl Drop for Up<'_> {
             eprintln!("nexus down failed for {}", self.0.path().display());
         }
     }
-}
-
-struct Times {
-    up: f64,
-    status: f64,
-}
-
-fn up_and_down(place: &Place) -> Result<Times> {
-    let begin = Instant::now();
-    let started = Up(place);
-    let up = place.command("nexus").arg("up").stdout(Stdio::null()).status();
-    let time = begin.elapsed().as_secs_f64() * 1e3;
-    let up = up.context("failed to run nexus up")?;
-    ensure!(up.success(), "nexus up: {up}");
-    let status = status(place)?;
-    drop(started);
-    Ok(Times { up: time, status })
-}
-
-fn status(place: &Place) -> Result<f64> {
-    let begin = Instant::now();
-    let mut command = place.command("nexus");
-    command.args(["services", "status"]);
-    let done = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let time = begin.elapsed().as_secs_f64() * 1e3;
-    let done = done.context("failed to run nexus services status")?;
-    ensure!(done.success(), "nexus services status: {done}");
-    Ok(time)
 }

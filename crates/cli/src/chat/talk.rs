@@ -170,6 +170,7 @@ impl Talk {
             payload: Some(stream_message_request::Payload::Message(turn.message.clone())),
             after_sequence: Some(session.cursor),
             acks: true,
+            ..StreamMessageRequest::default()
         };
         let cancel = StreamMessageRequest {
             session_id: session.id.clone(),

@@ -41,6 +41,7 @@ impl Asked {
             role: self.role,
             content: self.content,
             extra,
+            traceparent: None,
         }
     }
 }
@@ -56,6 +57,9 @@ pub struct Outgoing {
     pub content: String,
     /// What the orchestrator keeps beside the content: the model asked for and the correlation id among it.
     pub extra: BTreeMap<String, String>,
+    /// Where it belongs in a trace, if somebody traces.
+    #[serde(skip)]
+    pub traceparent: Option<String>,
 }
 
 /// A message of the orchestrator's.

@@ -2,6 +2,7 @@
 
 use futures_core::Stream;
 use futures_util::StreamExt;
+use nexus_daemon::spans::{self, Place};
 use tokio::sync::mpsc;
 
 use super::{
@@ -71,10 +72,10 @@ impl Handle {
     ) -> Result<Chat, Error> {
         let counted = self.count_stream()?;
         let (out, replies) = mpsc::channel(QUEUE);
-        let handle = self.clone();
+        let (handle, place) = (self.clone(), spans::here());
         tokio::spawn(async move {
             let gone = out.clone();
-            let chat = handle.converse(viewer, frames, out.clone());
+            let chat = handle.converse(viewer, frames, out.clone(), place);
             let result = tokio::select! {
                 result = chat => result,
                 () = gone.closed() => Ok(()),
@@ -92,6 +93,7 @@ impl Handle {
         viewer: Viewer,
         mut frames: impl Stream<Item = Option<ClientFrame>> + Unpin,
         out: mpsc::Sender<Result<Reply, Error>>,
+        place: Option<Place>,
     ) -> Result<(), Error> {
         let (session, ended, first) = loop {
             let Some(Some(frame)) = frames.next().await else {
@@ -114,6 +116,7 @@ impl Handle {
         };
         let config = session.wish.stream();
         let mut talk = Talk::new(&self, (session, ended), Follow::All, cut(config, None), out);
+        talk.place = place;
         if !matches!(first, Request::Heartbeat) {
             talk.hear(first).await?;
         }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use futures_util::StreamExt;
+use nexus_daemon::spans::{Place, Span};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -55,6 +56,8 @@ pub(super) struct Talk {
     down_since: Option<Instant>,
     patience: Duration,
     stage: Stage,
+    /// Where the client's stream belongs in a trace, if it says so.
+    pub place: Option<Place>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -94,6 +97,7 @@ impl Talk {
             down_since: Some(Instant::now()),
             patience: config.orchestrator_patience,
             stage: Stage::Open,
+            place: None,
         }
     }
 
@@ -176,7 +180,11 @@ impl Talk {
             Request::Message(asked) => match self.handle.touch(&self.session.id, asked.content.len()).await {
                 Ok(()) => {
                     let fresh = new_id()?;
-                    self.conversation.ask(asked.outgoing(|| fresh), now());
+                    let received = Span::receive("receive message", self.place.as_ref());
+                    let mut outgoing = asked.outgoing(|| fresh);
+                    received.note("nexus.session_id", self.session.id.clone());
+                    outgoing.traceparent = received.place().map(|place| place.to_string());
+                    self.conversation.ask(outgoing, now());
                 }
                 Err(Error::Domain(error @ domain::Error::TooLarge { .. })) => {
                     self.conversation.refuse(&format!("RESOURCE_EXHAUSTED: {error}"));

@@ -193,9 +193,10 @@ impl Out {
 }
 
 impl Slot<'_> {
-    pub fn send(self, message: Outgoing) {
+    pub fn send(self, mut message: Outgoing) {
         self.permit.send(StreamMessageRequest {
             session_id: self.session.to_owned(),
+            traceparent: message.traceparent.take().unwrap_or_default(),
             payload: Some(Payload::Message(convert::outgoing(message))),
             ..StreamMessageRequest::default()
         });
@@ -229,6 +230,7 @@ async fn open(connection: Connection, session: String, cursor: Option<u64>) -> R
         payload: Some(Payload::Heartbeat(())),
         after_sequence: Some(cursor),
         acks: true,
+        ..StreamMessageRequest::default()
     };
     out.try_send(join).expect("the channel is new and has room");
     let call = async move {

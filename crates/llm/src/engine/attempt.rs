@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
+use nexus_daemon::spans::Span;
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
@@ -45,6 +46,9 @@ pub async fn once(
         provider.name(),
         call.model.strip_prefix("openrouter/").unwrap_or(&call.model)
     );
+    let asking = Span::call("ask provider");
+    asking.note("gen_ai.provider.name", provider.name().to_owned());
+    asking.note("gen_ai.request.model", call.model.clone());
     let mut attempt = Attempt::begin(engine, setup, provider.name(), &call.request, counted);
     let mut pieces = provider.answer(call);
     let mut waiting: VecDeque<Output> = VecDeque::new();
@@ -57,6 +61,7 @@ pub async fn once(
             }
             Err(failure) => {
                 let begun = attempt.answer.has_begun();
+                asking.failed(format!("{:?}", failure.kind));
                 attempt.failure = Some(failure.clone());
                 return Err(Ended { failure, begun });
             }
@@ -68,6 +73,8 @@ pub async fn once(
     }
     let tokens = attempt.tokens();
     attempt.took = Some(attempt.began.elapsed());
+    asking.note("gen_ai.usage.input_tokens", number(tokens.input));
+    asking.note("gen_ai.usage.output_tokens", number(tokens.output));
     Ok(Whole {
         content: std::mem::take(&mut attempt.answer.content),
         tool_calls: std::mem::take(&mut attempt.answer.tool_calls),
@@ -77,6 +84,10 @@ pub async fn once(
         model,
         completed: SystemTime::now(),
     })
+}
+
+fn number(tokens: u64) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
 }
 
 /// The next piece. After a jolt it has to come soon: a dead connection says nothing, for ever.

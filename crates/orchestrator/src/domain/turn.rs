@@ -28,6 +28,9 @@ use super::{Effect, Error, Fact, State, Step, Time};
 /// Header of an offer: see [`Turn::followed_by`].
 pub const FOLLOWED_BY: &str = "x-correlation-id";
 
+/// Header of an offer: where the turn belongs in the trace of its message, if somebody traces.
+pub const TRACEPARENT: &str = "traceparent";
+
 #[derive(Clone, Debug)]
 pub struct Turn {
     /// Number of the USER message.

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use nexus_daemon::spans::Span;
 use nexus_proto::agent::v1::{AgentMessage, agent_message::Payload};
 use tokio_util::sync::CancellationToken;
 
 use super::{Core, Engine};
-use crate::domain::turn::FOLLOWED_BY;
+use crate::domain::turn::{FOLLOWED_BY, TRACEPARENT};
 
 /// How long to leave a store alone that did not take what a turn came to.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -42,7 +43,17 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
 impl Engine {
     /// Offers a turn. Its content is in memory, but for one that waited for long.
     pub(super) fn offer(&self, core: &mut Core, session: u64, n: u64, agent: u64, mut request: AgentMessage) {
-        if let Some(metadata) = &request.metadata {
+        let place = core.traces.of(session, n);
+        let dispatched = place.map_or_else(Span::default, |place| Span::within("dispatch turn", place));
+        if let Some(metadata) = &mut request.metadata {
+            if let Some(place) = dispatched.place() {
+                metadata.headers.insert(TRACEPARENT.to_owned(), place.to_string());
+                dispatched.note("nexus.session_id", metadata.session_id.clone());
+                dispatched.note("nexus.agent_id", request.target_id.clone());
+                if let Some(id) = metadata.headers.get(FOLLOWED_BY) {
+                    dispatched.note("nexus.correlation_id", id.clone());
+                }
+            }
             tracing::debug!(
                 correlation_id = metadata.headers.get(FOLLOWED_BY),
                 message_id = request.id,

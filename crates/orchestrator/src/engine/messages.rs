@@ -1,5 +1,6 @@
 //! Messages on their way in: stored once, whatever is sent again.
 
+use nexus_daemon::spans::{self, Span};
 use nexus_proto::orchestrator::v1::{Message, MessageRole};
 use prost::Message as _;
 
@@ -45,6 +46,7 @@ impl Engine {
     }
 
     async fn send_one(&self, key: u64, message: Message, once: Option<&Once>) -> Result<Sent, Error> {
+        let _storing = Span::child("store message");
         match self.submit(key, message, 0, once).await? {
             Submitted::New(queued) => queued.done().await,
             Submitted::Repeat { sent, .. } => match once {
@@ -78,6 +80,7 @@ impl Engine {
             });
         }
         let asks = message.role == i32::from(MessageRole::User);
+        let place = spans::here();
         loop {
             let looked = self.look(|core| (core.epoch, added(&core.state, key)));
             if let Some(stored) = self.find_message(key, &message.id).await? {
@@ -98,6 +101,9 @@ impl Engine {
                         }
                         let n = parts.state.add_message(step, key, std::mem::take(&mut message))?;
                         parts.streams.sent(from, n, asks);
+                        if let Some(place) = place.clone().filter(|_| asks) {
+                            parts.traces.keep(key, n, place);
+                        }
                         let stored = parts.state.sessions.get(key).and_then(|session| session.in_tail(n));
                         Ok(sent(stored.map(|stored| &**stored), n))
                     },

@@ -28,6 +28,7 @@ mod said;
 mod streams;
 mod tasks;
 mod timers;
+mod traces;
 mod wake;
 mod watchers;
 mod wire;
@@ -60,6 +61,7 @@ use links::Links;
 use publish::{Draft, Pending};
 use ring::Ring;
 use streams::Streams;
+use traces::Traces;
 use watchers::Watchers;
 
 /// How the engine is run.
@@ -122,6 +124,7 @@ pub(crate) struct Core {
     pub streams: Streams,
     pub links: Links,
     pub watchers: Watchers,
+    pub traces: Traces,
 }
 
 impl Core {
@@ -182,6 +185,7 @@ impl Engine {
             streams: Streams::default(),
             links: Links::default(),
             watchers: Watchers::default(),
+            traces: Traces::default(),
         };
         let engine = Engine {
             inner: Arc::new(Inner {
@@ -244,6 +248,7 @@ impl Engine {
             state: &mut core.state,
             streams: &mut core.streams,
             links: &mut core.links,
+            traces: &mut core.traces,
             epoch: core.epoch,
         };
         let answer = f(&mut parts, &mut step)?;
@@ -420,6 +425,7 @@ pub(crate) struct CoreParts<'a> {
     pub state: &'a mut State,
     pub streams: &'a mut Streams,
     pub links: &'a mut Links,
+    pub traces: &'a mut Traces,
     /// Rises when the state is made anew: what was looked up before is no longer known to hold.
     pub epoch: u64,
 }

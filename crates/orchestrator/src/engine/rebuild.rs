@@ -1,6 +1,6 @@
 //! After a failed group the state is made anew from the disk, and what is open now is attached to it again.
 
-use super::{Core, Engine, wall};
+use super::{Core, Engine, traces::Traces, wall};
 use crate::domain::timers::Timer;
 use crate::domain::turn::Phase;
 use crate::domain::{Error, State};
@@ -28,6 +28,8 @@ impl Engine {
             self.dispatch_later(*session);
         }
         core.state = state;
+        // Numbers may be given again.
+        core.traces = Traces::default();
         self.inner.timer_moved.notify_one();
         tracing::warn!(
             epoch = core.epoch,

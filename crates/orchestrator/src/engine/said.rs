@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use nexus_daemon::spans::Span;
 use nexus_proto::agent::v1::{
     AgentMessage, AgentMessageMetadata, DataMessage, EventMessage, MessageType, agent_message::Payload,
 };
@@ -95,6 +96,7 @@ impl Engine {
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), data.headers.get(*name)?.clone())));
         let (extra, text) = (extra.collect(), text_of(&data.data));
+        let _storing = self.traced(session, "store answer");
         let known = self
             .write(move |state, step| Ok(state.answer(step, from, session, &correlation, text, extra)))
             .await?;
@@ -105,6 +107,15 @@ impl Engine {
             );
         }
         Ok(())
+    }
+
+    /// A part of what is done for the message whose turn it is.
+    fn traced(&self, session: u64, name: &'static str) -> Span {
+        self.look(|core| {
+            let turn = core.state.sessions.get(session)?.turns.front()?;
+            Some(Span::within(name, core.traces.of(session, turn.n)?))
+        })
+        .unwrap_or_default()
     }
 
     /// The turn ends without an answer.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesOrdered, Stream};
 use nexus_daemon::Caller;
+use nexus_daemon::spans::{self, Place, Span};
 use nexus_proto::orchestrator::v1::{
     Message, StreamMessageRequest, StreamMessageResponse, stream_message_request::Payload,
 };
@@ -46,7 +47,8 @@ pub fn stream(
 ) -> impl Stream<Item = Result<StreamMessageResponse, Status>> + Send {
     let opened = engine.open_stream();
     let unread = Unread::default();
-    let reader = tokio::spawn(read(engine.clone(), caller, opened.id, inbound, unread.clone()));
+    let reader = read(engine.clone(), caller, opened.id, inbound, unread.clone(), spans::here());
+    let reader = tokio::spawn(reader);
     stream::try_unfold(
         Delivery {
             engine,
@@ -88,6 +90,7 @@ async fn read(
     id: StreamId,
     mut inbound: Streaming<StreamMessageRequest>,
     unread: Unread,
+    place: Option<Place>,
 ) {
     let mut reading = Reading {
         engine: &engine,
@@ -95,6 +98,7 @@ async fn read(
         id,
         session: None,
         acks: false,
+        place,
     };
     let mut waiting = FuturesOrdered::new();
     let end = loop {
@@ -104,7 +108,7 @@ async fn read(
             frame = inbound.message(), if waiting.len() < IN_FLIGHT => match frame {
                 Ok(Some(frame)) => match reading.frame(frame).await {
                     Ok(None) => {}
-                    Ok(Some((message_id, stored))) => waiting.push_back(reading.settle(message_id, stored)),
+                    Ok(Some(stored)) => waiting.push_back(reading.settle(stored)),
                     Err(error) => break Err(error),
                 },
                 Ok(None) => break Ok(()),
@@ -125,11 +129,21 @@ struct Reading<'a> {
     id: StreamId,
     session: Option<u64>,
     acks: bool,
+    /// The stream's own, for messages that bring none.
+    place: Option<Place>,
+}
+
+/// A message on its way to the disk.
+struct Storing {
+    message_id: String,
+    submitted: Submitted,
+    /// Both end when its sender is told.
+    _spans: (Span, Span),
 }
 
 impl<'a> Reading<'a> {
     /// One frame. What was sent to be stored is returned, to be waited for in order.
-    async fn frame(&mut self, frame: StreamMessageRequest) -> Result<Option<(String, Submitted)>, Error> {
+    async fn frame(&mut self, frame: StreamMessageRequest) -> Result<Option<Storing>, Error> {
         self.acks |= frame.acks;
         let beat = matches!(frame.payload, Some(Payload::Heartbeat(())));
         if self.session.is_none() {
@@ -141,7 +155,11 @@ impl<'a> Reading<'a> {
         }
         match frame.payload {
             Some(Payload::Heartbeat(())) => self.engine.stream_heartbeat(self.id),
-            Some(Payload::Message(message)) => return self.message(message).await,
+            Some(Payload::Message(message)) => {
+                let place = frame.traceparent.parse::<Place>().ok().or_else(|| self.place.clone());
+                let received = Span::receive("receive message", place.as_ref());
+                return self.message(message, received).await;
+            }
             Some(Payload::Cancel(cancel)) => {
                 let session = self.session.ok_or(Error::FirstMessage("session_id"))?;
                 self.engine.cancel(session, &cancel.message_id).await?;
@@ -168,11 +186,16 @@ impl<'a> Reading<'a> {
     }
 
     /// An error with a message is told in band: the stream goes on for the next one.
-    async fn message(&self, message: Message) -> Result<Option<(String, Submitted)>, Error> {
+    async fn message(&self, message: Message, received: Span) -> Result<Option<Storing>, Error> {
         let session = self.session.ok_or(Error::FirstMessage("session_id"))?;
         let id = message.id.clone();
-        match self.engine.submit(session, message, self.id, None).await {
-            Ok(submitted) => Ok(Some((id, submitted))),
+        let storing = received.place().map(|place| Span::within("store message", &place));
+        match received.over(self.engine.submit(session, message, self.id, None)).await {
+            Ok(submitted) => Ok(Some(Storing {
+                message_id: id,
+                submitted,
+                _spans: (storing.unwrap_or_default(), received),
+            })),
             Err(error @ (Error::SessionClosed { .. } | Error::SessionNotFound(_))) => Err(error),
             Err(error) => {
                 self.engine.stream_error(self.id, &id, &in_band(&error));
@@ -182,9 +205,14 @@ impl<'a> Reading<'a> {
     }
 
     /// Waits until a message is on disk and tells its sender.
-    fn settle(&self, message_id: String, submitted: Submitted) -> impl Future<Output = ()> + use<'a> {
+    fn settle(&self, storing: Storing) -> impl Future<Output = ()> + use<'a> {
         let (engine, id, acks) = (self.engine, self.id, self.acks);
         async move {
+            let Storing {
+                message_id,
+                submitted,
+                _spans,
+            } = storing;
             let (sent, answer) = match submitted {
                 Submitted::Repeat { sent, answer } => (Ok(sent), answer),
                 Submitted::New(queued) => (queued.done().await, None),

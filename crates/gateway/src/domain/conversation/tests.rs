@@ -10,6 +10,7 @@ fn message(id: &str) -> Outgoing {
         role: Role::User,
         content: "hi".into(),
         extra: BTreeMap::new(),
+        traceparent: None,
     }
 }
 

@@ -1,0 +1,190 @@
+//! Spans of OpenTelemetry: one trace follows one message through all daemons.
+//!
+//! ```text
+//!   caller ──traceparent──▶ guard: span of the call ──▶ Span::child(..) ──▶ outgoing() ──▶ the next daemon
+//!                                        │ ended
+//!                                        ▼
+//!                              export.rs: bounded queue ──batches──▶ collector
+//! ```
+//!
+//! Off unless `otlp_endpoint` is set: then a [`Span`] is nothing and costs one load. It never waits, and never holds
+//! what a message says or what a secret is: names, ids, counts and codes only.
+
+mod export;
+mod place;
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use futures_util::future::Either;
+use http::HeaderValue;
+use opentelemetry::trace::{FutureExt as _, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _};
+use opentelemetry::{Context, ContextGuard, KeyValue, Value};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
+
+pub(crate) use export::check;
+pub use place::Place;
+
+/// What the spans of this process go to.
+struct Tracing {
+    tracer: SdkTracer,
+    queue: export::Queue,
+}
+
+static TRACING: OnceLock<Tracing> = OnceLock::new();
+
+/// Where spans go, and how many.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Target {
+    /// A URL, as `OTEL_EXPORTER_OTLP_ENDPOINT` has it.
+    pub endpoint: String,
+    /// Of the traces that begin here; others are traced if their caller traces them.
+    pub ratio: f64,
+}
+
+/// Spans go out from here on. To be called on the runtime that sends them.
+///
+/// # Errors
+/// The endpoint cannot be used.
+pub(crate) fn start(target: &Target, service: &str) -> Result<(), String> {
+    let resource = resource(service);
+    let (queue, exporting) = export::queue(&target.endpoint, &resource)?;
+    let provider = SdkTracerProvider::builder()
+        .with_span_processor(queue.clone())
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(target.ratio))))
+        .with_resource(resource)
+        .build();
+    let tracer = provider.tracer("nexus");
+    if TRACING.set(Tracing { tracer, queue }).is_ok() {
+        tokio::spawn(exporting);
+    }
+    Ok(())
+}
+
+/// `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` go before what we say of ourselves.
+fn resource(service: &str) -> Resource {
+    let said = Resource::builder().build();
+    let unnamed = said
+        .get(&"service.name".into())
+        .is_none_or(|name| name.as_str().starts_with("unknown_service"));
+    let mut own = vec![
+        KeyValue::new("service.namespace", "nexus"),
+        KeyValue::new("service.instance.id", service.to_owned()),
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+    ];
+    own.retain(|own| said.get(&own.key).is_none());
+    if unnamed {
+        own.push(KeyValue::new("service.name", format!("nexus-{service}")));
+    }
+    Resource::builder().with_attributes(own).build()
+}
+
+/// What ended until now reaches the collector, or does not within the budget.
+pub(crate) async fn flush(budget: Duration) {
+    if let Some(tracing) = TRACING.get()
+        && tokio::time::timeout(budget, tracing.queue.flushed()).await.is_err()
+    {
+        tracing::info!(?budget, "the last spans were not sent: the collector does not answer");
+    }
+}
+
+/// Whether anything is traced in this process.
+pub fn enabled() -> bool {
+    TRACING.get().is_some()
+}
+
+/// Where the work at this moment belongs, if it is in a trace.
+pub fn here() -> Option<Place> {
+    TRACING.get()?;
+    Context::map_current(|context| context.has_active_span().then(|| Place::of(context)))
+}
+
+/// The header `traceparent` for a call that is made now: what `nexus_client::Options` wants to know.
+pub fn outgoing() -> Option<HeaderValue> {
+    here().and_then(|here| HeaderValue::try_from(here.to_string()).ok())
+}
+
+/// A piece of work; nothing where nobody traces. It ends when it is dropped.
+#[must_use = "it ends when it is dropped"]
+#[derive(Debug, Default)]
+pub struct Span(Option<Context>);
+
+impl Span {
+    /// A part of what is done at this moment.
+    pub fn child(name: &'static str) -> Span {
+        match here() {
+            Some(here) => Span::within(name, &here),
+            None => Span(None),
+        }
+    }
+
+    /// A part of what began elsewhere, or earlier.
+    pub fn within(name: &'static str, place: &Place) -> Span {
+        Span::begin(name.into(), SpanKind::Internal, Some(place))
+    }
+
+    /// Something came in. Without a place it begins a trace.
+    pub fn receive(name: impl Into<Cow<'static, str>>, place: Option<&Place>) -> Span {
+        Span::begin(name.into(), SpanKind::Server, place)
+    }
+
+    /// A part of what is done at this moment that somebody else does for us.
+    pub fn call(name: &'static str) -> Span {
+        match here() {
+            Some(here) => Span::begin(name.into(), SpanKind::Client, Some(&here)),
+            None => Span(None),
+        }
+    }
+
+    fn begin(name: Cow<'static, str>, kind: SpanKind, place: Option<&Place>) -> Span {
+        let Some(tracing) = TRACING.get() else {
+            return Span(None);
+        };
+        let parent = place.map_or_else(Context::new, Place::context);
+        let builder = tracing.tracer.span_builder(name).with_kind(kind);
+        let span = tracing.tracer.build_with_context(builder, &parent);
+        Span(Some(parent.with_span(span)))
+    }
+
+    /// A name, an id, a count; never what a message says.
+    pub fn note(&self, key: &'static str, value: impl Into<Value>) {
+        if let Some(context) = &self.0 {
+            context.span().set_attribute(KeyValue::new(key, value));
+        }
+    }
+
+    /// It came to nothing, and the code says how.
+    pub fn failed(&self, code: impl Into<Cow<'static, str>>) {
+        if let Some(context) = &self.0 {
+            context.span().set_status(Status::error(code));
+        }
+    }
+
+    pub fn place(&self) -> Option<Place> {
+        self.0.as_ref().map(Place::of)
+    }
+
+    /// Makes this what is done at this moment, until the guard is dropped.
+    pub fn enter(&self) -> Option<ContextGuard> {
+        self.0.clone().map(Context::attach)
+    }
+
+    /// Makes this what is done whenever `work` is polled.
+    pub fn over<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        match self.0.clone() {
+            Some(context) => Either::Left(work.with_context(context)),
+            None => Either::Right(work),
+        }
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        if let Some(context) = &self.0 {
+            context.span().end();
+        }
+    }
+}

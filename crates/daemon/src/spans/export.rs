@@ -1,0 +1,143 @@
+//! From spans that ended to a collector: a bounded queue, batches, one at a time.
+//!
+//! Nobody waits for it: what finds no room is dropped and counted, and so is a batch that the collector does not take.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::Context;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{Span, SpanData, SpanExporter as Exporter, SpanProcessor};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::metrics;
+
+/// Spans that may wait for the collector.
+const WAITING: usize = 2048;
+/// Spans sent at once, and how long the first of them waits for others.
+const BATCH: usize = 512;
+const LINGER: Duration = Duration::from_secs(1);
+/// How long the collector may take for a batch.
+const SEND_WITHIN: Duration = Duration::from_secs(5);
+
+enum Item {
+    Ended(Box<SpanData>),
+    /// Everything before this is sent, or given up.
+    Flush(oneshot::Sender<()>),
+}
+
+/// Where spans go as they end.
+#[derive(Clone, Debug)]
+pub(super) struct Queue {
+    items: mpsc::Sender<Item>,
+}
+
+/// Whether it can be an endpoint at all.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check(endpoint: &str) -> Result<(), String> {
+    let uri: http::Uri = endpoint
+        .parse()
+        .map_err(|_| format!("expected a URL such as \"http://127.0.0.1:4317\", found {endpoint:?}"))?;
+    match uri.scheme_str() {
+        Some("http") if uri.authority().is_some() => Ok(()),
+        Some("https") => Err("a collector is spoken to in the clear here: put one on this host, and TLS behind it".into()),
+        _ => Err(format!("expected a URL such as \"http://127.0.0.1:4317\", found {endpoint:?}")),
+    }
+}
+
+/// The queue, and the work that empties it.
+pub(super) fn queue(endpoint: &str, resource: &Resource) -> Result<(Queue, impl Future<Output = ()> + use<>), String> {
+    let mut exporter = SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .with_timeout(SEND_WITHIN)
+        .build()
+        .map_err(|error| error.to_string())?;
+    exporter.set_resource(resource);
+    let (items, ended) = mpsc::channel(WAITING);
+    Ok((Queue { items }, send(exporter, ended)))
+}
+
+impl Queue {
+    pub async fn flushed(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.items.send(Item::Flush(done)).await.is_ok() {
+            let _gone = flushed.await;
+        }
+    }
+}
+
+impl SpanProcessor for Queue {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        if span.span_context.is_sampled() && self.items.try_send(Item::Ended(Box::new(span))).is_err() {
+            metrics::spans("queue-full", 1);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+async fn send<E: Exporter>(exporter: E, mut ended: mpsc::Receiver<Item>) {
+    let exporter = Arc::new(exporter);
+    let mut failing = false;
+    while let Some(first) = ended.recv().await {
+        let (mut batch, mut flush) = (Vec::new(), None);
+        let mut next = Some(first);
+        let until = Instant::now() + LINGER;
+        while let Some(item) = next.take() {
+            match item {
+                Item::Ended(span) => batch.push(*span),
+                Item::Flush(done) => {
+                    flush = Some(done);
+                    break;
+                }
+            }
+            if batch.len() < BATCH {
+                next = timeout_at(until, ended.recv()).await.ok().flatten();
+            }
+        }
+        if !batch.is_empty() {
+            let count = batch.len();
+            let sent = timeout(SEND_WITHIN, exporter.export(batch)).await;
+            let failed = match sent {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!("no answer within {SEND_WITHIN:?}")),
+            };
+            metrics::spans(if failed.is_some() { "not-taken" } else { "sent" }, count);
+            told(&mut failing, failed);
+        }
+        if let Some(done) = flush {
+            let _gone = done.send(());
+        }
+    }
+}
+
+/// Once when it begins and once when it is over, not for each batch.
+fn told(failing: &mut bool, failed: Option<String>) {
+    match failed {
+        Some(error) if !*failing => {
+            *failing = true;
+            tracing::warn!(error, "spans are dropped: the collector does not take them");
+        }
+        None if *failing => {
+            *failing = false;
+            tracing::info!("the collector takes spans again");
+        }
+        _ => {}
+    }
+}
