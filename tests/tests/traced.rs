@@ -57,7 +57,10 @@ impl TraceService for Collector {
         let mut seen = self.seen.lock().expect("nobody panics with it");
         for resource in request.into_inner().resource_spans {
             let of = resource.resource.unwrap_or_default().attributes;
-            let service = of.iter().find(|one| one.key == "service.name").map(|one| text(one.value.as_ref()));
+            let service = of
+                .iter()
+                .find(|one| one.key == "service.name")
+                .map(|one| text(one.value.as_ref()));
             for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
                 seen.push(Seen::of(service.clone().unwrap_or_default(), span));
             }
@@ -125,7 +128,9 @@ impl Collector {
             let trace: Vec<Seen> = root.as_ref().map(of).unwrap_or_default();
             let parent_of = |seen: &Seen| trace.iter().find(|other| other.id == seen.parent);
             let has = |(service, name, parent): &(&str, &str, &str)| {
-                let mut named = trace.iter().filter(|seen| seen.service == *service && seen.name == *name);
+                let mut named = trace
+                    .iter()
+                    .filter(|seen| seen.service == *service && seen.name == *name);
                 named.any(|seen| match parent_of(seen) {
                     Some(found) => found.name == *parent,
                     None => parent.is_empty(),
@@ -141,7 +146,12 @@ impl Collector {
     }
 }
 
-const DAEMONS: [&str; 4] = ["nexus-gateway", "nexus-orchestrator", "nexus-agent-assistant", "nexus-llm"];
+const DAEMONS: [&str; 4] = [
+    "nexus-gateway",
+    "nexus-orchestrator",
+    "nexus-agent-assistant",
+    "nexus-llm",
+];
 const SENT: &str = "gateway.v1.GatewayService/GatewaySendMessage";
 const TAKEN: &str = "orchestrator.v1.OrchestratorService/SendMessage";
 const STREAM: &str = "llm.v1.LLMService/StreamLLM";
@@ -191,9 +201,15 @@ async fn a_message_with_its_callers_trace_is_one_trace_through_all_daemons() {
         session_id: session(&site).await,
         message: Some(question("traced-1")),
     });
-    request.metadata_mut().insert("traceparent", CALLER.parse().expect("it is ASCII"));
+    request
+        .metadata_mut()
+        .insert("traceparent", CALLER.parse().expect("it is ASCII"));
     let connection = site.dial(Daemon::Gateway).connection();
-    connection.gateway().gateway_send_message(request).await.expect("it is taken");
+    connection
+        .gateway()
+        .gateway_send_message(request)
+        .await
+        .expect("it is taken");
 
     let [gateway, orchestrator, agent, llm] = DAEMONS;
     let wanted = [
@@ -212,7 +228,10 @@ async fn a_message_with_its_callers_trace_is_one_trace_through_all_daemons() {
     assert_eq!(CALLER.split('-').nth(1), Some(begin.trace.as_str()));
     assert_eq!(CALLER.split('-').nth(2), Some(begin.parent.as_str()));
     speaks_of_nothing(&trace);
-    let turn = trace.iter().find(|seen| seen.name == "turn").expect("it was waited for");
+    let turn = trace
+        .iter()
+        .find(|seen| seen.name == "turn")
+        .expect("it was waited for");
     assert_eq!(turn.attributes["nexus.correlation_id"], "traced-1");
     for daemon in Daemon::ALL {
         site.stopped(daemon).await;
@@ -230,7 +249,11 @@ async fn a_message_on_a_stream_begins_a_trace_of_its_own() {
     let connection = site.dial(Daemon::Gateway).connection();
     // The stream stays open: what is traced is the message.
     let frames = tokio_stream::StreamExt::chain(tokio_stream::once(frame), tokio_stream::pending());
-    let _answers = connection.gateway().stream_chat(frames).await.expect("a stream can be opened");
+    let _answers = connection
+        .gateway()
+        .stream_chat(frames)
+        .await
+        .expect("a stream can be opened");
 
     let [gateway, orchestrator, agent, llm] = DAEMONS;
     let wanted = [
@@ -243,7 +266,11 @@ async fn a_message_on_a_stream_begins_a_trace_of_its_own() {
     ];
     let begins = |seen: &Seen| seen.service == gateway && seen.name == "receive message";
     let trace = collector.trace(begins, &wanted).await;
-    assert_eq!(trace.iter().filter(|seen| seen.parent.is_empty()).count(), 1, "{trace:#?}");
+    assert_eq!(
+        trace.iter().filter(|seen| seen.parent.is_empty()).count(),
+        1,
+        "{trace:#?}"
+    );
     speaks_of_nothing(&trace);
 }
 
@@ -259,7 +286,9 @@ fn scrape(socket: &Path) -> String {
 #[tokio::test]
 async fn spans_that_nobody_takes_are_counted_and_cost_no_call() {
     // A port where nobody listens any more.
-    let port = Port::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a port can be had");
+    let port = Port::bind("127.0.0.1:0")
+        .and_then(|port| port.local_addr())
+        .expect("a port can be had");
     let site = Site::new();
     let socket = site.folder().path().join("metrics.sock");
     let mut site = site
@@ -304,8 +333,15 @@ async fn a_collector_that_hangs_holds_up_neither_a_call_nor_a_stop() {
 #[tokio::test]
 async fn an_endpoint_that_is_none_is_a_mistake_in_the_settings() {
     let site = Site::new().env("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317");
-    let checked = site.command(Daemon::Llm).arg("--check-config").output().expect("it can be run");
+    let checked = site
+        .command(Daemon::Llm)
+        .arg("--check-config")
+        .output()
+        .expect("it can be run");
     assert_eq!(checked.status.code(), Some(78));
     let said = String::from_utf8_lossy(&checked.stderr);
-    assert!(said.contains("OTEL_EXPORTER_OTLP_ENDPOINT") && said.contains("http://127.0.0.1:4317"), "{said}");
+    assert!(
+        said.contains("OTEL_EXPORTER_OTLP_ENDPOINT") && said.contains("http://127.0.0.1:4317"),
+        "{said}"
+    );
 }

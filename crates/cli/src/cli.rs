@@ -78,6 +78,8 @@ pub enum Command {
     Hub(ForegroundArgs),
     /// Run the collaboration daemon in the foreground, with these arguments
     Collab(ForegroundArgs),
+    /// Find, install and update skills of the hub
+    Skills(ForegroundArgs),
     /// Talk to the assistant
     Chat(ChatArgs),
     /// List, show, close, delete and export conversations

@@ -79,6 +79,7 @@ async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
             "nexus-collab",
             &args.args,
         )),
+        Command::Skills(_) => Err(services::foreground::not_here("nexus-hub")),
         Command::Chat(args) => chat::run(&strict(Mistakes::Fail)?, args, output).await,
         Command::Containers(command) => commands::containers::run(&strict(Mistakes::Fail)?, command, output).await,
         Command::Images(command) => commands::images::run(&strict(Mistakes::Fail)?, command, output).await,

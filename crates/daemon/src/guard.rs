@@ -99,7 +99,11 @@ impl Guard {
             None
         });
         let span = span(&mut request, &method, &caller.caller.principal);
-        let traced = if spans::enabled() { traced(&mut request, &method) } else { Span::default() };
+        let traced = if spans::enabled() {
+            traced(&mut request, &method)
+        } else {
+            Span::default()
+        };
         request.extensions_mut().insert(caller.caller);
 
         let entered = (span.as_ref().map(tracing::Span::enter), traced.enter());
@@ -235,7 +239,8 @@ fn span(request: &mut Request<Body>, method: &Method, principal: &str) -> Option
 fn traced(request: &mut Request<Body>, method: &Method) -> Span {
     let from = request.headers().get(TRACEPARENT).and_then(|from| from.to_str().ok());
     let from: Option<Place> = from.and_then(|from| from.parse().ok());
-    let begins = method.kind == Kind::Unary && !method.path.starts_with("/grpc.") && !method.path.ends_with("/Heartbeat");
+    let begins =
+        method.kind == Kind::Unary && !method.path.starts_with("/grpc.") && !method.path.ends_with("/Heartbeat");
     if from.is_none() && !begins {
         return Span::default();
     }
@@ -245,7 +250,10 @@ fn traced(request: &mut Request<Body>, method: &Method) -> Span {
     span.note("rpc.system", "grpc");
     span.note("rpc.service", service.to_owned());
     span.note("rpc.method", called.to_owned());
-    if let Some(value) = span.place().and_then(|place| HeaderValue::try_from(place.to_string()).ok()) {
+    if let Some(value) = span
+        .place()
+        .and_then(|place| HeaderValue::try_from(place.to_string()).ok())
+    {
         // Who the request is passed on to is a part of this call.
         request.headers_mut().insert(TRACEPARENT, value);
     }

@@ -10,6 +10,7 @@
 //! Off unless `otlp_endpoint` is set: then a [`Span`] is nothing and costs one load. It never waits, and never holds
 //! what a message says or what a secret is: names, ids, counts and codes only.
 
+mod collector;
 mod export;
 mod place;
 
@@ -25,7 +26,7 @@ use opentelemetry::{Context, ContextGuard, KeyValue, Value};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
 
-pub(crate) use export::check;
+pub(crate) use collector::check;
 pub use place::Place;
 
 /// What the spans of this process go to.

@@ -18,6 +18,7 @@ use std::{
 
 use nexus_proto::orchestrator::v1::ListSessionsRequest;
 use nix::sys::signal::Signal;
+use tonic_health::pb::HealthCheckRequest;
 use world::{SERVICES, World, kill, lives, until};
 
 /// Whoever is killed first, and whoever next: all serve again, each once, and a question is answered.
@@ -91,6 +92,22 @@ async fn a_killed_daemon_serves_again_and_its_clients_reconnect_by_themselves() 
         times.push(begin.elapsed().as_millis());
     }
     println!("a killed orchestrator answers its client again after {times:?} ms");
+    for service in SERVICES {
+        let connection = world.connect(service);
+        let ask = || async {
+            let whole = HealthCheckRequest { service: String::new() };
+            connection.health().check(whole).await
+        };
+        ask().await.unwrap();
+        let pid = world.pid(service);
+        let begin = Instant::now();
+        kill(pid, Signal::SIGKILL);
+        until_asked(&ask).await;
+        println!(
+            "{service}, killed, answers its client again after {} ms",
+            begin.elapsed().as_millis()
+        );
+    }
     until("the others are of use again", || {
         (world.snapshot()["ok"] == true).then_some(())
     });
@@ -103,6 +120,25 @@ async fn until_asked<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(as
         assert!(begin.elapsed() < nexus_tests::PATIENCE, "{error:?}");
         tokio::task::yield_now().await;
     }
+}
+
+/// As the seed's users start it, where nobody looks after it.
+#[test]
+fn the_gateway_runs_in_the_foreground_by_its_old_name() {
+    let world = World::forgiving();
+    let mut daemon = world
+        .command(&["gateway-daemon"])
+        .env("NEXUS_LOAD_SHELL_ENV", "1")
+        .env("SHELL", "/bin/sh")
+        .spawn()
+        .unwrap();
+    let pid = i32::try_from(daemon.id()).unwrap();
+    until("it listens", || UnixStream::connect(world.socket("gateway")).ok());
+    let gateway = world.service("gateway");
+    assert_eq!(gateway["pid"], pid, "{gateway}");
+    assert_eq!(gateway["manager"], "none", "kept by nobody: {gateway}");
+    kill(pid, Signal::SIGTERM);
+    assert!(daemon.wait().unwrap().success());
 }
 
 #[test]

@@ -12,5 +12,6 @@ mod install;
 mod made;
 mod newer;
 mod package;
+mod status;
 mod system;
 mod watchdog;

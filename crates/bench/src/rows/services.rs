@@ -53,7 +53,10 @@ fn measured(when: &str, place: &Place, beside: Option<&[String]>, rounds: usize)
     }
     let figure = |what: &str, unit, of: fn(&Cost) -> f64| {
         let name = format!("nexus services status, {when}, {what}");
-        let both: Vec<_> = pairs.iter().filter_map(|(a, b)| Some((of(a), of(b.as_ref()?)))).collect();
+        let both: Vec<_> = pairs
+            .iter()
+            .filter_map(|(a, b)| Some((of(a), of(b.as_ref()?))))
+            .collect();
         let alone = Figure::alone(ROW, name.clone(), unit, median(pairs.iter().map(|(ours, _)| of(ours))));
         if both.is_empty() {
             return vec![alone.goal(Goal::AtMost(10.0))];
@@ -97,8 +100,17 @@ fn systemd() -> Result<Option<Vec<String>>> {
     if !Path::new("/run/systemd/system").exists() {
         return Ok(None);
     }
-    let args = ["list-units", "--type=service", "--state=running", "--no-legend", "--plain"];
-    let listed = Command::new("systemctl").args(args).output().context("failed to run systemctl")?;
+    let args = [
+        "list-units",
+        "--type=service",
+        "--state=running",
+        "--no-legend",
+        "--plain",
+    ];
+    let listed = Command::new("systemctl")
+        .args(args)
+        .output()
+        .context("failed to run systemctl")?;
     let listed = String::from_utf8_lossy(&listed.stdout);
     let units = listed.lines().filter_map(|line| line.split_whitespace().next());
     let units: Vec<String> = units.take(DAEMONS.len()).map(str::to_owned).collect();

@@ -11,8 +11,7 @@ use crate::{
 /// Becomes the daemon; only comes back if it could not.
 pub fn run(place: &Place, binary: &str, args: &[OsString]) -> Failure {
     let Some(program) = programs::find(binary) else {
-        return Failure::new(Exit::Failed, format!("{binary} is not part of this build"))
-            .hint("what is: nexus services status");
+        return not_here(binary);
     };
     let mut command = Command::new(&program);
     command.args(args).env("NEXUS_ROOT", place.root.path());
@@ -21,4 +20,9 @@ pub fn run(place: &Place, binary: &str, args: &[OsString]) -> Failure {
     }
     let error = command.exec();
     Failure::file("start", &program, &error)
+}
+
+/// For commands whose daemon comes later.
+pub fn not_here(binary: &str) -> Failure {
+    Failure::new(Exit::Failed, format!("{binary} is not part of this build")).hint("what is: nexus services status")
 }

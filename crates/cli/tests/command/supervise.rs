@@ -251,9 +251,17 @@ fn names_are_checked_and_commands_say_what_is_not_there() {
     assert_eq!(tree.run(&["services", "status"]).status.code(), Some(0));
     assert_eq!(tree.run(&["services", "status", "llm"]).status.code(), Some(3));
     assert_eq!(tree.run(&["services", "stop"]).status.code(), Some(0));
-    let done = tree.run(&["hub"]);
-    assert_eq!(done.status.code(), Some(1));
-    assert!(text(&done.stderr).contains("nexus-hub is not part of this build"));
+    for (name, daemon) in [
+        (&["cloud", "status"][..], "nexus-cloud"),
+        (&["hub"], "nexus-hub"),
+        (&["skills", "search", "x"], "nexus-hub"),
+        (&["collab"], "nexus-collab"),
+    ] {
+        let done = tree.run(name);
+        assert_eq!(done.status.code(), Some(1), "{name:?}");
+        let said = text(&done.stderr);
+        assert!(said.contains(&format!("{daemon} is not part of this build")), "{said}");
+    }
 }
 
 #[test]

@@ -3,17 +3,19 @@
 //! Nobody waits for it: what finds no room is dropped and counted, and so is a batch that the collector does not take.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::Context;
-use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
+use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{Span, SpanData, SpanExporter as Exporter, SpanProcessor};
+use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::collector::Collector;
 use crate::metrics;
 
 /// Spans that may wait for the collector.
@@ -36,32 +38,14 @@ pub(super) struct Queue {
     items: mpsc::Sender<Item>,
 }
 
-/// Whether it can be an endpoint at all.
+/// The queue, and the work that empties it.
 ///
 /// # Errors
-/// What is wrong with it.
-pub(crate) fn check(endpoint: &str) -> Result<(), String> {
-    let uri: http::Uri = endpoint
-        .parse()
-        .map_err(|_| format!("expected a URL such as \"http://127.0.0.1:4317\", found {endpoint:?}"))?;
-    match uri.scheme_str() {
-        Some("http") if uri.authority().is_some() => Ok(()),
-        Some("https") => Err("a collector is spoken to in the clear here: put one on this host, and TLS behind it".into()),
-        _ => Err(format!("expected a URL such as \"http://127.0.0.1:4317\", found {endpoint:?}")),
-    }
-}
-
-/// The queue, and the work that empties it.
+/// The endpoint cannot be used.
 pub(super) fn queue(endpoint: &str, resource: &Resource) -> Result<(Queue, impl Future<Output = ()> + use<>), String> {
-    let mut exporter = SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .with_timeout(SEND_WITHIN)
-        .build()
-        .map_err(|error| error.to_string())?;
-    exporter.set_resource(resource);
+    let collector = Collector::new(endpoint)?;
     let (items, ended) = mpsc::channel(WAITING);
-    Ok((Queue { items }, send(exporter, ended)))
+    Ok((Queue { items }, send(collector, resource.into(), ended)))
 }
 
 impl Queue {
@@ -91,8 +75,7 @@ impl SpanProcessor for Queue {
     }
 }
 
-async fn send<E: Exporter>(exporter: E, mut ended: mpsc::Receiver<Item>) {
-    let exporter = Arc::new(exporter);
+async fn send(mut collector: Collector, resource: ResourceAttributesWithSchema, mut ended: mpsc::Receiver<Item>) {
     let mut failing = false;
     while let Some(first) = ended.recv().await {
         let (mut batch, mut flush) = (Vec::new(), None);
@@ -112,11 +95,15 @@ async fn send<E: Exporter>(exporter: E, mut ended: mpsc::Receiver<Item>) {
         }
         if !batch.is_empty() {
             let count = batch.len();
-            let sent = timeout(SEND_WITHIN, exporter.export(batch)).await;
-            let failed = match sent {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some(format!("no answer within {SEND_WITHIN:?}")),
+            let request = ExportTraceServiceRequest {
+                resource_spans: group_spans_by_resource_and_scope(batch, &resource),
+            };
+            let failed = match timeout(SEND_WITHIN, collector.take(&request)).await {
+                Ok(sent) => sent.err(),
+                Err(_) => {
+                    collector.hang_up();
+                    Some(format!("no answer within {SEND_WITHIN:?}"))
+                }
             };
             metrics::spans(if failed.is_some() { "not-taken" } else { "sent" }, count);
             told(&mut failing, failed);

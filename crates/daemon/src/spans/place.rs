@@ -53,11 +53,7 @@ impl FromStr for Place {
         };
         let mut parts = text.trim().split('-');
         let version = hex(parts.next(), 2)?;
-        let (trace, span, flags) = (
-            hex(parts.next(), 32)?,
-            hex(parts.next(), 16)?,
-            hex(parts.next(), 2)?,
-        );
+        let (trace, span, flags) = (hex(parts.next(), 32)?, hex(parts.next(), 16)?, hex(parts.next(), 2)?);
         if version == "ff" || (version == "00" && parts.next().is_some()) {
             return Err(NoPlace);
         }

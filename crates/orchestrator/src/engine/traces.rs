@@ -39,7 +39,9 @@ mod tests {
 
     #[test]
     fn the_oldest_are_forgotten() {
-        let place: Place = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap();
+        let place: Place = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+            .parse()
+            .unwrap();
         let mut traces = Traces::default();
         for n in 1..=KEPT as u64 + 1 {
             traces.keep(1, n, place.clone());

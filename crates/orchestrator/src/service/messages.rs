@@ -47,7 +47,14 @@ pub fn stream(
 ) -> impl Stream<Item = Result<StreamMessageResponse, Status>> + Send {
     let opened = engine.open_stream();
     let unread = Unread::default();
-    let reader = read(engine.clone(), caller, opened.id, inbound, unread.clone(), spans::here());
+    let reader = read(
+        engine.clone(),
+        caller,
+        opened.id,
+        inbound,
+        unread.clone(),
+        spans::here(),
+    );
     let reader = tokio::spawn(reader);
     stream::try_unfold(
         Delivery {
