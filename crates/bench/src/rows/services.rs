@@ -3,12 +3,14 @@
 
 use std::{
     fs,
+    io::{self, Write as _},
     path::Path,
     process::{Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::{Run, start::Up};
 use crate::{
@@ -17,6 +19,8 @@ use crate::{
 };
 
 const ROW: &str = "services";
+const PATIENCE: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Of one run of a command.
 #[derive(Clone, Copy, Debug)]
@@ -69,30 +73,36 @@ fn measured(when: &str, place: &Place, beside: Option<&[String]>, rounds: usize)
     Ok(figures)
 }
 
-/// Runs it to its end. Its peak only grows while it lives, so that the last look is the one that counts.
+/// Runs it to its end, and once more for its memory.
 fn cost(command: &mut Command) -> Result<(Cost, bool)> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let begin = Instant::now();
-    let mut child = command.spawn().context("failed to run a status command")?;
-    let path = format!("/proc/{}/status", child.id());
-    let mut peak = 0.0_f64;
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        peak = peak.max(resident(Path::new(&path)));
-        std::thread::yield_now();
-    };
+    let status = command.status().context("failed to run a status command")?;
     let ms = begin.elapsed().as_secs_f64() * 1e3;
-    Ok((Cost { ms, mb: peak }, status.success()))
+    Ok((Cost { ms, mb: peak(command)? }, status.success()))
 }
 
-/// `VmHWM` in MB; nothing for a process that has just ended.
-fn resident(status: &Path) -> f64 {
-    let text = fs::read_to_string(status).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+/// Its peak as it speaks: by then it has seen everything, and a pipe that is full holds it there.
+fn peak(command: &mut Command) -> Result<f64> {
+    let (mut reader, writer) = io::pipe()?;
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    while (&writer).write(&[b' '; 4096]).is_ok() {}
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty()))?;
+    let mut child = command.stdout(writer).spawn()?;
+    // This end of the writer goes with the command's.
+    command.stdout(Stdio::null());
+    let of = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", child.id())).unwrap_or_default();
+    let begin = Instant::now();
+    while !of("wchan").contains("pipe") {
+        ensure!(begin.elapsed() < PATIENCE, "a status command says nothing");
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    let status = of("status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kb = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
-    kb.unwrap_or(0.0) * 1.024 / 1e3
+    io::copy(&mut reader, &mut io::sink())?;
+    child.wait()?;
+    Ok(kb.context("the kernel tells no peak of memory")? * 1.024 / 1e3)
 }
 
 /// As many running services as we have, of a systemd that runs here.
