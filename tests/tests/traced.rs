@@ -274,6 +274,42 @@ async fn a_message_on_a_stream_begins_a_trace_of_its_own() {
     speaks_of_nothing(&trace);
 }
 
+#[tokio::test]
+async fn a_caller_that_traces_decides_for_its_own() {
+    let collector = Collector::default();
+    let endpoint = collector.listen().await;
+    let mut site = Site::new()
+        .settings(&format!(
+            "[common]\notlp_endpoint = \"{endpoint}\"\notlp_sampling = 0\n"
+        ))
+        .env("NEXUS_LLM__DEFAULT_PROVIDER", "offline");
+    site.up(&Daemon::ALL).await;
+    site.answers().await;
+    let session_id = session(&site).await;
+    let connection = site.dial(Daemon::Gateway).connection();
+    for (id, caller) in [("traced-3", None), ("traced-4", Some(CALLER))] {
+        let mut request = Request::new(GatewaySendMessageRequest {
+            session_id: session_id.clone(),
+            message: Some(question(id)),
+        });
+        if let Some(caller) = caller {
+            request
+                .metadata_mut()
+                .insert("traceparent", caller.parse().expect("it is ASCII"));
+        }
+        let sent = connection.gateway().gateway_send_message(request).await;
+        sent.expect("it is taken");
+    }
+    let wanted = [
+        ("nexus-orchestrator", "store answer", TAKEN),
+        ("nexus-llm", "ask provider", STREAM),
+    ];
+    collector.trace(|seen| seen.name == SENT, &wanted).await;
+    let seen = collector.seen.lock().expect("nobody panics with it").clone();
+    let of_caller = |seen: &&Seen| CALLER.contains(&seen.trace);
+    assert_eq!(seen.iter().find(|seen| !of_caller(seen)), None);
+}
+
 fn scrape(socket: &Path) -> String {
     let mut stream = UnixStream::connect(socket).expect("it listens");
     let ask = b"GET /metrics HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n";

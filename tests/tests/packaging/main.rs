@@ -56,3 +56,23 @@ fn the_compose_file_is_sound() {
         assert!(said.contains(kept), "{kept}: {said}");
     }
 }
+
+/// By the tool of Prometheus itself.
+#[test]
+fn the_settings_for_prometheus_are_sound() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus.yml");
+    let own = std::env::current_exe().unwrap();
+    // target/<profile>/deps/<test>
+    let fetched = own.ancestors().nth(3).unwrap().join("ci/prometheus/promtool");
+    let tools = [Path::new("promtool"), &fetched];
+    let works = |tool: &&&Path| Command::new(tool).arg("--version").output().is_ok();
+    let Some(tool) = tools.iter().find(works) else {
+        skipped(
+            "packaging::the_settings_for_prometheus_are_sound",
+            "needs promtool, or tests/packaging/setup.sh",
+        );
+        return;
+    };
+    let said = program::run(Command::new(tool).args(["check", "config"]).arg(file));
+    assert!(said.contains("SUCCESS"), "{said}");
+}

@@ -128,3 +128,43 @@ fn told(failing: &mut bool, failed: Option<String>) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{Tracer as _, TracerProvider as _};
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+
+    use super::*;
+
+    /// Nobody listens at the port that is called "discard".
+    const NOBODY: &str = "http://127.0.0.1:9";
+
+    #[tokio::test]
+    async fn what_finds_no_room_is_dropped_and_nobody_waits() {
+        let (queue, sending) = queue(NOBODY, &Resource::builder_empty().build()).unwrap();
+        let provider = SdkTracerProvider::builder().with_span_processor(queue.clone()).build();
+        let tracer = provider.tracer("test");
+        for _ in 0..WAITING + 10 {
+            drop(tracer.start("one"));
+        }
+        assert_eq!(queue.items.capacity(), 0);
+        let sending = tokio::spawn(sending);
+        let patience = Duration::from_secs(20);
+        timeout(patience, queue.flushed())
+            .await
+            .expect("a refusal is an end too");
+        assert_eq!(queue.items.capacity(), WAITING);
+        // With the last handle gone there is nothing left to send.
+        drop((provider, tracer, queue));
+        timeout(patience, sending).await.expect("it ends").unwrap();
+    }
+
+    #[test]
+    fn trouble_is_told_when_it_begins_and_when_it_ends() {
+        let mut failing = false;
+        for (failed, now) in [(Some("x"), true), (Some("x"), true), (None, false), (None, false)] {
+            told(&mut failing, failed.map(str::to_owned));
+            assert_eq!(failing, now);
+        }
+    }
+}
