@@ -89,6 +89,8 @@ impl Machine {
     fn dockerd(&self) -> Command {
         let mut command = Command::new("dockerd");
         command
+            // Where its containerd writes what it did, if it hangs.
+            .env("TMPDIR", self.directory.path())
             .args([
                 "--storage-driver=vfs",
                 "--iptables=false",

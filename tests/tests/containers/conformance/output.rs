@@ -46,7 +46,7 @@ pub async fn stdout_and_stderr_are_kept_apart(bench: &Bench) {
 }
 
 pub async fn a_flood_is_complete(bench: &Bench) {
-    let script = "seq 1 200000; seq 1 50000 >&2; echo last";
+    let script = "seq 1 100000; seq 1 30000 >&2; echo last";
     let id = bench.start(&bench.shell(script)).await;
     let options = LogOptions {
         follow: true,
@@ -56,10 +56,10 @@ pub async fn a_flood_is_complete(bench: &Bench) {
     for options in [options, LogOptions::default()] {
         let (out, err) = read(bench, &id, options).await;
         bench.engine.wait(&id).await.unwrap();
-        let wanted: String = (1..=200_000).map(|n| format!("{n}\n")).collect();
+        let wanted: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
         assert!(out == wanted + "last\n", "{} bytes of stdout", out.len());
         assert!(
-            err.lines().count() == 50_000 && err.ends_with("\n50000\n"),
+            err.lines().count() == 30_000 && err.ends_with("\n30000\n"),
             "{} bytes of stderr",
             err.len()
         );
