@@ -14,4 +14,5 @@ mod newer;
 mod package;
 mod status;
 mod system;
+mod upgrade;
 mod watchdog;

@@ -94,7 +94,7 @@ async fn a_new_version_takes_over_and_nobody_loses_anything() {
             supervisor,
             "it became the new one, and is the same process"
         );
-        assert!(there.program(supervisor).starts_with(there.version("b")));
+        assert!(there.program(supervisor).unwrap().starts_with(there.version("b")));
         let backup = said["backup"].as_str().unwrap();
         there.works(&["backup", "verify", backup]);
         assert!(there.prefix().join("share/doc/nexus/b").is_file(), "the links follow");

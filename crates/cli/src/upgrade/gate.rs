@@ -239,7 +239,7 @@ impl Gate<'_> {
         let seen = look(self.program, self.place).await.map_err(|why| late(&why))?;
         let stale = |one: &&Before| {
             let now = seen.iter().find(|seen| seen.id == one.id);
-            now.is_none_or(|now| !matches!(self.judge(one, now), Is::Fine))
+            now.is_none_or(|now| !matches!(self.judge(one, now, now.pid), Is::Fine))
         };
         let stale: Vec<&str> = self.before.iter().filter(stale).map(|one| one.id.as_str()).collect();
         if stale.is_empty() {
@@ -253,10 +253,10 @@ impl Gate<'_> {
         // Its exit code says less than what is seen afterwards.
         let done = ask(self.program, self.place, &args, self.wait + ASK).await;
         done.map_err(|why| late(&why))?;
-        self.watch(begin + self.wait, since, output).await
+        self.watch(&seen, begin + self.wait, since, output).await
     }
 
-    async fn watch(&self, give_up: Instant, since: SystemTime, output: &Output) -> Result<(), Trouble> {
+    async fn watch(&self, first: &[Seen], give_up: Instant, since: SystemTime, output: &Output) -> Result<(), Trouble> {
         let mut told = false;
         loop {
             let seen = look(self.program, self.place).await;
@@ -264,9 +264,10 @@ impl Gate<'_> {
             let mut waiting = Vec::new();
             for before in self.before {
                 let now = seen.iter().find(|seen| seen.id == before.id);
+                let pid = first.iter().find(|seen| seen.id == before.id).and_then(|seen| seen.pid);
                 match now.map_or_else(
                     || Is::Lost("is not known any more".to_owned()),
-                    |now| self.judge(before, now),
+                    |now| self.judge(before, now, pid),
                 ) {
                     Is::Fine => {}
                     Is::Lost(why) => return Err(self.trouble(&before.id, why, since)),
@@ -289,7 +290,9 @@ impl Gate<'_> {
 
     /// Ready again if it was, from the right folder, and of the right version. Of one that was not well nothing is asked
     /// but that it is what this version runs.
-    fn judge(&self, before: &Before, now: &Seen) -> Is {
+    /// Where the system does not tell what runs (a daemon may hide it from all but root), a process that `old` is not is
+    /// taken to be it: nobody else starts them.
+    fn judge(&self, before: &Before, now: &Seen, old: Option<i32>) -> Is {
         let words = || {
             let ended = now.last_exit.as_ref().map(|ended| ended.message.clone());
             let check = now.checks.iter().find(|check| check.status == "fail");
@@ -315,7 +318,11 @@ impl Gate<'_> {
                 false => Is::Fine,
             };
         };
-        if runs_from(pid, self.program) == Some(false) {
+        let runs = runs_from(pid, self.program);
+        if runs.is_none() && old == Some(pid) {
+            return Is::Not("was not restarted".to_owned());
+        }
+        if runs == Some(false) {
             let bin = self.program.parent().unwrap_or(self.program);
             return Is::Not(format!("was not started from {}", bin.display()));
         }
