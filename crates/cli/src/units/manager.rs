@@ -76,14 +76,20 @@ impl Manager {
             supervisor,
             ..
         } = snapshot;
-        for service in &mut services {
-            match self {
-                Manager::Systemd(scope) => {
-                    if let Some(state) = scope.systemd().state(&service.id).await? {
+        match self {
+            Manager::Systemd(scope) => {
+                let names: Vec<&str> = services.iter().map(|service| service.id.as_str()).collect();
+                let states = scope.systemd().states(&names).await?;
+                for (service, state) in services.iter_mut().zip(states) {
+                    if let Some(state) = state {
                         put_systemd(service, &state);
                     }
                 }
-                Manager::Launchd => put_launchd(service, launchd::state(&service.id).await?),
+            }
+            Manager::Launchd => {
+                for service in &mut services {
+                    put_launchd(service, launchd::state(&service.id).await?);
+                }
             }
         }
         Ok(Snapshot::new(services, supervisor))

@@ -76,20 +76,31 @@ impl Systemd {
 
     /// `None` if there is no unit of it.
     pub async fn state(self, service: &str) -> Result<Option<State>, Failure> {
-        let Some(entry) = files::find(service) else {
-            return Ok(None);
-        };
-        let (unit, socket) = (entry.service_unit(), entry.socket_unit());
-        let said = self
-            .ask(&["show", "--timestamp=unix", PROPERTIES, &unit, &socket])
-            .await?;
-        let mut blocks = said.split("\n\n");
-        let (daemon, socket) = (blocks.next().unwrap_or_default(), blocks.next().unwrap_or_default());
-        let mut state = parse(&unit, daemon);
-        if let Some(state) = &mut state {
-            state.socket = value(socket, "ActiveState") == Some("active");
+        Ok(self.states(&[service]).await?.pop().flatten())
+    }
+
+    /// All in one question, as each costs a process; `None` for one that has no unit.
+    pub async fn states(self, services: &[&str]) -> Result<Vec<Option<State>>, Failure> {
+        let entries: Vec<_> = services.iter().map(|service| files::find(service)).collect();
+        let known: Vec<_> = entries.iter().copied().flatten().collect();
+        if known.is_empty() {
+            return Ok(services.iter().map(|_| None).collect());
         }
-        Ok(state)
+        let units: Vec<String> = known
+            .iter()
+            .flat_map(|entry| [entry.service_unit(), entry.socket_unit()])
+            .collect();
+        let mut args = vec!["show", "--timestamp=unix", PROPERTIES];
+        args.extend(units.iter().map(String::as_str));
+        let said = self.ask(&args).await?;
+        let mut blocks = said.split("\n\n");
+        let mut state = |entry: &Entry| {
+            let (daemon, socket) = (blocks.next().unwrap_or_default(), blocks.next().unwrap_or_default());
+            let mut state = parse(&entry.service_unit(), daemon)?;
+            state.socket = value(socket, "ActiveState") == Some("active");
+            Some(state)
+        };
+        Ok(entries.into_iter().map(|entry| entry.and_then(&mut state)).collect())
     }
 
     /// Returns when it is ready. What stopped it before (a crash loop, a wrong config) is forgotten.
