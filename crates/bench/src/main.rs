@@ -30,8 +30,18 @@ use figures::Figure;
 use report::Setting;
 use rows::Run;
 
-const ROWS: [&str; 10] = [
-    "unary", "durable", "grown", "deltas", "fanout", "door", "start", "services", "idle", "sizes",
+const ROWS: [&str; 11] = [
+    "unary",
+    "durable",
+    "grown",
+    "deltas",
+    "fanout",
+    "door",
+    "start",
+    "services",
+    "containers",
+    "idle",
+    "sizes",
 ];
 
 #[derive(Debug, Parser)]
@@ -145,6 +155,7 @@ async fn rows(run: &Run, only: &[String]) -> Result<Vec<Figure>> {
             ("door", _) => rows::door::run(run).await,
             ("start", Some(used)) => rows::start::run(run, used).await,
             ("services", _) => rows::services::run(run),
+            ("containers", _) => rows::containers::run(run).await,
             ("idle", Some(used)) => rows::idle::run(run, used).await,
             ("sizes", _) => rows::sizes::run(run),
             _ => bail!("no such row"),

@@ -1,5 +1,6 @@
 //! One file for each row of the table.
 
+pub mod containers;
 pub mod deltas;
 pub mod door;
 pub mod durable;
