@@ -13,10 +13,16 @@ use nexus_proto::{
 use crate::{
     config::{self, Config},
     engine::{Engine, Jolt, Ledger},
-    keys::{Keys, references::References},
+    keys::{
+        Keys,
+        references::{References, WAITING},
+    },
     service,
     store::{self, UsageFile},
 };
+
+/// The part of this daemon's health that says whether it can have its secrets.
+const CREDENTIALS: &str = "credentials";
 
 pub struct Llm;
 
@@ -55,7 +61,12 @@ impl Daemon for Llm {
         }
 
         let health = boot.health.clone();
-        tokio::spawn(references.keep(boot.stop.token(), move |trouble| health.limp("credentials", trouble)));
+        health.follow(CREDENTIALS);
+        tokio::spawn(references.keep(boot.stop.token(), move |trouble| {
+            let waits = trouble.as_deref().is_some_and(|said| said.contains(WAITING));
+            health.set(CREDENTIALS, !waits);
+            health.limp(CREDENTIALS, trouble);
+        }));
         let health = boot.health.clone();
         tokio::spawn(
             ledger

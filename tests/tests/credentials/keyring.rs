@@ -221,6 +221,7 @@ async fn a_daemon_waits_for_a_locked_keyring_and_goes_on_when_it_opens() {
         world.health().await,
         i32::from(nexus_proto::common::v1::Health::Degraded)
     );
+    assert_eq!(world.service("llm")["state"], "waiting-for-credential");
     let pid = world.site.process(Daemon::Llm).pid();
     session.unlock();
     world.answered().await;

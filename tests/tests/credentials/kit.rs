@@ -171,6 +171,12 @@ impl World {
         }
     }
 
+    /// What `nexus services status` says of one.
+    pub fn service(&self, name: &str) -> serde_json::Value {
+        let said = self.nexus(&["services", "status", name, "--json"], "");
+        serde_json::from_str::<serde_json::Value>(&said.out).unwrap()["services"][0].take()
+    }
+
     pub fn credential(&self, arguments: &[&str], input: &str) -> Done {
         self.nexus(&[&["credential"], arguments].concat(), input)
     }

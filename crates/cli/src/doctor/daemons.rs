@@ -45,6 +45,7 @@ fn one(service: &Service) -> Finding {
         State::Degraded if service.checks.iter().all(|check| check.status != Verdict::Fail) => {
             Finding::warn(id, told("limps"), fix("nexus services status"))
         }
+        State::WaitingForCredential => Finding::warn(id, told("waits for a secret"), fix("nexus credential verify")),
         State::Ready => match service.version.as_deref().filter(|version| !version.is_empty()) {
             Some(version) if version != own => {
                 let message = format!("runs version {version}, and this is {own}");

@@ -4,7 +4,10 @@ use nexus_client::{Connection, Kind};
 use nexus_proto::{Timestamp, agent::v1::AgentState, common::v1::Health};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
-use super::table::{Link, ORCHESTRATOR};
+use super::{
+    model::State,
+    table::{Link, ORCHESTRATOR},
+};
 
 #[derive(Clone, Debug)]
 pub struct Said {
@@ -14,11 +17,40 @@ pub struct Said {
     pub started_at: Option<Timestamp>,
     /// Of an agent: it holds its line to the orchestrator.
     pub connected: bool,
+    /// It needs a secret whose store is locked.
+    pub waits: bool,
 }
+
+/// What is wrong with a daemon that serves.
+#[derive(Clone, Copy, Debug)]
+pub struct Limp {
+    pub state: State,
+    pub message: &'static str,
+    /// Where there is a better one than to read its log.
+    pub fix: Option<&'static str>,
+}
+
+/// The health of this name is NOT_SERVING while a daemon waits for a secret.
+const CREDENTIALS: &str = "credentials";
 
 impl Said {
     pub fn limps(&self) -> bool {
         matches!(self.health, Some(Health::Degraded | Health::Unhealthy))
+    }
+
+    pub fn limp(&self) -> Option<Limp> {
+        if self.waits {
+            return Some(Limp {
+                state: State::WaitingForCredential,
+                message: "serves, and waits for a secret whose store is locked",
+                fix: Some("unlock it; which one: nexus credential verify"),
+            });
+        }
+        self.limps().then_some(Limp {
+            state: State::Degraded,
+            message: "serves, and says that a part of it does not work",
+            fix: None,
+        })
     }
 }
 
@@ -31,13 +63,17 @@ pub async fn daemon(connection: &Connection, service: &str) -> Result<Said, nexu
         Err(error) if error.kind == Kind::Unimplemented => (None, String::new(), None, true),
         Err(error) => return Err(error),
     };
-    Ok(Said {
+    let mut said = Said {
         serving,
         health,
         version,
         started_at,
         connected,
-    })
+        waits: false,
+    };
+    // One that knows no such part waits for none.
+    said.waits = said.serving && said.limps() && serves(connection, CREDENTIALS).await.is_ok_and(|fine| !fine);
+    Ok(said)
 }
 
 /// Whether the health of this name is SERVING; the empty name is the daemon itself.

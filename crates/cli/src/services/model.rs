@@ -78,6 +78,8 @@ pub enum State {
     Starting,
     /// Serves, and a part of it does not work.
     Degraded,
+    /// Serves, and needs a secret whose store is locked.
+    WaitingForCredential,
     /// Its last health check had no answer.
     Unhealthy,
     /// Crashed, and is started again after a pause.

@@ -170,6 +170,7 @@ fn row(service: &Service) -> [String; 7] {
         (State::Stopping, _) => "stopping",
         (State::Starting, _) => "starting",
         (State::Degraded, _) => "DEGRADED",
+        (State::WaitingForCredential, _) => "WAITING-FOR-CREDENTIAL",
         (State::Unhealthy, _) => "UNHEALTHY",
         (State::Backoff, _) => "BACKOFF",
         (State::Foreign, _) => "FOREIGN",

@@ -175,25 +175,26 @@ async fn put(place: &Place, entry: &Entry, socket: &Socket, service: &mut Servic
     let heard = timeout(PATIENCE, heard).await;
     let took = Some(begin.elapsed());
     let logs = || Some(format!("nexus services logs {}", entry.name));
+    let mut fix = None;
     let (state, verdict, message) = match heard {
         Ok(Ok((said, unlinked))) => {
             service.version = Some(said.version.clone()).filter(|version| !version.is_empty());
             let started = said.started_at.and_then(|time| SystemTime::try_from(time).ok());
             service.since = service.since.take().or(started.map(stamp));
             service.endpoints[0].listening = said.serving;
-            match unlinked {
+            match (unlinked, said.limp()) {
                 _ if !said.serving => (
                     State::Unhealthy,
                     Verdict::Fail,
                     "answers, and does not serve".to_owned(),
                 ),
-                Some(why) => (State::Degraded, Verdict::Warn, why),
-                None if said.limps() => (
-                    State::Degraded,
-                    Verdict::Warn,
-                    "serves, and says that a part of it does not work".to_owned(),
-                ),
-                None => (State::Ready, Verdict::Pass, "serves".to_owned()),
+                // Somebody can end the wait; that is told first.
+                (why, Some(limp)) if why.is_none() || said.waits => {
+                    fix = limp.fix.map(str::to_owned);
+                    (limp.state, Verdict::Warn, limp.message.to_owned())
+                }
+                (Some(why), _) => (State::Degraded, Verdict::Warn, why),
+                (None, _) => (State::Ready, Verdict::Pass, "serves".to_owned()),
             }
         }
         Ok(Err(error)) if error.kind == Kind::NotRunning => (State::Stopped, Verdict::Skip, "does not run".to_owned()),
@@ -205,7 +206,7 @@ async fn put(place: &Place, entry: &Entry, socket: &Socket, service: &mut Servic
         ),
     };
     service.state = state;
-    let fix = (verdict != Verdict::Pass).then(logs).flatten();
+    let fix = fix.or_else(|| (verdict != Verdict::Pass).then(logs).flatten());
     service.checks.push(check("health", verdict, message, took, fix));
 }
 

@@ -104,9 +104,12 @@ pub async fn run(place: &Place, args: &UpArgs, output: &Output) -> Result<Exit, 
     report(&lines, begin, output)
 }
 
-/// It crashed more than once, or for good.
+/// It crashed more than once, or for good, or somebody has to unlock something.
 fn is_bad(service: &Service) -> bool {
-    matches!(service.state, Is::Failed | Is::Backoff | Is::Stopped)
+    matches!(
+        service.state,
+        Is::Failed | Is::Backoff | Is::Stopped | Is::WaitingForCredential
+    )
 }
 
 /// Nothing changes by waiting: all are ready or bad, or the orchestrator is, without which nobody becomes of use.
@@ -117,7 +120,10 @@ fn settled(lines: &[Line], snapshot: &Snapshot) -> bool {
 
 impl Line {
     fn new(service: &Service) -> Line {
-        let runs = matches!(service.state, Is::Ready | Is::Degraded | Is::Unhealthy);
+        let runs = matches!(
+            service.state,
+            Is::Ready | Is::Degraded | Is::WaitingForCredential | Is::Unhealthy
+        );
         let socket = service.endpoints.first().map(|endpoint| endpoint.addr.as_str());
         Line {
             service: service.id.clone(),

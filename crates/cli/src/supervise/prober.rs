@@ -81,6 +81,7 @@ impl Prober {
                 version: String::new(),
                 started_at: None,
                 connected: true,
+                waits: false,
             }),
             Ok(Err(error)) => Err(error.message),
             Err(_) => Err(format!(

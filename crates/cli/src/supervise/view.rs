@@ -9,6 +9,7 @@ use super::{
     pump,
 };
 use crate::services::{
+    ask::Said,
     model::{
         Check, Desired, Endpoint, LastError, LastExit, Manager, Service, Snapshot, State, Supervisor, Verdict, stamp,
     },
@@ -121,13 +122,13 @@ impl View<'_> {
         };
         let logs = Some(format!("nexus services logs {}", entry.name));
         checks.push(match &look.said {
-            Ok(said) if said.serving && said.limps() => check(
-                "health",
-                Verdict::Warn,
-                "serves, and says that a part of it does not work".to_owned(),
-                logs,
-            ),
-            Ok(said) if said.serving => check("health", Verdict::Pass, "serves".to_owned(), None),
+            Ok(said) if said.serving => match said.limp() {
+                Some(limp) => {
+                    let fix = limp.fix.map(str::to_owned).or(logs);
+                    check("health", Verdict::Warn, limp.message.to_owned(), fix)
+                }
+                None => check("health", Verdict::Pass, "serves".to_owned(), None),
+            },
             Ok(_) => check("health", Verdict::Fail, "answers, and does not serve".to_owned(), logs),
             Err(why) => check("health", Verdict::Fail, why.clone(), logs),
         });
@@ -207,9 +208,12 @@ fn state(unit: &Unit, look: Option<&Look>) -> State {
         Phase::Failed => State::Failed,
         Phase::Ready if unit.misses > 0 => State::Unhealthy,
         Phase::Ready => match look {
-            Some(look) if look.unlinked.is_some() => State::Degraded,
-            Some(Look { said: Ok(said), .. }) if said.limps() => State::Degraded,
-            _ => State::Ready,
+            Some(look) => {
+                let limp = look.said.as_ref().ok().and_then(Said::limp);
+                let unlinked = look.unlinked.as_ref().map(|_| State::Degraded);
+                limp.map(|limp| limp.state).max(unlinked).unwrap_or(State::Ready)
+            }
+            None => State::Ready,
         },
     }
 }

@@ -301,9 +301,12 @@ impl Good {
     }
 }
 
+/// How the trouble begins that somebody ends by unlocking a store.
+pub const WAITING: &str = "waiting-for-credential";
+
 pub fn said(provider: &str, error: &Error) -> String {
     match error.kind {
-        Kind::Locked => format!("waiting-for-credential: {provider}: {}", error.advice()),
+        Kind::Locked => format!("{WAITING}: {provider}: {}", error.advice()),
         _ => format!("{provider}: {}", error.advice()),
     }
 }
