@@ -67,7 +67,7 @@ async fn a_secret_is_only_where_it_was_put() {
     fs::rename(&kept, &secret).unwrap();
     // It stays while we look at what it was given.
     let running = world.folder().join("running");
-    world.shim("op", &format!("touch {}; sleep 1000", running.display()));
+    world.shim("op", &format!("touch {}; exec sleep 30", running.display()));
     world.set("RUST_LOG", Some("trace"));
     world.set("ANTHROPIC_API_KEY", Some(CANARY));
     world.site.up(&[Daemon::Llm]).await;
