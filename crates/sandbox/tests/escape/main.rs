@@ -3,7 +3,6 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod bench;
 mod bounds;
 mod files;
 mod helper;
