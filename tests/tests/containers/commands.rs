@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use nexus_proto::orchestrator::v1::ListContainersRequest;
 use nexus_tests::engines::{busybox, holders};
 use nexus_tests::registry::Registry;
 use nexus_tests::{Daemon, Site, binary, skipped};
@@ -168,6 +169,27 @@ async fn an_interrupt_ends_what_was_run() {
         .await;
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
     assert_eq!(code(child).await, Some(9));
+    place.nothing_left().await;
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_what_is_started_again_and_again() {
+    let place = Place::new(Site::new()).await;
+    let script = "echo up; exit 3";
+    let arguments = ["containers", "run", "--restart", "always", "--", "sh", "-c", script];
+    let child = place.started(&arguments, "up").await;
+    // Its log has ended with its first life.
+    let connection = place.site.connect();
+    super::orchestrated::until("its second life", async || {
+        let all = connection
+            .orchestrator()
+            .list_containers(ListContainersRequest::default())
+            .await;
+        all.unwrap().into_inner().containers[0].restart_count > 0
+    })
+    .await;
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    assert_eq!(code(child).await, Some(3));
     place.nothing_left().await;
 }
 

@@ -99,44 +99,24 @@ pub async fn unlinked(link: Link, service: &str, said: &Said, orchestrator: &Con
     }
 }
 
+macro_rules! said {
+    ($client:expr) => {{
+        let (mut one, mut other) = ($client, $client);
+        let (health, status) = tokio::try_join!(one.health_check(()), other.get_status(()))?;
+        let health = health.into_inner();
+        let started = status.into_inner().started_at;
+        Ok((Some(health.health()), health.version, started, true))
+    }};
+}
+
 type About = (Option<Health>, String, Option<Timestamp>, bool);
 
-/// Each service has messages of its own for the same two questions.
+/// Each service has messages of its own for the same two questions, alike but for their types.
 async fn about(connection: &Connection, service: &str) -> Result<About, nexus_client::Error> {
     match service {
-        ORCHESTRATOR => {
-            let (mut one, mut other) = (connection.orchestrator(), connection.orchestrator());
-            let (health, status) = tokio::try_join!(one.health_check(()), other.get_status(()))?;
-            let health = health.into_inner();
-            Ok((
-                Some(health.health()),
-                health.version,
-                status.into_inner().started_at,
-                true,
-            ))
-        }
-        "llm" => {
-            let (mut one, mut other) = (connection.llm(), connection.llm());
-            let (health, status) = tokio::try_join!(one.health_check(()), other.get_status(()))?;
-            let health = health.into_inner();
-            Ok((
-                Some(health.health()),
-                health.version,
-                status.into_inner().started_at,
-                true,
-            ))
-        }
-        "gateway" => {
-            let (mut one, mut other) = (connection.gateway(), connection.gateway());
-            let (health, status) = tokio::try_join!(one.health_check(()), other.get_status(()))?;
-            let health = health.into_inner();
-            Ok((
-                Some(health.health()),
-                health.version,
-                status.into_inner().started_at,
-                true,
-            ))
-        }
+        ORCHESTRATOR => said!(connection.orchestrator()),
+        "llm" => said!(connection.llm()),
+        "gateway" => said!(connection.gateway()),
         agent if agent.starts_with("agent-") => {
             let (mut one, mut other) = (connection.agent(), connection.agent());
             let (health, status) = tokio::try_join!(one.health_check(()), other.get_status(()))?;

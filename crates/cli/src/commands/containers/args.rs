@@ -1,0 +1,177 @@
+//! What may be asked of containers on the command line.
+
+use clap::{Args, Subcommand};
+use nexus_proto::orchestrator::v1::{Mount, MountType};
+
+const EXAMPLES: &str = "\
+Examples:
+  nexus containers run -- echo hello            in the built-in sandbox, on this host's own programs
+  nexus containers run alpine:3 -- sh -c 'id'   in an image
+  nexus containers run -d -l of=web alpine:3 -- sleep 600
+  nexus containers logs -f 1a2b
+  nexus containers exec 1a2b -- cat /etc/os-release";
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = EXAMPLES)]
+pub enum ContainersCommand {
+    /// List containers
+    List(ListArgs),
+    /// Run a command in a new container; exits as the command does
+    Run(RunArgs),
+    /// Show what a container wrote
+    Logs(LogsArgs),
+    /// Run one more command in a running container; exits as the command does
+    Exec(ExecArgs),
+    /// Stop containers: asked first, killed after the timeout
+    Stop(StopArgs),
+    /// Remove containers
+    Rm(RmArgs),
+    /// Show what running containers use
+    Stats(StatsArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only those of this session
+    #[arg(long, value_name = "ID")]
+    pub session: Option<String>,
+    /// Only those that run
+    #[arg(long)]
+    pub running: bool,
+    /// Only those with this label
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub label: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct RunArgs {
+    /// The image; without one: the built-in sandbox on this host's own programs
+    pub image: Option<String>,
+    /// The command and its arguments
+    #[arg(last = true)]
+    pub command: Vec<String>,
+    /// In this session; otherwise in a new one, which ends with a command that is waited for
+    #[arg(long, value_name = "ID")]
+    pub session: Option<String>,
+    /// Print the id and leave it running
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Keep the container when it has ended
+    #[arg(long)]
+    pub keep: bool,
+    /// A variable of its environment
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub env: Vec<(String, String)>,
+    /// A label
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub label: Vec<(String, String)>,
+    /// A host directory or file, and where it is inside
+    #[arg(short = 'v', long, value_name = "SOURCE:TARGET[:ro]", value_parser = mount)]
+    pub mount: Vec<Mount>,
+    /// Let it use the network
+    #[arg(long)]
+    pub network: bool,
+    /// Where it runs, inside [default: /workspace]
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// `uid` or `uid:gid`
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// Memory, such as 256MiB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<i64>,
+    /// Cores, such as 0.5
+    #[arg(long, value_name = "NUMBER")]
+    pub cpus: Option<f64>,
+    /// Processes
+    #[arg(long, value_name = "NUMBER")]
+    pub pids: Option<i64>,
+    /// When it is started again: no, on-failure, always, unless-stopped
+    #[arg(long, value_name = "POLICY", default_value = "no")]
+    pub restart: String,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    pub id: String,
+    /// Go on until it ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the newest lines
+    #[arg(long, value_name = "LINES")]
+    pub tail: Option<i32>,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    pub id: String,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
+    /// Give it our standard input
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Where it runs, inside
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// How long it may take
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub timeout: std::time::Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    #[arg(required = true)]
+    pub ids: Vec<String>,
+    /// From the request to stop until the kill
+    #[arg(short, long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub timeout: Option<std::time::Duration>,
+}
+
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    #[arg(required = true)]
+    pub ids: Vec<String>,
+    /// Also where it runs
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Without one: all that run
+    pub ids: Vec<String>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.into(), value.into()))
+}
+
+fn mount(text: &str) -> Result<Mount, String> {
+    let (text, read_only) = text.strip_suffix(":ro").map_or((text, false), |text| (text, true));
+    let (source, target) = text
+        .split_once(':')
+        .ok_or("expected SOURCE:TARGET or SOURCE:TARGET:ro")?;
+    let source = std::path::absolute(source).map_err(|error| error.to_string())?;
+    Ok(Mount {
+        r#type: MountType::Bind.into(),
+        source: source.to_string_lossy().into_owned(),
+        target: target.into(),
+        read_only,
+    })
+}
+
+fn size(text: &str) -> Result<i64, String> {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0), ("", 0)];
+    let (number, shift) = units
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))
+        .ok_or("expected a size such as 256MiB")?;
+    let number: i64 = number.trim().parse().map_err(|_| "expected a size such as 256MiB")?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "expected a size such as 256MiB".into())
+}
