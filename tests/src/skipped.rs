@@ -11,7 +11,8 @@ pub fn skipped(test: &str, missing: &str) {
     );
     if let Some(path) = env::var_os("NEXUS_TESTS_SKIPPED") {
         let file = File::options().create(true).append(true).open(path);
-        file.and_then(|mut file| writeln!(file, "{line}"))
+        // In one write: others append at the same time.
+        file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()))
             .expect("the list of skipped tests can be written");
     }
 }

@@ -14,15 +14,16 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
 const UNREGISTER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Registers, sends heartbeats, and registers again when the orchestrator no longer knows the id. Attempts never end
-/// by themselves, whatever the options say; `stop` ends them, with an Unregister. `on_id` hears each id once.
+/// by themselves, whatever the options say; `stop` ends them, with an Unregister. `told` hears each id,
+/// and each time that it works again, and why it does not.
 pub async fn register_forever(
     connection: Connection,
     request: impl Fn() -> RegisterRequest,
     stop: CancellationToken,
-    on_id: impl Fn(&str),
+    told: impl Fn(Result<&str, &Error>),
 ) {
     let mut id = None;
-    stop.run_until_cancelled(keep(&connection, request, on_id, &mut id))
+    stop.run_until_cancelled(keep(&connection, request, told, &mut id))
         .await;
     if let Some(agent_id) = id.filter(|_| connection.is_connected()) {
         let goodbye = UnregisterRequest {
@@ -37,7 +38,7 @@ pub async fn register_forever(
 async fn keep(
     connection: &Connection,
     request: impl Fn() -> RegisterRequest,
-    on_id: impl Fn(&str),
+    told: impl Fn(Result<&str, &Error>),
     id: &mut Option<String>,
 ) {
     let mut backoff = connection.backoff().endless();
@@ -46,7 +47,7 @@ async fn keep(
         let outcome = match id.as_deref() {
             Some(known) => heartbeat(connection, known).await,
             None => register(connection, request()).await.map(|fresh| {
-                on_id(&fresh);
+                told(Ok(&fresh));
                 *id = Some(fresh);
             }),
         };
@@ -54,6 +55,9 @@ async fn keep(
             Ok(()) => {
                 if said.take().is_some() {
                     tracing::info!(address = %connection.address(), "registered again");
+                    if let Some(id) = &id {
+                        told(Ok(id));
+                    }
                 }
                 backoff.reset();
                 tokio::select! {
@@ -63,6 +67,7 @@ async fn keep(
             }
             Err(error) if error.kind == Kind::NotFound && id.is_some() => *id = None,
             Err(error) => {
+                told(Err(&error));
                 // Once for each new reason: an orchestrator that is away for an hour is one line, not a thousand.
                 if said.as_ref() != Some(&error.kind) {
                     tracing::warn!(address = %connection.address(), %error, hint = error.hint, "not registered");

@@ -76,8 +76,10 @@ fn spawn(path: &Path, stop: &CancellationToken, ids: mpsc::UnboundedSender<Strin
     };
     let stop = stop.clone();
     tokio::spawn(async move {
-        register_forever(connection, request, stop, |id| {
-            ids.send(id.to_owned()).unwrap();
+        register_forever(connection, request, stop, |told| {
+            if let Ok(id) = told {
+                ids.send(id.to_owned()).unwrap();
+            }
         })
         .await;
     })

@@ -15,6 +15,8 @@ use tonic_health::pb::{
     health_server::{Health as Service, HealthServer},
 };
 
+use crate::standing::Credential;
+
 /// Cheap to clone; all clones are the same state.
 #[derive(Clone)]
 pub struct Health {
@@ -33,6 +35,9 @@ struct State {
     stopping: bool,
     names: BTreeMap<String, bool>,
     limping: BTreeMap<String, String>,
+    credentials: Vec<Credential>,
+    recovered: Option<String>,
+    unlinked: Option<String>,
 }
 
 impl Default for Health {
@@ -70,6 +75,9 @@ impl Health {
 
     /// A part that works badly, or works again (`None`). The daemon stays SERVING; its own health answer says DEGRADED.
     pub fn limp(&self, part: &str, reason: Option<String>) {
+        if self.state().limping.get(part) == reason.as_ref() {
+            return;
+        }
         self.change(|state| match reason {
             Some(reason) => {
                 state.limping.insert(part.into(), reason);
@@ -79,6 +87,40 @@ impl Health {
             }
         });
         crate::metrics::limping(self.state().limping.len());
+    }
+
+    /// The credentials that the settings name, as they are now.
+    pub fn named(&self, credentials: impl IntoIterator<Item = Credential>) {
+        let credentials = credentials.into_iter().collect();
+        self.change(|state| state.credentials = credentials);
+    }
+
+    pub(crate) fn credentials(&self) -> Vec<Credential> {
+        self.state().credentials.clone()
+    }
+
+    /// How the last recovery went, for who asks later.
+    pub(crate) fn recovers(&self, how: String) {
+        self.change(|state| state.recovered = Some(how));
+    }
+
+    pub(crate) fn recovered(&self) -> Option<String> {
+        self.state().recovered.clone()
+    }
+
+    /// Why the orchestrator does not know this daemon, or that it does. By itself it may be as well as ever.
+    pub fn unlinked(&self, reason: Option<String>) {
+        if self.state().unlinked != reason {
+            self.change(|state| state.unlinked = reason);
+        }
+    }
+
+    pub(crate) fn link(&self) -> Option<String> {
+        self.state().unlinked.clone()
+    }
+
+    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
+        self.inner.changed.subscribe()
     }
 
     pub fn limping(&self) -> Vec<(String, String)> {

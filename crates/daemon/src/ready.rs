@@ -19,11 +19,8 @@ pub(crate) fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-pub(crate) fn ready(socket: &Path) {
-    tell(&[
-        NotifyState::Ready,
-        NotifyState::Status(&format!("listening on {}", socket.display())),
-    ]);
+pub(crate) fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 pub(crate) fn stopping() {

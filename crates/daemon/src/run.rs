@@ -21,7 +21,7 @@ use crate::reload::{on_hangup, sources};
 use crate::settings::{self, Plan};
 use crate::trace::{self, Level};
 use crate::wake::SystemClock;
-use crate::{Health, Stop, ready, signals, spans};
+use crate::{Health, Stop, ready, signals, spans, standing, standing::Standing};
 
 /// How long threads that block may go on after everything is flushed.
 const STRAGGLERS: Duration = Duration::from_millis(500);
@@ -150,7 +150,9 @@ async fn live<D: Daemon>(
         tracing::info!("stopped before it was ready");
         return Ok(());
     };
-    ready::ready(&started.socket);
+    let standing = Standing::file(&plan.root, &plan.service);
+    ready::ready(&standing::write(&standing, &health));
+    let telling = tokio::spawn(standing::keep(standing.clone(), health.clone(), stop.clone()));
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(service = plan.service, version, socket = %started.socket.display(), tcp = ?started.tcp, "ready");
     tokio::spawn(ready::watchdog(started.socket.clone(), health.clone(), stop.clone()));
@@ -175,11 +177,15 @@ async fn live<D: Daemon>(
             () = hangup.notified() => {
                 ready::reloading();
                 on_hangup(plan, args, reload.as_ref(), level);
-                ready::ready(&started.socket);
+                ready::ready(&standing::write(&standing, &health));
             }
         }
     }
     let flushed = started.flushed().await;
+    stop.trigger();
+    if let Err(error) = telling.await {
+        tracing::error!(%error, "telling how this daemon is ended by a bug");
+    }
     spans::flush(LAST_SPANS).await;
     flushed
 }

@@ -239,7 +239,6 @@ impl Wake {
             slept_ms = millis(woke.away),
             "recovering: {what}"
         );
-        ready::tell(&[NotifyState::Status(&format!("recovering: {what}"))]);
         self.inner.health.limp(PART, Some(format!("recovering: {what}")));
         self.tell(Signal::Woke(woke));
         let acts = self.parts().on_wake.clone();
@@ -276,8 +275,8 @@ impl Wake {
             missing = recovered.missing.join(" "),
             "recovered: {text}"
         );
-        ready::tell(&[NotifyState::Status(&text)]);
         crate::metrics::recovered(woke.kind.name(), woke.away, recovered.took);
+        self.inner.health.recovers(text);
         self.inner.health.limp(PART, None);
         let mut parts = self.parts();
         parts.last = Some(recovered.clone());

@@ -70,11 +70,17 @@ impl Daemon for Gateway {
         });
         let orchestrator = Orchestrator::new(Address::Unix(common.orchestrator.clone()), options);
 
+        let known = health.clone();
         let registration = register_forever(
             orchestrator.connection().clone(),
             move || registration(&socket),
             stop.token(),
-            |agent_id| tracing::info!(agent_id, "registered with the orchestrator"),
+            move |told| {
+                if let Ok(agent_id) = told {
+                    tracing::info!(agent_id, "registered with the orchestrator");
+                }
+                known.unlinked(told.err().map(ToString::to_string));
+            },
         );
         tokio::spawn(registration);
 

@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use nexus_client::{Address, Connection, Options, register_forever};
 use nexus_config::Setting;
-use nexus_credential::{Resolver, Shell, Store, protect};
+use nexus_credential::{Kind, Resolver, Shell, Store, protect};
 use nexus_daemon::{Access, Boot, BootError, Built, Daemon, Services};
 use nexus_proto::{
     agent::v1::{AgentMetadata, AgentType, RegisterRequest},
@@ -13,10 +13,7 @@ use nexus_proto::{
 use crate::{
     config::{self, Config},
     engine::{Engine, Jolt, Ledger},
-    keys::{
-        Keys,
-        references::{References, WAITING},
-    },
+    keys::{Keys, references::References},
     service,
     store::{self, UsageFile},
 };
@@ -62,10 +59,13 @@ impl Daemon for Llm {
 
         let health = boot.health.clone();
         health.follow(CREDENTIALS);
-        tokio::spawn(references.keep(boot.stop.token(), move |trouble| {
-            let waits = trouble.as_deref().is_some_and(|said| said.contains(WAITING));
+        let told = references.clone();
+        tokio::spawn(references.keep(boot.stop.token(), move || {
+            let named = told.named();
+            let waits = named.iter().any(|credential| credential.status == Kind::Locked.name());
+            health.named(named);
             health.set(CREDENTIALS, !waits);
-            health.limp(CREDENTIALS, trouble);
+            health.limp(CREDENTIALS, told.trouble());
         }));
         let health = boot.health.clone();
         tokio::spawn(
@@ -108,12 +108,16 @@ impl Daemon for Llm {
             }
         });
         let socket = boot.socket.display().to_string();
+        let health = boot.health.clone();
         tokio::spawn(register_forever(
             orchestrator,
             move || registration(&socket),
             boot.stop.token(),
-            |id| {
-                tracing::info!(agent_id = id, "registered with the orchestrator");
+            move |told| {
+                if let Ok(agent_id) = told {
+                    tracing::info!(agent_id, "registered with the orchestrator");
+                }
+                health.unlinked(told.err().map(ToString::to_string));
             },
         ));
 

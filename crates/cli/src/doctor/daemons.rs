@@ -2,12 +2,10 @@
 
 use super::Finding;
 use crate::{
-    failure::Failure,
     place::Place,
     services::{
-        control::{Action, Request},
-        model::{Service, Snapshot, State, Verdict},
-        reach, survey,
+        model::{Service, State, Verdict},
+        status,
     },
 };
 
@@ -15,21 +13,13 @@ pub(super) async fn look(place: &Place) -> Vec<Finding> {
     if place.orchestrator_socket().is_none() {
         return vec![Finding::skip("daemons", "the orchestrator is on another machine")];
     }
-    match ask(place).await {
+    match status::take(place, true).await {
         Ok(snapshot) => snapshot.services.iter().map(one).collect(),
         Err(failure) => vec![Finding::fail(
             "daemons",
             failure.message,
             failure.hint.unwrap_or_default(),
         )],
-    }
-}
-
-/// The supervisor knows what was wanted; each daemon says itself how it is.
-async fn ask(place: &Place) -> Result<Snapshot, Failure> {
-    match reach::running(place, &Request::new(Action::Status, &[])).await? {
-        Some((_, snapshot)) => survey::deepen(place, snapshot).await,
-        None => survey::all(place).await,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a daemon says about itself, asked over its own socket.
 
 use nexus_client::{Connection, Kind};
+use nexus_daemon::Standing;
 use nexus_proto::{Timestamp, agent::v1::AgentState, common::v1::Health};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
@@ -22,10 +23,10 @@ pub struct Said {
 }
 
 /// What is wrong with a daemon that serves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limp {
     pub state: State,
-    pub message: &'static str,
+    pub message: String,
     /// Where there is a better one than to read its log.
     pub fix: Option<&'static str>,
 }
@@ -38,19 +39,43 @@ impl Said {
         matches!(self.health, Some(Health::Degraded | Health::Unhealthy))
     }
 
-    pub fn limp(&self) -> Option<Limp> {
-        if self.waits {
-            return Some(Limp {
-                state: State::WaitingForCredential,
-                message: "serves, and waits for a secret whose store is locked",
-                fix: Some("unlock it; which one: nexus credential verify"),
-            });
+    /// With the reasons that it wrote down, if it did.
+    pub fn limp(&self, standing: Option<&Standing>) -> Option<Limp> {
+        let trouble = standing.and_then(Standing::trouble);
+        match (self.waits, self.limps()) {
+            (true, _) => Some(Limp::waits(trouble)),
+            (false, true) => Some(Limp::limps(trouble)),
+            (false, false) => None,
         }
-        self.limps().then_some(Limp {
+    }
+}
+
+impl Limp {
+    /// As it stands in what a daemon wrote down.
+    pub fn of(standing: &Standing) -> Option<Limp> {
+        let trouble = standing.trouble();
+        if standing.waits() {
+            return Some(Limp::waits(trouble));
+        }
+        trouble.map(|trouble| Limp::limps(Some(trouble)))
+    }
+
+    fn waits(trouble: Option<String>) -> Limp {
+        let trouble = trouble.unwrap_or_else(|| "waits for a secret whose store is locked".to_owned());
+        Limp {
+            state: State::WaitingForCredential,
+            message: format!("serves, but {trouble}"),
+            fix: Some("unlock it; which one: nexus credential verify"),
+        }
+    }
+
+    fn limps(trouble: Option<String>) -> Limp {
+        let trouble = trouble.unwrap_or_else(|| "says that a part of it does not work".to_owned());
+        Limp {
             state: State::Degraded,
-            message: "serves, and says that a part of it does not work",
+            message: format!("serves, but {trouble}"),
             fix: None,
-        })
+        }
     }
 }
 

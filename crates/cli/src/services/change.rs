@@ -121,7 +121,7 @@ pub async fn managed(
     // It is ready for the init system as soon as it serves, and of use once it is known to the others.
     let give_up = Instant::now() + WAIT;
     loop {
-        let snapshot = manager.fill(survey::all(place).await?).await?;
+        let snapshot = manager.look(place, true).await?;
         let mut waiting = chosen.iter().filter_map(|name| snapshot.find(name));
         if waiting.all(|service| change.is_done(service) || change.is_lost(service)) || Instant::now() >= give_up {
             return finish(snapshot, names, change, output);

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::SystemTime};
 
+use nexus_daemon::Credential;
 use serde::{Deserialize, Serialize};
 
 pub const SCHEMA: u32 = 1;
@@ -138,15 +139,6 @@ pub enum Verdict {
     Warn,
     Fail,
     Skip,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Credential {
-    #[serde(rename = "ref")]
-    pub reference: String,
-    pub provider: String,
-    pub status: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -42,20 +42,20 @@ pub fn known(names: &[String]) -> Result<Vec<String>, Failure> {
         .collect()
 }
 
-async fn take(place: &Place, deep: bool) -> Result<Snapshot, Failure> {
+/// As whoever keeps them knows it; `deep`: as the daemons themselves say now.
+pub async fn take(place: &Place, deep: bool) -> Result<Snapshot, Failure> {
     match reach::running(place, &Request::new(Action::Status, &[])).await? {
         Some((_, snapshot)) if deep => survey::deepen(place, snapshot).await,
         Some((_, snapshot)) => Ok(snapshot),
-        None => found(place).await,
+        None => found(place, deep).await,
     }
 }
 
-/// Where no supervisor of ours runs, what the init system knows goes before what the sockets tell.
-async fn found(place: &Place) -> Result<Snapshot, Failure> {
-    let snapshot = survey::all(place).await?;
+/// Where no supervisor of ours runs the init system is asked, and where none has them, the daemons.
+async fn found(place: &Place, deep: bool) -> Result<Snapshot, Failure> {
     match units::manager::of(place) {
-        Some(manager) => manager.fill(snapshot).await,
-        None => Ok(snapshot),
+        Some(manager) => manager.look(place, deep).await,
+        None => survey::all(place).await,
     }
 }
 
@@ -86,7 +86,7 @@ async fn watch(place: &Place, names: &[String], deep: bool, output: &Output) -> 
     loop {
         let request = Request::new(Action::Status, &[]).follow();
         let Some((mut conversation, mut snapshot)) = reach::running(place, &request).await? else {
-            frame(found(place).await?, names, output)?;
+            frame(found(place, deep).await?, names, output)?;
             tokio::time::sleep(LOOK_AGAIN).await;
             continue;
         };

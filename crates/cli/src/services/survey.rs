@@ -7,10 +7,11 @@ use std::{
 
 use futures_util::future::join_all;
 use nexus_client::{Connection, Kind};
+use nexus_daemon::Standing;
 use tokio::time::timeout;
 
 use super::{
-    ask::{self, Said},
+    ask::{self, Limp, Said},
     model::{Check, Desired, Endpoint, Manager, Service, Snapshot, State, Verdict, stamp},
     peer::{Found, look},
     process,
@@ -59,8 +60,9 @@ pub async fn deepen(place: &Place, snapshot: Snapshot) -> Result<Snapshot, Failu
     Ok(Snapshot::new(join_all(each).await, supervisor))
 }
 
-async fn one(place: &Place, entry: &Entry, socket: &Socket, desired: Desired) -> Service {
-    let mut service = Service {
+/// Before anybody was asked.
+pub fn unseen(place: &Place, entry: &Entry, socket: &Socket, desired: Desired) -> Service {
+    Service {
         id: entry.name.to_owned(),
         kind: "daemon".to_owned(),
         desired,
@@ -85,7 +87,12 @@ async fn one(place: &Place, entry: &Entry, socket: &Socket, desired: Desired) ->
         credentials: Vec::new(),
         last_error: None,
         log: place.root.log_dir().join(format!("{}.log", entry.name)),
-    };
+    }
+}
+
+/// What is found at its socket.
+pub async fn one(place: &Place, entry: &Entry, socket: &Socket, desired: Desired) -> Service {
+    let mut service = unseen(place, entry, socket, desired);
     let wrong = |state, message: &str, fix: &str| {
         let check = check("socket", Verdict::Fail, message.to_owned(), None, Some(fix.to_owned()));
         (state, check)
@@ -157,6 +164,38 @@ async fn one(place: &Place, entry: &Entry, socket: &Socket, desired: Desired) ->
     service
 }
 
+/// What the daemon wrote down of itself, which wakes nobody. The init system knows that it runs.
+pub fn recall(place: &Place, service: &mut Service, fed: Option<SystemTime>) {
+    let file = Standing::file(&place.root, &service.id);
+    let logs = format!("nexus services logs {}", service.id);
+    let Some(standing) = service.pid.and_then(|pid| Standing::of(pid.unsigned_abs(), &file)) else {
+        service.state = State::Ready;
+        let message = "runs; how well, only it could say: nexus services status --deep".to_owned();
+        service.checks.push(check("health", Verdict::Skip, message, None, None));
+        return;
+    };
+    let (state, verdict, message, fix) = match Limp::of(&standing) {
+        _ if !standing.serving => (State::Stopping, Verdict::Warn, "serves no more".to_owned(), None),
+        Some(limp) => (
+            limp.state,
+            Verdict::Warn,
+            limp.message,
+            Some(limp.fix.map_or(logs, str::to_owned)),
+        ),
+        None => (State::Ready, Verdict::Pass, "serves".to_owned(), None),
+    };
+    service.state = state;
+    service.endpoints[0].listening = standing.serving;
+    service.version = Some(standing.version);
+    service.credentials = standing.credentials;
+    let mut health = check("health", verdict, message, None, fix);
+    // It is as old as the last sign of life.
+    health.observed_at = fed
+        .map(stamp)
+        .map_or(standing.observed_at.clone(), |fed| fed.max(standing.observed_at));
+    service.checks.push(health);
+}
+
 /// What the daemon says now.
 async fn put(place: &Place, entry: &Entry, socket: &Socket, service: &mut Service) {
     let address = table::address(place, entry, socket);
@@ -173,6 +212,8 @@ async fn put(place: &Place, entry: &Entry, socket: &Socket, service: &mut Servic
         Ok::<(Said, Option<String>), nexus_client::Error>((said, unlinked))
     };
     let heard = timeout(PATIENCE, heard).await;
+    let file = Standing::file(&place.root, entry.name);
+    let standing = service.pid.and_then(|pid| Standing::of(pid.unsigned_abs(), &file));
     let took = Some(begin.elapsed());
     let logs = || Some(format!("nexus services logs {}", entry.name));
     let mut fix = None;
@@ -182,7 +223,7 @@ async fn put(place: &Place, entry: &Entry, socket: &Socket, service: &mut Servic
             let started = said.started_at.and_then(|time| SystemTime::try_from(time).ok());
             service.since = service.since.take().or(started.map(stamp));
             service.endpoints[0].listening = said.serving;
-            match (unlinked, said.limp()) {
+            match (unlinked, said.limp(standing.as_ref())) {
                 _ if !said.serving => (
                     State::Unhealthy,
                     Verdict::Fail,
@@ -191,7 +232,7 @@ async fn put(place: &Place, entry: &Entry, socket: &Socket, service: &mut Servic
                 // Somebody can end the wait; that is told first.
                 (why, Some(limp)) if why.is_none() || said.waits => {
                     fix = limp.fix.map(str::to_owned);
-                    (limp.state, Verdict::Warn, limp.message.to_owned())
+                    (limp.state, Verdict::Warn, limp.message)
                 }
                 (Some(why), _) => (State::Degraded, Verdict::Warn, why),
                 (None, _) => (State::Ready, Verdict::Pass, "serves".to_owned()),
@@ -205,6 +246,7 @@ async fn put(place: &Place, entry: &Entry, socket: &Socket, service: &mut Servic
             "is there, and does not answer".to_owned(),
         ),
     };
+    service.credentials = standing.map(|standing| standing.credentials).unwrap_or_default();
     service.state = state;
     let fix = fix.or_else(|| (verdict != Verdict::Pass).then(logs).flatten());
     service.checks.push(check("health", verdict, message, took, fix));

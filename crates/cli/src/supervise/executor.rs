@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use nexus_daemon::listener::Kept;
+use nexus_daemon::{Standing, listener::Kept};
 use nix::{
     sys::{
         signal::Signal,
@@ -162,7 +162,7 @@ impl Executor {
     fn watch(&mut self, unit: usize, instance: u64, child: Option<Child>, printing: Option<JoinHandle<()>>) {
         let slot = &mut self.slots[unit];
         let Some(process) = slot.process.clone() else { return };
-        let mark = child::mark(&self.place, slot.entry);
+        let (mark, pid) = (child::mark(&self.place, slot.entry), process.pid);
         let heard = self.heard.clone();
         tokio::spawn(async move {
             let exit = child::end(process, child, printing, mark).await;
@@ -173,6 +173,8 @@ impl Executor {
             unit,
             instance,
             entry: slot.entry,
+            pid,
+            standing: Standing::file(&self.place.root, slot.entry.name),
             address: address(&self.place, slot.entry, &slot.socket),
             orchestrator: self.place.orchestrator.clone(),
             options: self.place.options.clone(),

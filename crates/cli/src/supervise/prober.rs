@@ -1,8 +1,12 @@
 //! Asks one process of a service, again and again, how it is; quickly until it is of use, then at its leisure.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use nexus_client::{Address, Connection, Kind, Options};
+use nexus_daemon::Standing;
 use tokio::{sync::mpsc, time};
 
 use super::dispatcher::Heard;
@@ -21,6 +25,8 @@ pub struct Look {
     pub said: Result<Said, String>,
     /// What stands between it and being of use.
     pub unlinked: Option<String>,
+    /// What it wrote down of itself.
+    pub standing: Option<Standing>,
     pub took: Duration,
 }
 
@@ -28,6 +34,8 @@ pub struct Prober {
     pub unit: usize,
     pub instance: u64,
     pub entry: &'static Entry,
+    pub pid: i32,
+    pub standing: PathBuf,
     pub address: Address,
     pub orchestrator: Address,
     pub options: Options,
@@ -94,6 +102,12 @@ impl Prober {
             Ok(said) if said.serving => ask::unlinked(self.entry.link, self.entry.name, said, orchestrator).await,
             _ => None,
         };
-        Look { said, unlinked, took }
+        let pid = self.pid.unsigned_abs();
+        Look {
+            said,
+            unlinked,
+            standing: Standing::of(pid, &self.standing),
+            took,
+        }
     }
 }

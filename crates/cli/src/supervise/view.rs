@@ -9,7 +9,6 @@ use super::{
     pump,
 };
 use crate::services::{
-    ask::Said,
     model::{
         Check, Desired, Endpoint, LastError, LastExit, Manager, Service, Snapshot, State, Supervisor, Verdict, stamp,
     },
@@ -81,7 +80,10 @@ impl View<'_> {
                 auth: "peer-uid".to_owned(),
             }],
             checks: self.checks(unit, entry, look),
-            credentials: Vec::new(),
+            credentials: look
+                .and_then(|(look, _)| look.standing.as_ref())
+                .map(|standing| standing.credentials.clone())
+                .unwrap_or_default(),
             last_error: unit.error.as_ref().map(|(message, at)| LastError {
                 message: message.clone(),
                 at: self.at(*at),
@@ -122,10 +124,10 @@ impl View<'_> {
         };
         let logs = Some(format!("nexus services logs {}", entry.name));
         checks.push(match &look.said {
-            Ok(said) if said.serving => match said.limp() {
+            Ok(said) if said.serving => match said.limp(look.standing.as_ref()) {
                 Some(limp) => {
                     let fix = limp.fix.map(str::to_owned).or(logs);
-                    check("health", Verdict::Warn, limp.message.to_owned(), fix)
+                    check("health", Verdict::Warn, limp.message, fix)
                 }
                 None => check("health", Verdict::Pass, "serves".to_owned(), None),
             },
@@ -209,7 +211,8 @@ fn state(unit: &Unit, look: Option<&Look>) -> State {
         Phase::Ready if unit.misses > 0 => State::Unhealthy,
         Phase::Ready => match look {
             Some(look) => {
-                let limp = look.said.as_ref().ok().and_then(Said::limp);
+                let said = look.said.as_ref().ok();
+                let limp = said.and_then(|said| said.limp(look.standing.as_ref()));
                 let unlinked = look.unlinked.as_ref().map(|_| State::Degraded);
                 limp.map(|limp| limp.state).max(unlinked).unwrap_or(State::Ready)
             }

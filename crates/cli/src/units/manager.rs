@@ -4,14 +4,17 @@
 
 use std::{fs, path::Path, time::SystemTime};
 
+use futures_util::future::{join_all, try_join_all};
+
 use super::{Kind, Scope, escape, files, launchd, systemd};
 use crate::{
     failure::Failure,
     place::Place,
     services::{
         change::Change,
-        model::{Check, Desired, LastExit, Manager as Name, Service, Snapshot, State, Verdict, stamp},
-        programs,
+        model::{Check, Desired, LastError, LastExit, Manager as Name, Service, Snapshot, State, Verdict, stamp},
+        programs, survey,
+        table::{self, TABLE},
     },
 };
 
@@ -69,30 +72,63 @@ impl Manager {
         Ok(())
     }
 
-    /// What it knows of each service, put over what was found at the sockets.
-    pub async fn fill(self, snapshot: Snapshot) -> Result<Snapshot, Failure> {
-        let Snapshot {
-            mut services,
-            supervisor,
-            ..
-        } = snapshot;
+    /// What it knows of each service, with what the daemons wrote down of themselves; `deep` asks them too.
+    pub async fn look(self, place: &Place, deep: bool) -> Result<Snapshot, Failure> {
+        let sockets = table::sockets(place)?;
+        let known = self.known().await?;
+        let each = TABLE.iter().zip(&sockets).zip(known);
+        let each = each.map(|((entry, socket), known)| async move {
+            // Who listens where nothing of the init system's should is worth a look.
+            if known.as_ref().is_none_or(|known| !known.is_held()) {
+                let found = survey::one(place, entry, socket, Desired::Stopped).await;
+                if found.pid.is_some() {
+                    return found;
+                }
+            }
+            let mut service = survey::unseen(place, entry, socket, Desired::Stopped);
+            match known {
+                Some(Known::Systemd(state)) => put_systemd(place, &mut service, &state),
+                Some(Known::Launchd(state)) => put_launchd(place, &mut service, state),
+                None => {}
+            }
+            service
+        });
+        let snapshot = Snapshot::new(join_all(each).await, None);
+        if deep {
+            survey::deepen(place, snapshot).await
+        } else {
+            Ok(snapshot)
+        }
+    }
+
+    async fn known(self) -> Result<Vec<Option<Known>>, Failure> {
+        let names: Vec<&str> = TABLE.iter().map(|entry| entry.name).collect();
         match self {
             Manager::Systemd(scope) => {
-                let names: Vec<&str> = services.iter().map(|service| service.id.as_str()).collect();
                 let states = scope.systemd().states(&names).await?;
-                for (service, state) in services.iter_mut().zip(states) {
-                    if let Some(state) = state {
-                        put_systemd(service, &state);
-                    }
-                }
+                Ok(states.into_iter().map(|state| state.map(Known::Systemd)).collect())
             }
             Manager::Launchd => {
-                for service in &mut services {
-                    put_launchd(service, launchd::state(&service.id).await?);
-                }
+                let states = try_join_all(names.into_iter().map(launchd::state)).await?;
+                Ok(states.into_iter().map(|state| Some(Known::Launchd(state))).collect())
             }
         }
-        Ok(Snapshot::new(services, supervisor))
+    }
+}
+
+/// What the init system knows of a service that it has.
+enum Known {
+    Systemd(systemd::State),
+    Launchd(Option<launchd::State>),
+}
+
+impl Known {
+    /// Its socket is the init system's, or its daemon's.
+    fn is_held(&self) -> bool {
+        match self {
+            Known::Systemd(state) => state.socket || state.pid.is_some(),
+            Known::Launchd(state) => state.is_some(),
+        }
     }
 }
 
@@ -122,7 +158,7 @@ async fn by_launchd(change: Change, service: &str) -> Result<(), Failure> {
     }
 }
 
-fn put_systemd(service: &mut Service, state: &systemd::State) {
+fn put_systemd(place: &Place, service: &mut Service, state: &systemd::State) {
     service.manager = Name::Systemd;
     service.enabled_at_login = state.enabled;
     service.pid = state.pid;
@@ -153,9 +189,10 @@ fn put_systemd(service: &mut Service, state: &systemd::State) {
         // It runs: how well is what it said itself.
         _ => None,
     };
-    let Some(seen) = seen else { return };
+    let Some(seen) = seen else {
+        return survey::recall(place, service, state.fed);
+    };
     service.state = seen;
-    service.checks.clear();
     if matches!(seen, State::Failed | State::Backoff) {
         let code = state.last_exit.and_then(|ended| ended.code);
         let fix = code.and_then(|code| programs::remedy(code, &service.id));
@@ -164,11 +201,15 @@ fn put_systemd(service: &mut Service, state: &systemd::State) {
             Some(exit) if state.result == "exit-code" => exit.message.clone(),
             _ => format!("systemd says {}", state.result),
         };
+        service.last_error = service.last_exit.as_ref().map(|exit| LastError {
+            message: message.clone(),
+            at: exit.at.clone(),
+        });
         service.checks.push(failed(message, fix));
     }
 }
 
-fn put_launchd(service: &mut Service, state: Option<launchd::State>) {
+fn put_launchd(place: &Place, service: &mut Service, state: Option<launchd::State>) {
     service.manager = Name::Launchd;
     service.enabled_at_login = state.is_some();
     let Some(state) = state else {
@@ -178,10 +219,15 @@ fn put_launchd(service: &mut Service, state: Option<launchd::State>) {
     service.desired = Desired::Running;
     service.pid = state.pid;
     service.restarts = state.runs.saturating_sub(1);
-    if state.pid.is_none() {
+    service.start_time = state.pid.and_then(crate::services::process::start_time);
+    if state.pid.is_some() {
+        survey::recall(place, service, None);
+    } else {
         service.state = State::Failed;
         let fix = format!("nexus services logs {0}; then: nexus services start {0}", service.id);
-        service.checks = vec![failed(format!("launchd says {}", state.state), fix)];
+        service
+            .checks
+            .push(failed(format!("launchd says {}", state.state), fix));
     }
 }
 

@@ -20,6 +20,7 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use nexus_credential::{Account, Error, Kind, Reference, Resolved, Resolver, Stamp};
+use nexus_daemon::Credential;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -158,7 +159,8 @@ impl References {
     }
 
     /// Until `stop`. `told` hears of every change, to say it in the daemon's health.
-    pub async fn keep(self, stop: CancellationToken, told: impl Fn(Option<String>)) {
+    pub async fn keep(self, stop: CancellationToken, told: impl Fn()) {
+        told();
         if self.0.shell {
             let names = self
                 .0
@@ -181,14 +183,38 @@ impl References {
             let pause = next.saturating_duration_since(Instant::now()).min(LOOK);
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.0.wake.notified() => {}
+                // The settings or the index may name others now.
+                () = self.0.wake.notified() => told(),
                 () = tokio::time::sleep(pause) => {}
                 Some((provider, round, outcome)) = running.next(), if !running.is_empty() => {
                     self.note(&provider, round, outcome);
-                    told(self.trouble());
+                    told();
                 }
             }
         }
+    }
+
+    /// What is named, and how asking for it went. A variable of the login shell is named once it was found.
+    pub fn named(&self) -> Vec<Credential> {
+        let table = self.0.table.lock();
+        let named = table.wanted.values().filter_map(|slot| {
+            let (reference, provider) = match &slot.sources {
+                Sources::Named(reference) => (reference.label(), reference.store()),
+                Sources::Shell(names) if slot.key.is_some() => (format!("env:{}", names.join("|")), "shell"),
+                Sources::Shell(_) => return None,
+            };
+            let status = match (&slot.trouble, &slot.key) {
+                (Some(error), _) => error.kind.name(),
+                (None, Some(_)) => "ok",
+                (None, None) => "pending",
+            };
+            Some(Credential {
+                reference,
+                provider: provider.to_owned(),
+                status: status.to_owned(),
+            })
+        });
+        named.collect()
     }
 
     /// In one line, as health says it.
@@ -302,7 +328,7 @@ impl Good {
 }
 
 /// How the trouble begins that somebody ends by unlocking a store.
-pub const WAITING: &str = "waiting-for-credential";
+const WAITING: &str = "waiting-for-credential";
 
 pub fn said(provider: &str, error: &Error) -> String {
     match error.kind {

@@ -116,9 +116,12 @@ cases![
     place::it_has_no_rights,
 ];
 
-async fn conforms(config: Config) {
+async fn conforms(test: &str, config: Config) {
     let directory = tempfile::tempdir().unwrap();
-    let tar = busybox(directory.path()).unwrap();
+    let tar = match busybox(directory.path()) {
+        Ok(tar) => tar,
+        Err(missing) => return skipped(test, &missing),
+    };
     let found = choose(&config).await.unwrap();
     let image = "localhost/nexus-test:1";
     found.engine.import(&tar, image).await.unwrap();
@@ -148,12 +151,12 @@ async fn docker_conforms() {
     let Some(docker) = machine("docker_conforms", Machine::docker()) else {
         return;
     };
-    conforms(Config {
+    let config = Config {
         backend: Choice::Docker,
         host: docker.host(),
         ..Config::default()
-    })
-    .await;
+    };
+    conforms("docker_conforms", config).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -161,12 +164,12 @@ async fn podman_conforms() {
     let Some(podman) = machine("podman_conforms", Machine::podman()) else {
         return;
     };
-    conforms(Config {
+    let config = Config {
         backend: Choice::Podman,
         host: podman.host(),
         ..Config::default()
-    })
-    .await;
+    };
+    conforms("podman_conforms", config).await;
 }
 
 fn sandbox(directory: &std::path::Path) -> Config {
@@ -190,9 +193,9 @@ async fn sandbox_conforms() {
         let said = probe.notes.iter().any(|note| note.contains(limit.name()));
         assert!(said, "{probe:?}");
     }
-    conforms(config.clone()).await;
-    let left = std::fs::read_dir(config.directory.join("containers")).unwrap();
-    assert_eq!(left.count(), 0, "directories of containers are left");
+    conforms("sandbox_conforms", config.clone()).await;
+    let left = std::fs::read_dir(config.directory.join("containers"));
+    assert_eq!(left.map_or(0, Iterator::count), 0, "directories of containers are left");
     assert_eq!(holders(directory.path()), Vec::<String>::new(), "processes are left");
 }
 

@@ -56,6 +56,10 @@ impl Stage {
 
     /// With more settings of the orchestrator's, by their keys.
     async fn set_with(test: &str, backend: Backend, settings: &[(&str, &str)]) -> Option<Stage> {
+        let directory = tempfile::tempdir().unwrap();
+        let archive = busybox(directory.path())
+            .map_err(|missing| skipped(test, &missing))
+            .ok()?;
         let mut site = Site::new().env("NEXUS_ORCHESTRATOR__CONTAINER_ENGINE_TIMEOUT", "10s");
         let mut docker = None;
         if backend == Backend::Docker {
@@ -76,8 +80,6 @@ impl Stage {
             site.set(&name, Some(value));
         }
         site.up(&[Daemon::Orchestrator]).await;
-        let directory = tempfile::tempdir().unwrap();
-        let archive = busybox(directory.path()).unwrap();
         let mut client = ContainerServiceClient::new(site.connect().channel());
         let import = ImportImageRequest {
             path: archive.to_string_lossy().into_owned(),

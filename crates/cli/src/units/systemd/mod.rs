@@ -1,9 +1,11 @@
-//! One service under systemd: what it is doing, and telling it what to do. Everything goes through `systemctl`.
+//! One service under systemd: what it is doing, asked at its socket, and telling it what to do, through `systemctl`.
+
+mod bus;
 
 use std::time::{Duration, SystemTime};
 
 use super::{
-    Scope,
+    Scope, check,
     files::{self, Entry},
     program,
 };
@@ -13,9 +15,6 @@ use crate::failure::{Exit, Failure};
 const ASK: Duration = Duration::from_secs(10);
 /// A start waits for READY, a stop for the drain; systemd's own limits are 90 s and 20 s.
 const DO: Duration = Duration::from_secs(120);
-
-const PROPERTIES: &str = "--property=LoadState,ActiveState,SubState,UnitFileState,MainPID,NRestarts,Result,\
-                          ExecMainCode,ExecMainStatus,ExecMainExitTimestamp,StateChangeTimestamp";
 
 #[derive(Clone, Copy, Debug)]
 pub struct Systemd {
@@ -37,6 +36,8 @@ pub struct State {
     /// Why it is not running: `exit-code`, `signal`, `watchdog`, `start-limit-hit`, ...; `success` if all is well.
     pub result: String,
     pub last_exit: Option<Ended>,
+    /// When it last said that it really answers.
+    pub fed: Option<SystemTime>,
     /// Its socket is held: who connects is served, now or when it is back.
     pub socket: bool,
 }
@@ -46,6 +47,18 @@ pub struct Ended {
     pub code: Option<i32>,
     pub signal: Option<i32>,
     pub at: Option<SystemTime>,
+}
+
+impl Ended {
+    /// Of CLD_EXITED, CLD_KILLED, CLD_DUMPED of waitid(2), and what belongs to it.
+    fn new(how: i32, status: i32, at: Option<SystemTime>) -> Option<Ended> {
+        let (code, signal) = match how {
+            1 => (Some(status), None),
+            2 | 3 => (None, Some(status)),
+            _ => return None,
+        };
+        Some(Ended { code, signal, at })
+    }
 }
 
 impl Systemd {
@@ -79,28 +92,14 @@ impl Systemd {
         Ok(self.states(&[service]).await?.pop().flatten())
     }
 
-    /// All in one question, as each costs a process; `None` for one that has no unit.
+    /// All in one question; `None` for one that has no unit.
     pub async fn states(self, services: &[&str]) -> Result<Vec<Option<State>>, Failure> {
         let entries: Vec<_> = services.iter().map(|service| files::find(service)).collect();
-        let known: Vec<_> = entries.iter().copied().flatten().collect();
-        if known.is_empty() {
-            return Ok(services.iter().map(|_| None).collect());
-        }
-        let units: Vec<String> = known
-            .iter()
-            .flat_map(|entry| [entry.service_unit(), entry.socket_unit()])
-            .collect();
-        let mut args = vec!["show", "--timestamp=unix", PROPERTIES];
-        args.extend(units.iter().map(String::as_str));
-        let said = self.ask(&args).await?;
-        let mut blocks = said.split("\n\n");
-        let mut state = |entry: &Entry| {
-            let (daemon, socket) = (blocks.next().unwrap_or_default(), blocks.next().unwrap_or_default());
-            let mut state = parse(&entry.service_unit(), daemon)?;
-            state.socket = value(socket, "ActiveState") == Some("active");
-            Some(state)
-        };
-        Ok(entries.into_iter().map(|entry| entry.and_then(&mut state)).collect())
+        let known = entries.iter().copied().flatten();
+        let units: Vec<_> = known.map(|entry| (entry.service_unit(), entry.socket_unit())).collect();
+        let mut states = bus::states(self.scope, &units).await?.into_iter();
+        let state = |entry: Option<&Entry>| entry.and_then(|_| states.next().flatten());
+        Ok(entries.into_iter().map(state).collect())
     }
 
     /// Returns when it is ready. What stopped it before (a crash loop, a wrong config) is forgotten.
@@ -171,7 +170,7 @@ impl Systemd {
 }
 
 fn entry(service: &str) -> Result<&'static Entry, Failure> {
-    files::find(service).ok_or_else(|| super::check::unknown(service))
+    files::find(service).ok_or_else(|| check::unknown(service))
 }
 
 /// `systemd 252 (252.39-1~deb12u1)`
@@ -181,67 +180,22 @@ fn version(said: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-fn value<'a>(block: &'a str, key: &str) -> Option<&'a str> {
-    block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
-}
-
-fn parse(unit: &str, block: &str) -> Option<State> {
-    let text = |key| value(block, key).unwrap_or_default().to_owned();
-    let number = |key| value(block, key).and_then(|text| text.parse::<i32>().ok()).unwrap_or(0);
-    let time = |key| {
-        let seconds = value(block, key)?.strip_prefix('@')?.parse().ok()?;
-        Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
-    };
-    if text("LoadState") != "loaded" {
-        return None;
-    }
-    let status = number("ExecMainStatus");
-    // CLD_EXITED, CLD_KILLED, CLD_DUMPED of waitid(2).
-    let last_exit = match number("ExecMainCode") {
-        1 => Some((Some(status), None)),
-        2 | 3 => Some((None, Some(status))),
-        _ => None,
-    };
-    Some(State {
-        unit: unit.to_owned(),
-        active: text("ActiveState"),
-        sub: text("SubState"),
-        enabled: text("UnitFileState").starts_with("enabled"),
-        pid: Some(number("MainPID")).filter(|pid| *pid > 0),
-        since: time("StateChangeTimestamp"),
-        restarts: u32::try_from(number("NRestarts")).unwrap_or(0),
-        result: text("Result"),
-        last_exit: last_exit.map(|(code, signal)| Ended {
-            code,
-            signal,
-            at: time("ExecMainExitTimestamp"),
-        }),
-        socket: false,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FAILED: &str = "Result=exit-code\nNRestarts=2\nExecMainExitTimestamp=@1700000005\nExecMainCode=1\n\
-                          ExecMainStatus=78\nMainPID=0\nLoadState=loaded\nActiveState=failed\nSubState=failed\n\
-                          UnitFileState=enabled\nStateChangeTimestamp=@1700000006\n";
-
     #[test]
-    fn a_failure_is_read_with_its_code_and_time() {
-        let state = parse("nexus-llm.service", FAILED).unwrap();
-        assert_eq!((state.active.as_str(), state.result.as_str()), ("failed", "exit-code"));
-        assert_eq!((state.pid, state.restarts, state.enabled), (None, 2, true));
-        let ended = state.last_exit.unwrap();
-        assert_eq!((ended.code, ended.signal), (Some(78), None));
-        let since = state.since.unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        assert_eq!(since.as_secs(), 1_700_000_006);
-    }
-
-    #[test]
-    fn a_unit_that_is_not_there_has_no_state() {
-        assert_eq!(parse("x.service", "LoadState=not-found\nActiveState=inactive\n"), None);
+    fn an_end_is_a_code_or_a_signal() {
+        let at = Some(SystemTime::UNIX_EPOCH);
+        assert_eq!(
+            Ended::new(1, 78, at).map(|ended| (ended.code, ended.signal)),
+            Some((Some(78), None))
+        );
+        assert_eq!(
+            Ended::new(3, 6, at).map(|ended| (ended.code, ended.signal)),
+            Some((None, Some(6)))
+        );
+        assert_eq!(Ended::new(0, 0, None), None);
     }
 
     #[test]

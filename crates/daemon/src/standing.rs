@@ -1,0 +1,176 @@
+//! How this daemon is, in a small file beside its socket: for who wants to know it without waking anybody.
+//!
+//! ```text
+//! Health ──▶ changed ──▶ state/run/<service>.json   read by the supervisor and by `nexus services status`
+//!                   └──▶ STATUS=                    kept by systemd
+//! ```
+//!
+//! It is there before READY and goes with a clean stop. One that a killed daemon left tells of a process that is no more.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use nexus_config::Root;
+use sd_notify::NotifyState;
+use serde::{Deserialize, Serialize};
+
+use crate::{Health, Stop, ready::tell};
+
+/// What changes in quick succession is written once.
+const PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Standing {
+    pub pid: u32,
+    pub version: String,
+    pub serving: bool,
+    /// The parts that work badly, each with its reason.
+    pub limping: BTreeMap<String, String>,
+    /// Why the orchestrator does not know it.
+    pub unlinked: Option<String>,
+    /// What its settings name, and what came of asking for it. Never a value.
+    pub credentials: Vec<Credential>,
+    /// After the last sleep, freeze or jump of the clock.
+    pub recovered: Option<String>,
+    pub observed_at: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Credential {
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// The kind of store behind it: `keyring`, `op`, `file`, ...
+    pub provider: String,
+    /// `ok`, `pending`, or the kind of error: `locked`, `not-found`, ...
+    pub status: String,
+}
+
+impl Standing {
+    pub fn file(root: &Root, service: &str) -> PathBuf {
+        root.run_dir().join(format!("{service}.json"))
+    }
+
+    /// `None` if there is none of this process: it has not said anything, or a file of another one lies there.
+    pub fn of(pid: u32, file: &Path) -> Option<Standing> {
+        let told: Standing = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+        (told.pid == pid).then_some(told)
+    }
+
+    /// Whether somebody has to unlock a store.
+    pub fn waits(&self) -> bool {
+        self.credentials.iter().any(|credential| credential.status == "locked")
+    }
+
+    /// The parts that limp, in one line.
+    pub fn trouble(&self) -> Option<String> {
+        let unlinked = self.unlinked.iter().map(|why| ("registration", why));
+        let parts = self.limping.iter().map(|(part, why)| (part.as_str(), why));
+        let parts: Vec<String> = parts
+            .chain(unlinked)
+            .map(|(part, why)| format!("{part}: {why}"))
+            .collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    fn new(health: &Health) -> Standing {
+        Standing {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            serving: health.is_serving("").unwrap_or_default(),
+            limping: health.limping().into_iter().collect(),
+            unlinked: health.link(),
+            credentials: health.credentials(),
+            recovered: health.recovered(),
+            observed_at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+        }
+    }
+
+    fn status(&self) -> String {
+        match (self.trouble(), &self.recovered) {
+            (Some(trouble), _) => format!("serves, but {trouble}"),
+            (None, Some(recovered)) => format!("serves; {recovered}"),
+            (None, None) => "serves".to_owned(),
+        }
+    }
+
+    fn write(&self, file: &Path) -> io::Result<()> {
+        let fresh = file.with_extension("json.new");
+        fs::write(&fresh, serde_json::to_vec(self)?)?;
+        fs::rename(&fresh, file)
+    }
+}
+
+/// Returns it in one line.
+pub(crate) fn write(file: &Path, health: &Health) -> String {
+    let standing = Standing::new(health);
+    if let Err(error) = standing.write(file) {
+        tracing::warn!(%error, file = %file.display(), "how this daemon is cannot be written down");
+        // An older word would be a wrong one.
+        let _gone = fs::remove_file(file);
+    }
+    standing.status()
+}
+
+/// Said again at each change, and taken back at the stop.
+pub(crate) async fn keep(file: PathBuf, health: Health, stop: Stop) {
+    let mut changed = health.changed();
+    loop {
+        tokio::select! {
+            () = stop.requested() => break,
+            _ = changed.changed() => {}
+        }
+        tokio::select! {
+            () = stop.requested() => break,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+        changed.mark_unchanged();
+        tell(&[NotifyState::Status(&write(&file, &health))]);
+    }
+    let _gone = fs::remove_file(&file);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_change_is_told_and_a_stop_takes_it_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("llm.json");
+        let (health, stop) = (Health::new(), Stop::new());
+        health.ready();
+        write(&file, &health);
+        let pid = std::process::id();
+        let told = Standing::of(pid, &file).unwrap();
+        assert!(told.serving && told.limping.is_empty());
+        assert_eq!(Standing::of(pid + 1, &file), None, "of another process");
+
+        let keeping = tokio::spawn(keep(file.clone(), health.clone(), stop.clone()));
+        tokio::task::yield_now().await;
+        health.limp("credentials", Some("keyring:x is locked".into()));
+        health.named([Credential {
+            reference: "keyring:x".into(),
+            provider: "keyring".into(),
+            status: "locked".into(),
+        }]);
+        let told = tokio::time::timeout(Duration::from_secs(10), async {
+            loop {
+                match Standing::of(pid, &file).filter(Standing::waits) {
+                    Some(told) => return told,
+                    None => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        });
+        let told = told.await.unwrap();
+        assert_eq!(told.status(), "serves, but credentials: keyring:x is locked");
+        stop.trigger();
+        keeping.await.unwrap();
+        assert!(!file.exists());
+    }
+}
