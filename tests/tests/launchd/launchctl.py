@@ -5,6 +5,7 @@ Each loaded job has a keeper, a process that starts the program as the property 
 What is known of a job lies in $LAUNCHCTL_STATE/<label>.json.
 """
 
+import fcntl
 import json
 import os
 import plistlib
@@ -42,10 +43,12 @@ def save(label, job):
 
 
 def alter(label, **changes):
-    job = load(label)
-    if job is not None:
-        job.update(changes)
-        save(label, job)
+    with open(os.path.join(STATE, "lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        job = load(label)
+        if job is not None:
+            job.update(changes)
+            save(label, job)
 
 
 def label_of(target):
@@ -86,6 +89,7 @@ def keep(label, plist):
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGUSR1, kick)
+    alter(label, keeper=os.getpid())
     begun = 0.0
     runs = 0
     throttle = float(os.environ.get("LAUNCHCTL_THROTTLE", plist.get("ThrottleInterval", 10)))
@@ -133,15 +137,16 @@ def bootstrap(domain, file):
     if label in disabled():
         fail(119, "Bootstrap failed: 119: Service is disabled")
     save(label, {"state": "not running", "pid": None, "runs": 0, "exit": None, "path": file})
-    keeper = os.fork()
-    if keeper == 0:
+    if os.fork() == 0:
         os.setsid()
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
         keep(label, plist)
         os._exit(0)
-    alter(label, keeper=keeper)
+    # From then on it hears signals.
+    while "keeper" not in (load(label) or {"keeper": None}):
+        time.sleep(0.002)
 
 
 def bootout(target):
