@@ -18,12 +18,51 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     }
 }
 
-/// Forks into new namespaces. `None` in the child.
-pub fn clone(namespaces: i32) -> io::Result<Option<i32>> {
-    let flags = (namespaces | libc::SIGCHLD) as libc::c_ulong;
-    // SAFETY: without CLONE_VM and with no stack of its own this is a fork, and there is only this thread.
-    let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })?;
+/// `None` in the child.
+pub fn fork() -> io::Result<Option<i32>> {
+    clone(0, None)
+}
+
+/// Forks into new namespaces, and into a control group of version 2. `None` in the child.
+pub fn clone(namespaces: i32, group: Option<BorrowedFd<'_>>) -> io::Result<Option<i32>> {
+    let pid = match group {
+        Some(group) => {
+            let arguments = CloneArguments {
+                flags: namespaces as u64 | CLONE_INTO_CGROUP,
+                exit_signal: libc::SIGCHLD as u64,
+                cgroup: group.as_raw_fd() as u64,
+                ..CloneArguments::default()
+            };
+            // SAFETY: as below; the structure is as large as it says, and outlives the call.
+            unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArguments>()) }
+        }
+        None => {
+            let flags = (namespaces | libc::SIGCHLD) as libc::c_ulong;
+            // SAFETY: without CLONE_VM and with no stack of its own this is a fork, and there is only this thread.
+            unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) }
+        }
+    };
+    let pid = check(pid)?;
     Ok((pid != 0).then_some(pid as i32))
+}
+
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// `struct clone_args` up to its third version.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
 }
 
 #[repr(C)]
@@ -140,5 +179,53 @@ pub fn execute(path: &str, arguments: &[CString], environment: &[CString]) -> io
     match nix::unistd::execve(&path, arguments, environment) {
         Ok(never) => match never {},
         Err(errno) => errno.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// Where there is a hierarchy of version 2 in which this user may make a group, whatever controllers it has.
+    #[test]
+    fn a_process_is_made_in_a_group() {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let own = own
+            .lines()
+            .find_map(|line| line.strip_prefix("0::/"))
+            .unwrap_or_default();
+        let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+        let Some(group) = mounts.iter().find_map(|mount| {
+            let group = format!("{mount}/{own}/nexus-test-{}", std::process::id());
+            fs::metadata(format!("{mount}/cgroup.controllers")).ok()?;
+            fs::create_dir(&group).ok()?;
+            Some(group)
+        }) else {
+            return;
+        };
+        let directory = fs::File::open(&group).expect("it was just made");
+        match clone(0, Some(directory.as_fd())) {
+            Ok(None) => {
+                // Only what a process with one thread may do after a fork of one with many.
+                // SAFETY: it touches no memory.
+                unsafe { libc::pause() };
+                unsafe { libc::_exit(0) }
+            }
+            Ok(Some(pid)) => {
+                let inside = fs::read_to_string(format!("{group}/cgroup.procs")).expect("it can be read");
+                let child = nix::unistd::Pid::from_raw(pid);
+                nix::sys::signal::kill(child, Signal::SIGKILL).expect("it is ours");
+                nix::sys::wait::waitpid(child, None).expect("it is ours");
+                fs::remove_dir(&group).expect("it is empty");
+                assert_eq!(inside.trim(), pid.to_string());
+            }
+            Err(error) => {
+                fs::remove_dir(&group).expect("it is empty");
+                panic!("{error}");
+            }
+        }
     }
 }

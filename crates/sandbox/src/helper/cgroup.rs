@@ -5,51 +5,90 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::spec::{Cgroup, Isolation, Run};
 
 use super::cgroup_files::{Hierarchies, Version};
-use super::step::{Result, Step};
+use super::step::{Result, Step, failed};
 
 pub const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// Used where it is there, for telling how much time was used.
 const ACCOUNTING: &str = "cpuacct";
 
+/// What will be made, for which limits, and where.
+pub struct Plan<'a> {
+    run: &'a Run,
+    wanted: Vec<&'static str>,
+    hierarchies: Option<Hierarchies>,
+}
+
+impl Plan<'_> {
+    pub fn of(run: &Run) -> Plan<'_> {
+        let wanted = match run.cgroup {
+            Cgroup::None => Vec::new(),
+            Cgroup::Auto | Cgroup::Below(_) => wanted(run),
+        };
+        let hierarchies = (!wanted.is_empty()).then(|| Hierarchies::read().ok()).flatten();
+        Plan {
+            run,
+            wanted,
+            hierarchies,
+        }
+    }
+
+    /// Whether version 2 has them all.
+    pub fn is_unified(&self) -> bool {
+        let all = self.hierarchies.as_ref();
+        all.is_some_and(|all| !self.wanted.iter().any(|controller| all.is_one(controller)))
+    }
+
+    /// Those that this user can make; none is no failure: who asked for limits is told.
+    pub fn make(&self) -> Result<Groups> {
+        let below = match &self.run.cgroup {
+            Cgroup::Below(path) => Some(path.as_str()),
+            Cgroup::Auto | Cgroup::None => None,
+        };
+        let found = self.hierarchies.as_ref();
+        let groups = found
+            .map(|all| Groups::find(all, &self.wanted, below))
+            .unwrap_or_default();
+        groups.limit(self.run)?;
+        let unenforced = groups.unenforced(self.run);
+        if self.run.limits.required && !unenforced.is_empty() {
+            let why = format!("{} cannot be limited here", unenforced.join(", "));
+            let hint = "delegate control groups to this user, or run as root";
+            return Err(failed("limits", why, hint));
+        }
+        Ok(groups)
+    }
+}
+
+/// Dropped, they are removed.
 #[derive(Default)]
 pub struct Groups {
     /// By controller.
     dirs: BTreeMap<&'static str, (Version, PathBuf)>,
 }
 
+impl Drop for Groups {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
 impl Groups {
-    /// Those that this user can make; none is no failure: who asked for limits is told.
-    pub fn make(run: &Run) -> Result<Groups> {
-        if run.cgroup == Cgroup::None {
-            return Ok(Groups::default());
-        }
-        let below = match &run.cgroup {
-            Cgroup::Below(path) => Some(path.as_str()),
-            Cgroup::Auto | Cgroup::None => None,
-        };
-        let wanted = wanted(run);
-        if wanted.is_empty() {
-            return Ok(Groups::default());
-        }
-        let mut groups = Groups::find(&wanted, below);
-        if let Err(failed) = groups.limit(run) {
-            groups.remove();
-            return Err(failed);
-        }
-        Ok(groups)
+    /// Of any limits.
+    pub fn probe() -> Groups {
+        Hierarchies::read().map_or_else(|_| Groups::default(), |all| Groups::find(&all, &CONTROLLERS, None))
     }
 
-    pub fn find(controllers: &[&'static str], below: Option<&str>) -> Groups {
+    fn find(hierarchies: &Hierarchies, controllers: &[&'static str], below: Option<&str>) -> Groups {
         let mut groups = Groups::default();
-        let Ok(hierarchies) = Hierarchies::read() else {
-            return groups;
-        };
         let name = format!("nexus-{}-{:x}", std::process::id(), super::proc::now_ms());
         for controller in controllers {
             if let Some(place) = hierarchies.make(controller, below, &name) {
@@ -114,15 +153,45 @@ impl Groups {
         missing.map(|(name, _)| name.to_string()).collect()
     }
 
-    pub fn add(&self, pid: i32) -> Result<()> {
+    /// Where a process can be made as a member. Moving one there would make the kernel wait for all others (a grace
+    /// period of RCU, which takes longer than all the rest).
+    pub fn birthplace(&self) -> Option<OwnedFd> {
+        let (_, dir) = self.dirs.values().next()?;
+        let is_all = self
+            .dirs
+            .values()
+            .all(|(version, other)| *version == Version::Two && other == dir);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        is_all
+            .then(|| rustix::fs::open(dir, flags, Mode::empty()).ok())
+            .flatten()
+    }
+
+    /// What a process with one thread writes a zero to, to become a member without that wait: only version 1 has it.
+    pub fn doors(&self) -> Result<Vec<OwnedFd>> {
+        let ones = self.dirs.values().filter(|(version, _)| *version == Version::One);
+        let open = |(_, dir): &(Version, PathBuf)| {
+            let path = dir.join("tasks");
+            let file = fs::OpenOptions::new().write(true).open(&path);
+            Ok(file.on("cgroup", path.display(), "")?.into())
+        };
+        ones.map(open).collect()
+    }
+
+    /// Moves a process from outside; of version 2 only, or of all.
+    pub fn add(&self, pid: i32, all: bool) -> Result<()> {
         let mut done: Vec<&Path> = Vec::new();
-        for (_, dir) in self.dirs.values() {
-            if !done.contains(&dir.as_path()) {
+        for (version, dir) in self.dirs.values() {
+            if (all || *version == Version::Two) && !done.contains(&dir.as_path()) {
                 put(dir, "cgroup.procs", pid)?;
                 done.push(dir);
             }
         }
         Ok(())
+    }
+
+    pub fn has(&self, controller: &str) -> bool {
+        self.dirs.contains_key(controller)
     }
 
     pub fn paths(&self) -> BTreeMap<String, String> {
@@ -151,7 +220,7 @@ impl Groups {
     }
 
     /// They can be removed once the last process is gone, which takes the kernel a moment.
-    pub fn remove(&mut self) {
+    fn remove(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(2);
         for (_, (_, dir)) in std::mem::take(&mut self.dirs) {
             while let Err(error) = fs::remove_dir(&dir) {
@@ -163,6 +232,20 @@ impl Groups {
             }
         }
     }
+}
+
+/// Goes through a door. On an older kernel only who may write to it himself can.
+pub fn enter(door: impl AsFd) -> rustix::io::Result<()> {
+    rustix::io::write(door, b"0").map(drop)
+}
+
+/// This process itself becomes a member.
+pub fn join(dir: &str) -> Result<()> {
+    let dir = Path::new(dir);
+    if dir.join("tasks").exists() {
+        return put(dir, "tasks", 0);
+    }
+    put(dir, "cgroup.procs", 0)
 }
 
 /// Controllers for the limits that are asked for.

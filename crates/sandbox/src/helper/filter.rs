@@ -1,93 +1,161 @@
 //! The system calls that a command may make.
 //!
-//! Two filters: the first knows what ordinary programs use, and answers "not implemented" to everything else, as an
-//! older kernel would; the second answers "not permitted" to what would reach beyond the sandbox, so that programs see a
-//! reason. The kernel asks both, and the stricter answer counts.
+//! What ordinary programs use is allowed; what would reach beyond the sandbox is "not permitted", so that programs see a
+//! reason; everything else is "not implemented", as an older kernel would say.
 
 use std::collections::BTreeMap;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition as Condition,
-    SeccompFilter, SeccompRule, TargetArch,
-};
+use seccompiler::BpfProgram;
 
 use super::calls::{ALLOWED, ALLOWED_HERE, REFUSED};
+use super::program::{Range, Verdict, assemble};
 use super::step::{Result, failed};
 
+// Of linux/audit.h.
+#[cfg(target_arch = "x86_64")]
+const ARCH: Option<u32> = Some(0xc000_003e);
+#[cfg(target_arch = "aarch64")]
+const ARCH: Option<u32> = Some(0xc000_00b7);
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const ARCH: Option<u32> = None;
+
 pub fn install() -> Result<()> {
-    let arch = TargetArch::try_from(std::env::consts::ARCH);
-    let arch = arch.map_err(|_| failed("seccomp", "no filter for this processor", "x86-64 or aarch64 is needed"))?;
-    for filter in [allowed(arch), refused(arch)] {
-        let program = filter.and_then(BpfProgram::try_from);
-        let applied = program
-            .map_err(seccompiler::Error::from)
-            .and_then(|program| seccompiler::apply_filter(&program));
-        let hint = "the kernel must be built with CONFIG_SECCOMP_FILTER";
-        applied.map_err(|error| failed("seccomp", error.to_string(), hint))?;
-    }
-    Ok(())
+    let arch = ARCH.ok_or_else(|| failed("seccomp", "no filter for this processor", "x86-64 or aarch64 is needed"))?;
+    let program: BpfProgram = assemble(arch, &ranges());
+    let hint = "the kernel must be built with CONFIG_SECCOMP_FILTER";
+    seccompiler::apply_filter(&program).map_err(|error| failed("seccomp", error.to_string(), hint))
 }
 
-type Filter = std::result::Result<SeccompFilter, seccompiler::BackendError>;
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+/// New namespaces. `clone3` hides its flags from a filter: it is not allowed, and libc falls back.
+const NAMESPACES: i32 = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP
+    // CLONE_NEWTIME.
+    | 0x80;
 
-fn allowed(arch: TargetArch) -> Filter {
-    let numbers = ALLOWED.iter().chain(ALLOWED_HERE);
-    let rules: Rules = numbers.map(|number| (*number, Vec::new())).collect();
-    SeccompFilter::new(
-        rules,
-        SeccompAction::Errno(libc::ENOSYS as u32),
-        SeccompAction::Allow,
-        arch,
-    )
-}
-
-fn refused(arch: TargetArch) -> Filter {
-    let mut rules: Rules = REFUSED.iter().map(|number| (*number, Vec::new())).collect();
-    // New namespaces. `clone3` hides its flags from a filter: it is not in the first list, and libc falls back.
-    let namespaces = (libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP
-        | 0x80) as u64;
-    let mut one_of = Vec::new();
-    for bit in (0..64).map(|bit| 1u64 << bit).filter(|bit| namespaces & bit != 0) {
-        one_of.push(rule(Condition::new(0, Len::Qword, Op::MaskedEq(bit), bit))?);
-    }
-    rules.insert(libc::SYS_clone, one_of);
+fn verdicts() -> BTreeMap<i64, Verdict> {
+    // Sockets that reach past a network namespace (vsock), or kernel code that few need, are not among these.
+    let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|family| family as u32);
+    // Other personalities than the usual ones of Linux switch off protections.
+    let usual = vec![0, 8, 0x2_0000, 0x2_0008, u32::MAX];
     // Keys typed for another process of a terminal.
-    let ioctl = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| Condition::new(1, Len::Dword, Op::Eq, request));
-    rules.insert(
-        libc::SYS_ioctl,
-        ioctl.into_iter().map(rule).collect::<std::result::Result<_, _>>()?,
-    );
-    // Sockets that reach past a network namespace (vsock), or kernel code that few need.
-    let mut other = Vec::new();
-    for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK] {
-        other.push(Condition::new(0, Len::Dword, Op::Ne, family as u64)?);
-    }
-    let other = vec![SeccompRule::new(other)?];
-    rules.insert(libc::SYS_socket, other.clone());
-    rules.insert(libc::SYS_socketpair, other);
-    // Only the usual personalities of Linux: others switch off protections.
-    let mut odd = Vec::new();
-    for usual in [0, 8, 0x20000, 0x20008, 0xffff_ffff] {
-        odd.push(Condition::new(0, Len::Dword, Op::Ne, usual)?);
-    }
-    rules.insert(libc::SYS_personality, vec![SeccompRule::new(odd)?]);
-    SeccompFilter::new(
-        rules,
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::EPERM as u32),
-        arch,
-    )
+    let typed = vec![libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
+    let allowed = ALLOWED
+        .iter()
+        .chain(ALLOWED_HERE)
+        .map(|number| (*number, Verdict::Allow));
+    let refused = REFUSED.iter().map(|number| (*number, Verdict::Refuse));
+    let looked_at = [
+        (libc::SYS_clone, Verdict::Without(0, NAMESPACES as u32)),
+        (libc::SYS_ioctl, Verdict::Except(1, typed)),
+        (libc::SYS_socket, Verdict::Only(0, families.to_vec())),
+        (libc::SYS_socketpair, Verdict::Only(0, families.to_vec())),
+        (libc::SYS_personality, Verdict::Only(0, usual)),
+    ];
+    // In this order: a later one replaces an earlier one.
+    allowed.chain(refused).chain(looked_at).collect()
 }
 
-fn rule(
-    condition: std::result::Result<Condition, seccompiler::BackendError>,
-) -> std::result::Result<SeccompRule, seccompiler::BackendError> {
-    SeccompRule::new(vec![condition?])
+fn ranges() -> Vec<Range> {
+    let mut ranges: Vec<Range> = vec![(0, Verdict::Missing)];
+    let mut next = 0;
+    let mut put = |first: u32, verdict: Verdict| match ranges.last_mut() {
+        Some(last) if last.1 == verdict => {}
+        Some(last) if last.0 == first => last.1 = verdict,
+        _ => ranges.push((first, verdict)),
+    };
+    for (number, verdict) in verdicts() {
+        let number = number as u32;
+        if number > next {
+            put(next, Verdict::Missing);
+        }
+        put(number, verdict);
+        next = number + 1;
+    }
+    put(next, Verdict::Missing);
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::program;
+    use super::*;
+
+    const THIS: u32 = 0xc000_003e;
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    const MISSING: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+
+    fn asked(number: i64, arguments: [u64; 6]) -> u32 {
+        program::run(&assemble(THIS, &ranges()), THIS, number as u32, arguments)
+    }
+
+    #[test]
+    fn every_number_has_the_answer_of_its_list() {
+        let program = assemble(THIS, &ranges());
+        let with_conditions = [
+            libc::SYS_clone,
+            libc::SYS_ioctl,
+            libc::SYS_socket,
+            libc::SYS_socketpair,
+            libc::SYS_personality,
+        ];
+        for number in (0..2000).chain([0x4000_0000, 0x4000_0001, 0xffff_ffff]) {
+            if with_conditions.contains(&number) {
+                continue;
+            }
+            let expected = if REFUSED.contains(&number) {
+                REFUSE
+            } else if ALLOWED.contains(&number) || ALLOWED_HERE.contains(&number) {
+                ALLOW
+            } else {
+                MISSING
+            };
+            assert_eq!(
+                program::run(&program, THIS, number as u32, [0; 6]),
+                expected,
+                "{number}"
+            );
+        }
+    }
+
+    #[test]
+    fn some_are_asked_for_what() {
+        let first = |value: u64| [value, 0, 0, 0, 0, 0];
+        assert_eq!(asked(libc::SYS_clone, first(libc::SIGCHLD as u64)), ALLOW);
+        for bit in (0..32).filter(|bit| NAMESPACES as u32 & (1 << bit) != 0) {
+            assert_eq!(asked(libc::SYS_clone, first(1 << bit)), REFUSE);
+        }
+        for socket in [libc::SYS_socket, libc::SYS_socketpair] {
+            for family in 0..64 {
+                let usual = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].contains(&family);
+                assert_eq!(asked(socket, first(family as u64)), if usual { ALLOW } else { REFUSE });
+            }
+        }
+        let second = |value: u64| [0, value, 0, 0, 0, 0];
+        assert_eq!(asked(libc::SYS_ioctl, second(0x5401)), ALLOW);
+        assert_eq!(asked(libc::SYS_ioctl, second(libc::TIOCSTI)), REFUSE);
+        // The kernel looks at the low half alone.
+        assert_eq!(asked(libc::SYS_ioctl, second(libc::TIOCLINUX | 1 << 32)), REFUSE);
+        assert_eq!(asked(libc::SYS_personality, first(0xffff_ffff)), ALLOW);
+        assert_eq!(asked(libc::SYS_personality, first(0x0040_0000)), REFUSE);
+    }
+
+    #[test]
+    fn another_abi_is_death() {
+        let program = assemble(THIS, &ranges());
+        for other in [0x4000_0003, 0xc000_00b7, 0] {
+            assert_eq!(program::run(&program, other, 1, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+        }
+    }
+
+    #[test]
+    fn it_is_short() {
+        let program = assemble(THIS, &ranges());
+        assert!(program.len() < 300, "{} instructions", program.len());
+    }
 }

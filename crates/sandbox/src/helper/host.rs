@@ -18,7 +18,6 @@ use crate::spec::{Run, User};
 use super::init;
 use super::lock;
 use super::step::{Result, Step, failed};
-use super::wire;
 
 /// Longest that killing what is left may take.
 const DEATH: Duration = Duration::from_secs(5);
@@ -30,8 +29,8 @@ pub fn adopt_all() -> Result<()> {
 
 /// In the child: becomes the command once the monitor lets it.
 pub fn begin(run: &Run, socket: &OwnedFd, privileged: bool) -> Result<init::Never> {
-    wire::wait_for_go(socket).step("start", "")?;
-    become_command(run, socket, privileged)
+    let run = init::limited(run, socket)?;
+    become_command(&run, socket, privileged)
 }
 
 /// The way to the working directory may be shut to its user; what lies in it is that user's affair.

@@ -26,7 +26,7 @@ pub fn write(pid: i32, inside: User, outside: User, privileged: bool) -> Result<
 /// A user namespace that is only a map for a mount: `on_disk` is seen as `outside`. Needs root.
 pub fn for_mount(on_disk: User, outside: User) -> Result<OwnedFd> {
     let (ours, theirs) = wire::pair().step("id-map", "")?;
-    let Some(pid) = sys::clone(libc::CLONE_NEWUSER).step("id-map", USERNS_HINT)? else {
+    let Some(pid) = sys::clone(libc::CLONE_NEWUSER, None).step("id-map", USERNS_HINT)? else {
         drop(ours);
         // Ends when the other side is closed, also by the death of its owner.
         let _ = wire::wait_for_go(&theirs);

@@ -13,6 +13,7 @@ use crate::report::Failed;
 use crate::spec::{Network, Run};
 use crate::sys;
 
+use super::cgroup;
 use super::etc;
 use super::lock;
 use super::root::{self, Sources};
@@ -48,7 +49,6 @@ pub fn main(run: &Run, given: Given) -> ! {
 
 fn start(run: &Run, socket: &OwnedFd, sources: Option<Sources>, privileged: bool) -> Result<(Pid, u32)> {
     wire::wait_for_go(socket).step("start", "")?;
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).step("cgroup-namespace", "")?;
     rustix::process::setsid().step("session", "")?;
     rustix::system::sethostname(etc::hostname(run).as_bytes()).step("hostname", "")?;
     if run.network == Network::None {
@@ -60,16 +60,34 @@ fn start(run: &Run, socket: &OwnedFd, sources: Option<Sources>, privileged: bool
         None => root::sources(run, None)?,
     };
     root::enter(run, sources)?;
+    // The groups were made meanwhile. From here on everything counts.
+    let run = limited(run, socket)?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).step("cgroup-namespace", "")?;
     lock::die_with_parent(socket.as_fd())?;
-    let landlock = lock::lock(run)?;
-    let child = execute(run)?;
+    let landlock = lock::lock(&run)?;
+    let child = execute(&run)?;
     Ok((child, landlock))
+}
+
+/// Becomes a member of its control groups. A process's own limit on memory stands in for a group's, and would hide its
+/// OOM kill.
+pub fn limited(run: &Run, socket: &OwnedFd) -> Result<Run> {
+    let limited = wire::receive_limited(socket).step("cgroup", "")?;
+    if !limited.doors.iter().all(|door| cgroup::enter(door).is_ok()) {
+        wire::send(socket, &Up::Outside).step("cgroup", "")?;
+        wire::wait_for_go(socket).step("cgroup", "")?;
+    }
+    let mut run = run.clone();
+    if limited.memory {
+        run.limits.memory = None;
+    }
+    Ok(run)
 }
 
 /// Forks, and returns once the command runs or has failed to.
 fn execute(run: &Run) -> Result<Pid> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("exec", "")?;
-    let forked = sys::clone(0).step("exec", "more processes than the limit of pids allows?")?;
+    let forked = sys::fork().step("exec", "more processes than the limit of pids allows?")?;
     let Some(pid) = forked else {
         drop(reader);
         let failed = match replace(run) {

@@ -20,6 +20,7 @@ use crate::spec::{Isolation, Join, Run};
 use crate::sys;
 
 use super::Reporter;
+use super::cgroup;
 use super::host;
 use super::init;
 use super::lock;
@@ -38,8 +39,7 @@ pub fn run(join: Join, reporter: &mut Reporter) -> Result<u8> {
     let privileged = rustix::process::geteuid().is_root();
     let namespaces = namespaces(&started)?;
     for dir in started.cgroups.values() {
-        let file = format!("{dir}/cgroup.procs");
-        std::fs::write(&file, std::process::id().to_string()).on("cgroup", file, "")?;
+        cgroup::join(dir)?;
     }
     started.monitor = process(std::process::id() as i32).step("start", "")?;
     // Nobody inside may look at this process once it is there.
@@ -55,7 +55,7 @@ pub fn run(join: Join, reporter: &mut Reporter) -> Result<u8> {
     }
 
     let (ours, theirs) = wire::pair().step("start", "")?;
-    let forked = sys::clone(0).step("join", "more processes than the limit of pids allows?")?;
+    let forked = sys::fork().step("join", "more processes than the limit of pids allows?")?;
     let Some(pid) = forked else {
         drop(ours);
         let failed = match inside(&run, &theirs, privileged) {
@@ -70,7 +70,9 @@ pub fn run(join: Join, reporter: &mut Reporter) -> Result<u8> {
         // Its end was closed by executing the command.
         None => {}
         Some(Up::Failed(failed)) => return Err(failed),
-        Some(Up::Started(_) | Up::Exited { .. }) => return Err(failed("join", "an answer out of turn", "")),
+        Some(Up::Started(_) | Up::Exited { .. } | Up::Outside) => {
+            return Err(failed("join", "an answer out of turn", ""));
+        }
     }
     reporter.say(&Report::Started(started));
     let (code, signal) = watch(Pid::from_raw(pid), &signals)?;

@@ -15,6 +15,7 @@ mod monitor;
 mod mounts;
 mod probe;
 mod proc;
+mod program;
 mod root;
 mod rules;
 mod step;

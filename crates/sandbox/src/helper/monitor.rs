@@ -2,14 +2,14 @@
 //! the log, passes signals on, and writes down how it ended. If it is killed, so is everything inside.
 //!
 //! ```text
-//!   check ─▶ take sources (root) ─▶ cgroups ─▶ clone ─▶ maps ─▶ go ─▶ Started ─▶ watch ─▶ Exited
+//!   check ─▶ take sources (root) ─▶ clone ─▶ maps ─▶ go ─▶ cgroups ─▶ Started ─▶ watch ─▶ Exited
 //!                                                 any failure: pid 1 is killed, the cgroups removed ─▶ Failed
 //! ```
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
@@ -23,12 +23,12 @@ use crate::spec::{Isolation, Network, Run, User};
 use crate::sys;
 
 use super::Reporter;
-use super::cgroup::Groups;
+use super::cgroup::{Groups, Plan};
 use super::init::{self, Given};
 use super::logs::Logs;
 use super::proc::{now_ms, process};
 use super::step::{Result, Step, USERNS_HINT, failed};
-use super::wire::{self, Up};
+use super::wire::{self, Limited, Up};
 use super::{host, idmap, root};
 
 /// Who a sandbox of root's is on the host: a number that nobody has.
@@ -60,16 +60,10 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
     }
     let taken = privileged && !bare;
     let sources = taken.then(|| root::sources(&run, Some(outside))).transpose()?;
-    let groups = Groups::make(&run)?;
-    let unenforced = groups.unenforced(&run);
-    if run.limits.required && !unenforced.is_empty() {
-        let why = format!("{} cannot be limited here", unenforced.join(", "));
-        return Err(failed(
-            "limits",
-            why,
-            "delegate control groups to this user, or run as root",
-        ));
-    }
+    let plan = Plan::of(&run);
+    // Version 2 takes a process as it is made; version 1 takes one that comes, and is made while pid 1 is busy.
+    let mut groups = plan.is_unified().then(|| plan.make()).transpose()?;
+    let birthplace = groups.as_ref().and_then(Groups::birthplace);
     let mut logs = run
         .state
         .as_deref()
@@ -85,8 +79,19 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
     if bare {
         namespaces = 0;
     }
-    let Some(pid) = sys::clone(namespaces).step("namespaces", USERNS_HINT)? else {
-        drop(ours);
+    let mut inside = birthplace.is_some();
+    let born = sys::clone(namespaces, birthplace.as_ref().map(AsFd::as_fd));
+    let born = born.or_else(|error| {
+        // One without a group may be possible, and is moved into it.
+        let again = std::mem::take(&mut inside);
+        if again {
+            sys::clone(namespaces, None)
+        } else {
+            Err(error)
+        }
+    });
+    let Some(pid) = born.step("namespaces", USERNS_HINT)? else {
+        drop((ours, birthplace));
         if let Some(logs) = &mut logs
             && let Err(failed) = logs.become_output()
         {
@@ -94,7 +99,7 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
             std::process::exit(0);
         }
         if bare {
-            let failed = match host::begin(&without_held(run, &groups), &theirs, privileged) {
+            let failed = match host::begin(&run, &theirs, privileged) {
                 Ok(never) => match never {},
                 Err(failed) => failed,
             };
@@ -106,28 +111,43 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
             sources,
             privileged,
         };
-        init::main(&without_held(run, &groups), given)
+        init::main(&run, given)
     };
     // What pid 1 needed, and nobody else.
     drop((theirs, sources));
     let mut child = Child {
         pid: Pid::from_raw(pid),
         socket: ours,
-        groups,
+        groups: groups.take().unwrap_or_default(),
         reaped: false,
     };
     if let Some(logs) = &mut logs {
         logs.keep_reading();
     }
 
-    child.groups.add(pid)?;
     let mut held = BTreeMap::new();
     if !bare {
         idmap::write(pid, run.user, outside, privileged)?;
         held = hold_namespaces(pid, run.network)?;
     }
     let init = process(pid).step("start", "")?;
-    wire::go(&child.socket).step("start", "")?;
+    if !bare {
+        wire::go(&child.socket).step("start", "")?;
+    }
+    if !plan.is_unified() {
+        child.groups = plan.make()?;
+    }
+    if !inside {
+        child.groups.add(pid, false)?;
+    }
+    let limited = Limited {
+        memory: child.groups.has("memory"),
+        doors: child.groups.doors()?,
+    };
+    // Who is gone already has said why, which is read next.
+    let _ = wire::send_limited(&child.socket, &limited);
+    drop(limited);
+    let unenforced = child.groups.unenforced(&run);
     let landlock = child.started(bare)?;
     let started = Started {
         monitor: process(std::process::id() as i32).step("start", "")?,
@@ -153,7 +173,7 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
         host::end_all(child.pid, &child.groups.paths());
     }
     let oom = child.groups.oom();
-    child.groups.remove();
+    child.groups = Groups::default();
     if let Some(logs) = logs.as_mut() {
         logs.drain();
     }
@@ -168,14 +188,6 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
     }
     reporter.say(&Report::Exited(ended));
     Ok(code as u8)
-}
-
-/// A process's own limit on memory stands in for a group's, and would hide its OOM kill.
-fn without_held(mut run: Run, groups: &Groups) -> Run {
-    if groups.paths().contains_key("memory") {
-        run.limits.memory = None;
-    }
-    run
 }
 
 pub fn check(run: &Run) -> Result<()> {
@@ -260,11 +272,19 @@ struct Child {
 impl Child {
     /// The version of Landlock that holds it; zero: none. A `bare` command just closes its end, by being executed.
     fn started(&self, bare: bool) -> Result<u32> {
-        match wire::receive(&self.socket).step("start", "")? {
+        let said = match wire::receive(&self.socket).step("start", "")? {
+            Some(Up::Outside) => {
+                self.groups.add(self.pid.as_raw(), true)?;
+                wire::go(&self.socket).step("start", "")?;
+                wire::receive(&self.socket).step("start", "")?
+            }
+            said => said,
+        };
+        match said {
             None if bare => Ok(0),
             Some(Up::Started(landlock)) => Ok(landlock),
             Some(Up::Failed(failed)) => Err(failed),
-            Some(Up::Exited { .. }) => Err(failed("start", "ended before it began", "")),
+            Some(Up::Exited { .. } | Up::Outside) => Err(failed("start", "an answer out of turn", "")),
             None => Err(failed(
                 "start",
                 "pid 1 died while it was setting up",
@@ -347,6 +367,6 @@ impl Drop for Child {
             let _ = waitpid(self.pid, None);
             self.reaped = true;
         }
-        self.groups.remove();
+        // Its groups go after it.
     }
 }

@@ -6,7 +6,7 @@ use crate::report::{Failed, Probe};
 use crate::spec::{Limits, Request, Run};
 use crate::sys;
 
-use super::cgroup::{CONTROLLERS, Groups};
+use super::cgroup::Groups;
 use super::step::failed;
 
 pub fn main() -> ExitCode {
@@ -16,9 +16,7 @@ pub fn main() -> ExitCode {
 }
 
 fn probe() -> Probe {
-    let mut groups = Groups::find(&CONTROLLERS, None);
-    let cgroups = groups.versions();
-    groups.remove();
+    let cgroups = Groups::probe().versions();
     let held = |name: &str| (name.to_string(), cgroups.contains_key(name));
     Probe {
         version: env!("CARGO_PKG_VERSION").into(),
