@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 
 use nexus_sandbox::{Ended, Isolation, Started};
 use parking_lot::Mutex;
-use tokio::process::Child;
 use tokio::sync::{broadcast, watch};
 
-use super::helper::{self, failed};
+use super::helper::{self, Helper, failed};
 use super::process;
 use super::record::{LOST, Life, Record, exit_info, now_ms};
 use crate::{Error, Event, EventKind, ExitInfo, Result};
@@ -68,7 +67,12 @@ impl Containers {
             match record.life() {
                 Ok(Life::Running(started)) => containers.watch(record, *started, None),
                 Ok(Life::Lost(started)) => containers.bury(&record, &started),
-                Ok(Life::Created | Life::Exited(_)) => {}
+                // Its helper may have been killed when only its groups were left.
+                Ok(Life::Exited(_)) => match record.started() {
+                    Ok(Some(started)) => remove_groups(&started),
+                    Ok(None) | Err(_) => {}
+                },
+                Ok(Life::Created) => {}
                 Err(error) => tracing::warn!(id = record.id, %error, "a container's state cannot be read"),
             }
         }
@@ -144,19 +148,19 @@ impl Containers {
             return Err(Error::NotFound(record.id.clone()));
         }
         self.tell(record, EventKind::Started);
-        self.watch(Arc::clone(record), running.started, Some(running.child));
+        self.watch(Arc::clone(record), running.started, Some(running.helper));
         Ok(())
     }
 
-    /// Until its helper ends.
-    fn watch(self: &Arc<Self>, record: Arc<Record>, started: Started, child: Option<Child>) {
+    /// Until it has ended.
+    fn watch(self: &Arc<Self>, record: Arc<Record>, started: Started, helper: Option<Helper>) {
         let containers = Arc::clone(self);
         let (told, watched) = watch::channel(());
         self.watched.lock().insert(record.id.clone(), watched);
         tokio::spawn(async move {
             let _told = told;
-            let ended = match child {
-                Some(mut child) => child.wait().await.map(drop),
+            let ended = match helper {
+                Some(helper) => helper.done().await,
                 None => process::ended(started.monitor).await,
             };
             if let Err(error) = ended {
@@ -298,6 +302,9 @@ fn remove_groups(started: &Started) {
         let until = Instant::now() + GROUPS;
         for dir in dirs {
             while let Err(error) = fs::remove_dir(&dir) {
+                if error.kind() == std::io::ErrorKind::NotFound {
+                    break;
+                }
                 if error.kind() != std::io::ErrorKind::ResourceBusy || Instant::now() > until {
                     tracing::debug!(dir, %error, "a control group stays");
                     break;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use nexus_sandbox::{Failed, Join, Report, Request, Run, Started};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{Config, Error, ExecOutput, Result};
@@ -67,8 +67,26 @@ fn command(helper: &Path) -> Command {
 
 /// A helper that runs a sandbox, and what it said of it.
 pub struct Running {
-    pub child: Child,
+    pub helper: Helper,
     pub started: Started,
+}
+
+pub struct Helper {
+    child: Child,
+    reports: BufReader<ChildStdout>,
+}
+
+impl Helper {
+    /// Until how it ended is written down, or it is gone without. What it takes down after that nobody waits for.
+    pub async fn done(mut self) -> std::io::Result<()> {
+        let mut line = String::new();
+        self.reports.read_line(&mut line).await?;
+        if matches!(serde_json::from_str(&line), Ok(Report::Exited(_))) {
+            tokio::spawn(async move { self.child.wait().await });
+            return Ok(());
+        }
+        self.child.wait().await.map(drop)
+    }
 }
 
 pub async fn run(helper: &Path, run: &Run) -> Result<Running> {
@@ -80,7 +98,10 @@ pub async fn run(helper: &Path, run: &Run) -> Result<Running> {
         .spawn()
         .map_err(|error| unusable(format!("{}: {error}", helper.display())))?;
     match timeout(START, first_report(&mut child, run)).await {
-        Ok(Ok(started)) => Ok(Running { child, started }),
+        Ok(Ok((started, reports))) => Ok(Running {
+            helper: Helper { child, reports },
+            started,
+        }),
         Ok(Err(error)) => {
             end(&mut child).await;
             Err(error)
@@ -102,7 +123,7 @@ async fn end(child: &mut Child) {
     let _ = timeout(DEATH, child.wait()).await;
 }
 
-async fn first_report(child: &mut Child, run: &Run) -> Result<Started> {
+async fn first_report(child: &mut Child, run: &Run) -> Result<(Started, BufReader<ChildStdout>)> {
     let mut line = serde_json::to_vec(&Request::Run(Box::new(run.clone()))).map_err(failed)?;
     line.push(b'\n');
     let mut stdin = child.stdin.take().expect("piped");
@@ -112,7 +133,7 @@ async fn first_report(child: &mut Child, run: &Run) -> Result<Started> {
     let mut line = String::new();
     reports.read_line(&mut line).await.map_err(failed)?;
     match serde_json::from_str(&line) {
-        Ok(Report::Started(started)) => Ok(started),
+        Ok(Report::Started(started)) => Ok((started, reports)),
         Ok(Report::Failed(why)) => Err(refused(&why)),
         Ok(Report::Exited(_)) => Err(failed("it ended before it began")),
         Err(error) => Err(failed(format!("the helper said {line:?}: {error}"))),

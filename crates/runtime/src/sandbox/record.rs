@@ -64,9 +64,14 @@ impl Record {
         write(&self.dir, RECORD, self)
     }
 
+    /// Of its latest life, however that ended.
+    pub fn started(&self) -> io::Result<Option<Started>> {
+        read(&self.dir.join(STATUS))
+    }
+
     pub fn life(&self) -> io::Result<Life> {
         // In this order: one that ends in between is seen as ended.
-        let started: Option<Started> = read(&self.dir.join(STATUS))?;
+        let started = self.started()?;
         let alive = started.as_ref().is_some_and(|started| process::alive(started.monitor));
         let ended: Option<Ended> = read(&self.dir.join(EXIT))?;
         Ok(match (started.map(Box::new), ended) {

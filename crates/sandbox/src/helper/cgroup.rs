@@ -20,52 +20,9 @@ pub const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// Used where it is there, for telling how much time was used.
 const ACCOUNTING: &str = "cpuacct";
 
-/// What will be made, for which limits, and where.
-pub struct Plan<'a> {
-    run: &'a Run,
-    wanted: Vec<&'static str>,
-    hierarchies: Option<Hierarchies>,
-}
-
-impl Plan<'_> {
-    pub fn of(run: &Run) -> Plan<'_> {
-        let wanted = match run.cgroup {
-            Cgroup::None => Vec::new(),
-            Cgroup::Auto | Cgroup::Below(_) => wanted(run),
-        };
-        let hierarchies = (!wanted.is_empty()).then(|| Hierarchies::read().ok()).flatten();
-        Plan {
-            run,
-            wanted,
-            hierarchies,
-        }
-    }
-
-    /// Whether version 2 has them all.
-    pub fn is_unified(&self) -> bool {
-        let all = self.hierarchies.as_ref();
-        all.is_some_and(|all| !self.wanted.iter().any(|controller| all.is_one(controller)))
-    }
-
-    /// Those that this user can make; none is no failure: who asked for limits is told.
-    pub fn make(&self) -> Result<Groups> {
-        let below = match &self.run.cgroup {
-            Cgroup::Below(path) => Some(path.as_str()),
-            Cgroup::Auto | Cgroup::None => None,
-        };
-        let found = self.hierarchies.as_ref();
-        let groups = found
-            .map(|all| Groups::find(all, &self.wanted, below))
-            .unwrap_or_default();
-        groups.limit(self.run)?;
-        let unenforced = groups.unenforced(self.run);
-        if self.run.limits.required && !unenforced.is_empty() {
-            let why = format!("{} cannot be limited here", unenforced.join(", "));
-            let hint = "delegate control groups to this user, or run as root";
-            return Err(failed("limits", why, hint));
-        }
-        Ok(groups)
-    }
+/// Whether this host has version 2 alone, which takes a process as it is made. Version 1 takes one that comes by itself.
+pub fn is_unified() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 /// Dropped, they are removed.
@@ -82,13 +39,37 @@ impl Drop for Groups {
 }
 
 impl Groups {
-    /// Of any limits.
-    pub fn probe() -> Groups {
-        Hierarchies::read().map_or_else(|_| Groups::default(), |all| Groups::find(&all, &CONTROLLERS, None))
+    /// Those that this user can make; none is no failure: who asked for limits is told.
+    pub fn make(run: &Run) -> Result<Groups> {
+        let (wanted, below) = match &run.cgroup {
+            Cgroup::None => (Vec::new(), None),
+            Cgroup::Auto => (wanted(run), None),
+            Cgroup::Below(path) => (wanted(run), Some(path.as_str())),
+        };
+        let groups = Groups::find(&wanted, below);
+        groups.limit(run)?;
+        let unenforced = groups.unenforced(run);
+        if run.limits.required && !unenforced.is_empty() {
+            let why = format!("{} cannot be limited here", unenforced.join(", "));
+            let hint = "delegate control groups to this user, or run as root";
+            return Err(failed("limits", why, hint));
+        }
+        Ok(groups)
     }
 
-    fn find(hierarchies: &Hierarchies, controllers: &[&'static str], below: Option<&str>) -> Groups {
+    /// Of any limits.
+    pub fn probe() -> Groups {
+        Groups::find(&CONTROLLERS, None)
+    }
+
+    fn find(controllers: &[&'static str], below: Option<&str>) -> Groups {
         let mut groups = Groups::default();
+        if controllers.is_empty() {
+            return groups;
+        }
+        let Ok(hierarchies) = Hierarchies::read() else {
+            return groups;
+        };
         let name = format!("nexus-{}-{:x}", std::process::id(), super::proc::now_ms());
         for controller in controllers {
             if let Some(place) = hierarchies.make(controller, below, &name) {

@@ -36,20 +36,13 @@ impl Hierarchies {
         })
     }
 
-    pub fn is_one(&self, controller: &str) -> bool {
-        self.one(controller).is_some()
-    }
-
-    /// The hierarchy of version 1 that has it.
-    fn one(&self, controller: &str) -> Option<&Hierarchy> {
-        self.mounts
-            .iter()
-            .find(|hierarchy| hierarchy.controllers.iter().any(|has| has == controller))
-    }
-
     /// A new group with this controller, below or beside our own, or below the one that is named.
     pub fn make(&self, controller: &str, below: Option<&str>, name: &str) -> Option<(Version, PathBuf)> {
-        if let Some(hierarchy) = self.one(controller) {
+        let one = self
+            .mounts
+            .iter()
+            .find(|h| h.controllers.iter().any(|has| has == controller));
+        if let Some(hierarchy) = one {
             let dir = hierarchy
                 .dir(below.map_or(hierarchy.own.as_path(), Path::new))?
                 .join(name);

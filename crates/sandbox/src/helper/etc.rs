@@ -1,10 +1,10 @@
 //! `/etc` for the host's programs: what they need to find libraries, users, zones and certificates, and nothing that is
 //! about this host or its people.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
 
 use crate::spec::{Network, Run};
 
@@ -55,16 +55,17 @@ pub fn fill(root: BorrowedFd<'_>, run: &Run) -> Result<()> {
     if user.gid != 0 && user.gid != 65534 {
         group += &format!("sandbox:x:{}:\n", user.gid);
     }
-    write(root, "passwd", &passwd)?;
-    write(root, "group", &group)?;
-    write(root, "hosts", "127.0.0.1 localhost\n::1 localhost\n")?;
-    write(root, "hostname", &format!("{}\n", hostname(run)))?;
-    write(root, "nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")?;
+    let etc = openat(root, "etc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).step("etc", "")?;
+    write(&etc, "passwd", &passwd)?;
+    write(&etc, "group", &group)?;
+    write(&etc, "hosts", "127.0.0.1 localhost\n::1 localhost\n")?;
+    write(&etc, "hostname", &format!("{}\n", hostname(run)))?;
+    write(&etc, "nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")?;
     let resolver = match run.network {
         Network::None => String::new(),
         Network::HostUnsafe => std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
     };
-    write(root, "resolv.conf", &resolver)
+    write(&etc, "resolv.conf", &resolver)
 }
 
 pub fn hostname(run: &Run) -> &str {
@@ -84,14 +85,7 @@ fn link(root: BorrowedFd<'_>, host: impl AsFd, path: &Path) -> Result<()> {
     rustix::fs::symlinkat(to, root, &target).on("etc", path.display(), "")
 }
 
-fn write(root: BorrowedFd<'_>, name: &str, text: &str) -> Result<()> {
-    let etc = match openat(root, "etc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(etc) => etc,
-        Err(_) => {
-            mkdirat(root, "etc", Mode::from_raw_mode(0o755)).step("etc", "")?;
-            openat(root, "etc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).step("etc", "")?
-        }
-    };
+fn write(etc: &OwnedFd, name: &str, text: &str) -> Result<()> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     let file = openat(etc, name, flags, Mode::from_raw_mode(0o644)).on("etc", name, "")?;
     std::io::Write::write_all(&mut std::fs::File::from(file), text.as_bytes()).on("etc", name, "")

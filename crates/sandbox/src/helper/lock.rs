@@ -60,14 +60,10 @@ pub fn lock(run: &Run) -> Result<u32> {
 fn drop_capabilities() -> Result<()> {
     use rustix::thread as t;
     t::clear_ambient_capability_set().step("capabilities", "")?;
-    let newest: u32 = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(63);
-    for number in 0..=newest.min(63) {
+    for number in 0..=63 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         match t::remove_capability_from_bounding_set(capability) {
-            // One that this kernel does not have.
+            // Beyond the last that this kernel has.
             Err(rustix::io::Errno::INVAL) => break,
             other => other.step("capabilities", "")?,
         }

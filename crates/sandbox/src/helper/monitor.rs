@@ -23,7 +23,7 @@ use crate::spec::{Isolation, Network, Run, User};
 use crate::sys;
 
 use super::Reporter;
-use super::cgroup::{Groups, Plan};
+use super::cgroup::{self, Groups};
 use super::init::{self, Given};
 use super::logs::Logs;
 use super::proc::{now_ms, process};
@@ -60,9 +60,9 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
     }
     let taken = privileged && !bare;
     let sources = taken.then(|| root::sources(&run, Some(outside))).transpose()?;
-    let plan = Plan::of(&run);
-    // Version 2 takes a process as it is made; version 1 takes one that comes, and is made while pid 1 is busy.
-    let mut groups = plan.is_unified().then(|| plan.make()).transpose()?;
+    // Others than those of version 2 can be made while pid 1 is busy.
+    let unified = cgroup::is_unified();
+    let mut groups = unified.then(|| Groups::make(&run)).transpose()?;
     let birthplace = groups.as_ref().and_then(Groups::birthplace);
     let mut logs = run
         .state
@@ -128,14 +128,12 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
     let mut held = BTreeMap::new();
     if !bare {
         idmap::write(pid, run.user, outside, privileged)?;
+        wire::go(&child.socket).step("start", "")?;
         held = hold_namespaces(pid, run.network)?;
     }
     let init = process(pid).step("start", "")?;
-    if !bare {
-        wire::go(&child.socket).step("start", "")?;
-    }
-    if !plan.is_unified() {
-        child.groups = plan.make()?;
+    if !unified {
+        child.groups = Groups::make(&run)?;
     }
     if !inside {
         child.groups.add(pid, false)?;
@@ -173,7 +171,6 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
         host::end_all(child.pid, &child.groups.paths());
     }
     let oom = child.groups.oom();
-    child.groups = Groups::default();
     if let Some(logs) = logs.as_mut() {
         logs.drain();
     }
