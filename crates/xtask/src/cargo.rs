@@ -93,14 +93,28 @@ fn word(word: &OsStr) -> String {
 
 /// The daemons and the command, and nothing else of the workspace.
 pub fn build_binaries(profile: &str) -> Result<PathBuf> {
+    let alone = profile != "dev" && has_static_libc();
     let mut command = cargo();
     command.args(["build", "--profile", profile, "--bins"]);
-    for binary in BINARIES {
-        command.args(["--package", package(binary)]);
-    }
+    let together = BINARIES.iter().filter(|binary| !alone || **binary != HELPER);
+    command.args(together.flat_map(|binary| ["--package", package(binary)]));
     run(&mut command)?;
+    if alone {
+        let build = ["rustc", "--profile", profile, "--package", HELPER, "--bin", HELPER];
+        run(cargo().args(build).args(["--", "-C", "target-feature=+crt-static"]))?;
+    }
     let folder = if profile == "dev" { "debug" } else { profile };
     Ok(target_dir()?.join(folder))
+}
+
+/// It is executed for each command in a sandbox, and a tenth of what that takes is finding its libraries. So it has
+/// them in itself, where the C library comes in that form too (Debian: libc6-dev; Fedora: glibc-static).
+const HELPER: &str = "nexus-sandbox";
+
+fn has_static_libc() -> bool {
+    let found = Command::new("cc").arg("-print-file-name=libc.a").output();
+    // Only its name comes back where there is none.
+    cfg!(all(target_os = "linux", target_env = "gnu")) && found.is_ok_and(|found| found.stdout.starts_with(b"/"))
 }
 
 fn package(binary: &str) -> &str {

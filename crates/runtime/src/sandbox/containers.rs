@@ -68,10 +68,11 @@ impl Containers {
                 Ok(Life::Running(started)) => containers.watch(record, *started, None),
                 Ok(Life::Lost(started)) => containers.bury(&record, &started),
                 // Its helper may have been killed when only its groups were left.
-                Ok(Life::Exited(_)) => match record.started() {
-                    Ok(Some(started)) => remove_groups(&started),
-                    Ok(None) | Err(_) => {}
-                },
+                Ok(Life::Exited(_)) => {
+                    if let Ok(Some(started)) = record.started() {
+                        remove_groups(&started);
+                    }
+                }
                 Ok(Life::Created) => {}
                 Err(error) => tracing::warn!(id = record.id, %error, "a container's state cannot be read"),
             }

@@ -78,6 +78,11 @@ impl Tree {
         self.attach_at(&place).on("mount", target.display(), "")
     }
 
+    /// Puts it on what has this name in a directory that nobody else writes to.
+    pub fn attach_in(&self, dir: impl AsFd, name: &str) -> Result<()> {
+        move_mount(&self.fd, "", dir, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).on("mount", name, "")
+    }
+
     pub fn attach_at(&self, place: impl AsFd) -> rustix::io::Result<()> {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&self.fd, "", place, "", flags)

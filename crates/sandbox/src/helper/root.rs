@@ -312,7 +312,7 @@ fn devices(root: BorrowedFd<'_>) -> Result<()> {
         )
         .on("dev", name, "")?;
         mounts::file(&dev, Path::new(name)).on("dev", name, "")?;
-        tree.attach(root, &Path::new("/dev").join(name))?;
+        tree.attach_in(&dev, name)?;
     }
     for name in ["shm", "pts"] {
         mkdirat(&dev, name, Mode::from_raw_mode(0o755)).on("dev", name, "")?;
@@ -320,7 +320,7 @@ fn devices(root: BorrowedFd<'_>) -> Result<()> {
     let options = [("ptmxmode", "0666"), ("mode", "0620")];
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let pts = mounts::new("devpts", &options, flags).step("dev", "")?;
-    pts.attach(root, Path::new("/dev/pts"))?;
+    pts.attach_in(&dev, "pts")?;
     for (name, to) in [
         ("ptmx", "pts/ptmx"),
         ("fd", "/proc/self/fd"),
@@ -356,14 +356,14 @@ fn hide(root: BorrowedFd<'_>) -> Result<()> {
     for name in FILES {
         if mounts::kind(&dir, Path::new(name)).is_some() {
             let null = copy(root, Path::new("dev/null")).on("proc", name, "")?;
-            null.attach(root, &Path::new("/proc").join(name))?;
+            null.attach_in(&dir, name)?;
         }
     }
     for name in FIXED {
         if mounts::kind(&dir, Path::new(name)).is_some() {
             let same = copy(&dir, Path::new(name)).on("proc", name, "")?;
             same.restrict(true).on("proc", name, "")?;
-            same.attach(root, &Path::new("/proc").join(name))?;
+            same.attach_in(&dir, name)?;
         }
     }
     Ok(())
