@@ -1,10 +1,13 @@
 //! What a session may, decided before any backend is asked; and what an empty request means.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nexus_proto::orchestrator::v1::*;
 use nexus_tests::ask;
 use nexus_tests::ask::refused;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use tonic::Code;
 
 use super::{Backend, IMAGE, Stage, close, create, ended, session_with, shell, with, written};
@@ -100,6 +103,71 @@ async fn a_link_leads_nowhere_else() {
         let request = with(shell(&all, "true"), |config| config.mounts = vec![bind(source, "/in")]);
         refused(create(&connection, request).await, Code::PermissionDenied);
     }
+}
+
+/// Somebody who may write next to what is mounted swaps it for a link all the time, also after it was allowed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_comes_and_goes_leads_nowhere_else() {
+    let Some(stage) = Stage::set("a_link_that_comes_and_goes_leads_nowhere_else", Backend::Sandbox).await else {
+        return;
+    };
+    let connection = stage.site.connect();
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().canonicalize().unwrap();
+    let (open, shut) = (place.join("open"), place.join("shut"));
+    for (path, word) in [(&open, "open"), (&open.join("in"), "open"), (&shut, "secret")] {
+        std::fs::create_dir(path).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(path.join("words"), word).unwrap();
+    }
+    symlink(&shut, open.join("link")).unwrap();
+    let config = SessionConfig {
+        policy: Some(SessionPolicy {
+            allowed_paths: vec![open.to_string_lossy().into_owned()],
+            ..SessionPolicy::default()
+        }),
+        ..SessionConfig::default()
+    };
+    let session = session_with(&connection, config).await;
+    let (real, link) = (open.join("in"), open.join("link"));
+    let swapping = Arc::new(AtomicBool::new(true));
+    let swapper = std::thread::spawn({
+        let (swapping, real, link) = (Arc::clone(&swapping), real.clone(), link);
+        move || {
+            while swapping.load(Ordering::Relaxed) {
+                // Each is there under both names in turn, at no time under none.
+                let exchanged = renameat2(AT_FDCWD, &real, AT_FDCWD, &link, RenameFlags::RENAME_EXCHANGE);
+                exchanged.expect("the file system exchanges names");
+                std::thread::sleep(std::time::Duration::from_micros(300));
+            }
+        }
+    });
+    let (mut made, mut kept_out) = (0, 0);
+    for _ in 0..60 {
+        let request = with(shell(&session, "cat /in/words"), |config| {
+            config.mounts = vec![bind(real.to_str().unwrap(), "/in")];
+        });
+        match create(&connection, request).await {
+            Ok(container) => {
+                assert_eq!(written(&connection, &container.id).await.0, "open");
+                made += 1;
+            }
+            Err(status) => {
+                let code = status.code();
+                assert!(
+                    matches!(code, Code::PermissionDenied | Code::InvalidArgument),
+                    "{status:?}"
+                );
+                kept_out += 1;
+            }
+        }
+    }
+    swapping.store(false, Ordering::Relaxed);
+    swapper.join().unwrap();
+    println!("{made} were made, {kept_out} refused");
+    assert!(kept_out > 0, "the link was never there when it was looked at");
+    close(&connection, &session).await;
+    stage.nothing_left().await;
 }
 
 #[tokio::test]
