@@ -29,8 +29,14 @@ impl Machine {
     }
 
     fn new(name: &'static str, program: &str) -> Result<Machine, String> {
-        if !nix::unistd::geteuid().is_root() {
+        if name == "docker" && !nix::unistd::geteuid().is_root() {
             return Err(format!("needs root, to run a {name} of its own"));
+        }
+        if name == "podman" && !nix::unistd::geteuid().is_root() && !has_others() {
+            let user = nix::unistd::geteuid();
+            return Err(format!(
+                "needs other numbers for user {user} in /etc/subuid; tests/engines/setup.sh gives them"
+            ));
         }
         if which(program).is_none() {
             return Err(format!("needs {program}; tests/engines/setup.sh installs it"));
@@ -160,6 +166,11 @@ impl Machine {
             .arg(self.path("run"))
             .args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--tmpdir"])
             .arg(self.path("tmp"));
+        if !nix::unistd::geteuid().is_root() {
+            command
+                .env("HOME", self.directory.path())
+                .env("XDG_RUNTIME_DIR", self.directory.path());
+        }
         command
     }
 
@@ -267,6 +278,15 @@ fn end_containers(directory: &Path) {
     }
 }
 
+/// Whether this user may lend numbers to users of its containers.
+fn has_others() -> bool {
+    let user = nix::unistd::geteuid();
+    let name = nix::unistd::User::from_uid(user).ok().flatten().map(|user| user.name);
+    let known = std::fs::read_to_string("/etc/subuid").unwrap_or_default();
+    let mut owners = known.lines().filter_map(|line| line.split(':').next());
+    owners.any(|owner| owner == user.to_string() || Some(owner) == name.as_deref())
+}
+
 fn signal(file: &Path, signal: Signal) {
     let pid = std::fs::read_to_string(file)
         .ok()
@@ -366,6 +386,7 @@ pub fn busybox(directory: &Path) -> Result<PathBuf, String> {
     let made = Command::new("tar")
         .arg("-C")
         .arg(&root)
+        .args(["--owner=0", "--group=0"])
         .arg("-cf")
         .arg(&tar)
         .arg(".")

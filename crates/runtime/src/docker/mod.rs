@@ -41,6 +41,7 @@ pub(crate) struct Docker {
     place: Place,
     kind: Kind,
     rootless: bool,
+    counts: bool,
 }
 
 impl Docker {
@@ -53,6 +54,7 @@ impl Docker {
             place,
             kind: seen.kind,
             rootless: seen.rootless,
+            counts: seen.counts,
         })
     }
 
@@ -63,6 +65,7 @@ impl Docker {
             place: self.place.clone(),
             kind: self.kind,
             rootless: self.rootless,
+            counts: self.counts,
         }
     }
 

@@ -98,6 +98,13 @@ impl Place {
         }
     }
 
+    /// The user of who listens there.
+    pub async fn owner(&self) -> Option<u32> {
+        let Place::Unix(path) = self else { return None };
+        let line = tokio::net::UnixStream::connect(path).await.ok()?;
+        Some(line.peer_cred().ok()?.uid())
+    }
+
     pub fn dial(&self) -> Result<bollard::Docker> {
         let dialled = match self {
             Place::Unix(path) => {

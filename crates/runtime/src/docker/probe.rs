@@ -29,6 +29,8 @@ pub(super) struct Seen {
     pub client: bollard::Docker,
     pub kind: Kind,
     pub rootless: bool,
+    /// Whether what a container uses is counted: for an ordinary user only version 2 of control groups does.
+    pub counts: bool,
     pub probe: Probe,
 }
 
@@ -43,7 +45,10 @@ pub(super) async fn look(client: &bollard::Docker, place: &Place) -> Result<Seen
     let info = client.info().await.map_err(|e| convert::failed(kind.name(), e))?;
     check(kind, &version)?;
     let security = info.security_options.as_deref().unwrap_or_default();
-    let rootless = security.iter().any(|option| option.contains("name=rootless"));
+    // Podman says it where clients of Docker do not look; whose process it is says the same.
+    let owner = place.owner().await;
+    let rootless = security.iter().any(|option| option.contains("name=rootless"))
+        || kind == Kind::Podman && owner.is_some_and(|owner| owner != 0);
     let mut notes: Vec<String> = Vec::new();
     if !security.iter().any(|option| option.contains("seccomp")) {
         notes.push("it filters no system calls".into());
@@ -56,7 +61,7 @@ pub(super) async fn look(client: &bollard::Docker, place: &Place) -> Result<Seen
         engine: kind.name(),
         version: version.version.unwrap_or_default(),
         place: place.to_string(),
-        unenforced: unenforced(kind, rootless, &info),
+        unenforced: unenforced(kind, rootless.then_some(owner), &info),
         rootless,
         isolates: true,
         network: true,
@@ -67,6 +72,7 @@ pub(super) async fn look(client: &bollard::Docker, place: &Place) -> Result<Seen
         client,
         kind,
         rootless,
+        counts: !rootless || info.cgroup_version != Some(SystemInfoCgroupVersionEnum::_1),
         probe,
     })
 }
@@ -114,7 +120,8 @@ fn check(kind: Kind, version: &SystemVersion) -> Result<()> {
     }
 }
 
-fn unenforced(kind: Kind, rootless: bool, info: &SystemInfo) -> BTreeSet<Limit> {
+/// `rootless`: with its user, where that is known.
+fn unenforced(kind: Kind, rootless: Option<Option<u32>>, info: &SystemInfo) -> BTreeSet<Limit> {
     let said = [
         (Limit::Memory, info.memory_limit),
         (Limit::Cpu, info.cpu_cfs_quota),
@@ -125,14 +132,11 @@ fn unenforced(kind: Kind, rootless: bool, info: &SystemInfo) -> BTreeSet<Limit> 
         .filter(|(_, has)| *has == Some(false))
         .map(|(limit, _)| limit)
         .collect();
-    if rootless && info.cgroup_version == Some(SystemInfoCgroupVersionEnum::_1) {
+    let Some(owner) = rootless else { return missing };
+    if info.cgroup_version == Some(SystemInfoCgroupVersionEnum::_1) {
         missing.extend([Limit::Memory, Limit::Cpu, Limit::Pids]);
-    } else if rootless && kind == Kind::Podman {
+    } else if let (Kind::Podman, Some(uid)) = (kind, owner) {
         // It tells what the host has, not what was handed down to its user.
-        let uid = std::os::unix::fs::MetadataExt::uid(&match std::fs::metadata("/proc/self") {
-            Ok(own) => own,
-            Err(_) => return missing,
-        });
         let path = format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service/cgroup.controllers");
         if let Ok(handed) = std::fs::read_to_string(path) {
             let lacks = |name: &str| !handed.split_whitespace().any(|one| one == name);
@@ -183,12 +187,12 @@ mod tests {
             cgroup_version: Some(SystemInfoCgroupVersionEnum::_1),
             ..SystemInfo::default()
         };
-        assert_eq!(unenforced(Kind::Podman, true, &info).len(), 3);
-        assert!(unenforced(Kind::Podman, false, &info).is_empty());
+        assert_eq!(unenforced(Kind::Podman, Some(Some(1001)), &info).len(), 3);
+        assert!(unenforced(Kind::Podman, None, &info).is_empty());
         let without = SystemInfo {
             pids_limit: Some(false),
             ..info
         };
-        assert_eq!(unenforced(Kind::Docker, false, &without), BTreeSet::from([Limit::Pids]));
+        assert_eq!(unenforced(Kind::Docker, None, &without), BTreeSet::from([Limit::Pids]));
     }
 }

@@ -154,6 +154,12 @@ impl Docker {
                 why: "is not running".into(),
             });
         }
+        if !self.counts {
+            return Err(Error::Unsupported {
+                engine: self.kind.name(),
+                what: "tell what a container uses: for an ordinary user that needs control groups of version 2".into(),
+            });
+        }
         Ok(found)
     }
 }

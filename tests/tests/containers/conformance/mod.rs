@@ -172,6 +172,13 @@ async fn podman_conforms() {
     conforms("podman_conforms", config).await;
 }
 
+/// Without a daemon of root's anywhere.
+#[test]
+fn podman_conforms_for_an_ordinary_user() {
+    let name = "podman_conforms_for_an_ordinary_user";
+    crate::ordinary::runs(name, &["conformance::podman_conforms"]);
+}
+
 fn sandbox(directory: &std::path::Path) -> Config {
     Config {
         backend: Choice::Sandbox,
