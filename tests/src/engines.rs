@@ -221,6 +221,10 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.stop();
         signal(&self.path("exec/containerd/containerd.pid"), Signal::SIGTERM);
+        // Keeps an ordinary user's namespace between calls.
+        for pause in ["tmp/pause.pid", "libpod/tmp/pause.pid"] {
+            signal(&self.path(pause), Signal::SIGKILL);
+        }
         // What a test left running has this place in its arguments, or its files in it.
         let own = self.directory.path().as_os_str().as_encoded_bytes().to_owned();
         for pid in pids() {
