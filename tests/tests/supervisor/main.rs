@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
 
+mod promises;
 mod world;
 
 use std::{

@@ -14,7 +14,7 @@ fn returns(program: &str, otherwise: &str, wait: &str, told: &[&str]) {
     let program_script = script(otherwise);
     let release = world.release_with("b", &[(program, &program_script)]);
     let release = release.to_str().unwrap();
-    let (_, said) = world.ends(&["upgrade", release, "--wait", wait], 11);
+    let (_, said) = world.ends(&["upgrade", release, "--wait", wait, "--stay", "4s"], 11);
     for words in told {
         assert!(said.contains(words), "{words}: {said}");
     }
@@ -45,6 +45,12 @@ fn one_that_refuses_its_config_only_when_it_starts() {
         "20s",
         &["agent-assistant does not stay", "the config is wrong", "not with these"],
     );
+}
+
+#[test]
+fn one_that_ends_once_it_was_ready() {
+    let words = "(sleep 1; kill -9 $$) & exec $REAL \"$@\"";
+    returns("nexus-llm", words, "20s", &["llm does not stay", "0.1.0+a is back"]);
 }
 
 #[test]

@@ -161,6 +161,10 @@ impl World {
                 command.env(kept, value);
             }
         }
+        if args[0] == "upgrade" && !args.contains(&"--stay") {
+            // Those that do not last have a test of their own.
+            command.args(["--stay", "50ms"]);
+        }
         command
             .env("HOME", self.folder())
             .env("NEXUS_ROOT", self.root())

@@ -15,8 +15,8 @@ What it does, in this order:
   backup    of the state, in backups/ of the tree
   switch    one link, PREFIX/lib/nexus/current
   restart   the supervisor becomes the new one, then the services restart in order; clients wait and reconnect
-  finish    all that was ready before is ready again, and says the new version; old versions are removed
-If a service does not come back within --wait, everything goes back to the version before by itself, the last lines of
+  finish    all that was ready before is ready again, says the new version, and stays so; old versions are removed
+If a service does not come back within --wait, or does not last for --stay, everything goes back to the version before by itself, the last lines of
 its log are shown, and the exit code is 11 (12 if the version before does not come back either).
 
 Until `switch` nothing has changed: whatever goes wrong is undone. An upgrade that is killed is undone or finished by
@@ -56,6 +56,9 @@ pub struct UpgradeArgs {
     /// How long the services may take to be ready again
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
     pub wait: Duration,
+    /// How long all must stay as they are before it counts
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
+    pub stay: Duration,
     /// Make no backup; for who has one
     #[arg(long)]
     pub no_backup: bool,

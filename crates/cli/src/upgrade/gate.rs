@@ -199,6 +199,10 @@ async fn end(peer: Peer) -> Result<(), Failure> {
     }
 }
 
+fn pid(seen: &[Seen], id: &str) -> Option<i32> {
+    seen.iter().find(|seen| seen.id == id)?.pid
+}
+
 /// Whether a process runs a program of the folder that `program` lies in; `None` where the system does not tell.
 fn runs_from(pid: i32, program: &Path) -> Option<bool> {
     let own = PathBuf::from(format!("/proc/{pid}/exe")).read_link().ok()?;
@@ -222,6 +226,8 @@ pub struct Gate<'a> {
     pub version: &'a str,
     pub before: &'a [Before],
     pub wait: Duration,
+    /// How long all must go on as the same processes.
+    pub stay: Duration,
 }
 
 enum Is {
@@ -258,13 +264,14 @@ impl Gate<'_> {
 
     async fn watch(&self, first: &[Seen], give_up: Instant, since: SystemTime, output: &Output) -> Result<(), Trouble> {
         let mut told = false;
+        let mut settled: Option<(Instant, Vec<Option<i32>>)> = None;
         loop {
             let seen = look(self.program, self.place).await;
             let seen = seen.map_err(|why| self.trouble("nexus", why.message, since))?;
             let mut waiting = Vec::new();
             for before in self.before {
                 let now = seen.iter().find(|seen| seen.id == before.id);
-                let pid = first.iter().find(|seen| seen.id == before.id).and_then(|seen| seen.pid);
+                let pid = pid(first, &before.id);
                 match now.map_or_else(
                     || Is::Lost("is not known any more".to_owned()),
                     |now| self.judge(before, now, pid),
@@ -274,8 +281,20 @@ impl Gate<'_> {
                     Is::Not(why) => waiting.push((before.id.clone(), why)),
                 }
             }
+            let pids: Vec<Option<i32>> = self.before.iter().map(|before| pid(&seen, &before.id)).collect();
+            if let Some((_, first)) = &settled
+                && let Some(changed) = (0..pids.len()).find(|index| first[*index] != pids[*index])
+            {
+                let why = "does not stay: it ended once it was ready".to_owned();
+                return Err(self.trouble(&self.before[changed].id, why, since));
+            }
             let Some((service, why)) = waiting.first() else {
-                return Ok(());
+                let (since, _) = settled.get_or_insert((Instant::now(), pids));
+                if since.elapsed() >= self.stay {
+                    return Ok(());
+                }
+                sleep(LOOK_AGAIN).await;
+                continue;
             };
             if Instant::now() >= give_up {
                 return Err(self.trouble(service, format!("{why} in time"), since));

@@ -50,13 +50,15 @@ pub struct Journal {
     pub backup: Option<PathBuf>,
     pub keep: usize,
     pub wait_ms: u64,
+    #[serde(default)]
+    pub stay_ms: u64,
     pub began: String,
     /// Why it goes back.
     pub why: Option<String>,
 }
 
 impl Journal {
-    pub fn new(from: &str, root: PathBuf, keep: usize, wait_ms: u64) -> Journal {
+    pub fn new(from: &str, root: PathBuf, keep: usize, (wait_ms, stay_ms): (u64, u64)) -> Journal {
         Journal {
             schema: SHAPE,
             step: Step::Unpack,
@@ -68,6 +70,7 @@ impl Journal {
             backup: None,
             keep,
             wait_ms,
+            stay_ms,
             began: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
             why: None,
         }

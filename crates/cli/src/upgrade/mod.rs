@@ -83,12 +83,12 @@ pub async fn run(place: &Place, args: &UpgradeArgs, output: &Output) -> Result<E
                 );
             }
         };
-    let wait_ms = u64::try_from(args.wait.as_millis()).unwrap_or(u64::MAX);
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let journal = Journal::new(
         &current,
         place.root.path().to_path_buf(),
         usize::from(args.keep),
-        wait_ms,
+        (ms(args.wait), ms(args.stay)),
     );
     let mut work = Work::new(place, &layout, output, journal);
     let end = match work.prepare(what, args).await {
@@ -251,6 +251,11 @@ impl<'a> Work<'a> {
             version: to.split('+').next().unwrap_or_default(),
             before: &self.journal.services,
             wait: Duration::from_millis(self.journal.wait_ms),
+            // What ran before needs no trial.
+            stay: match restart {
+                Step::Return => Duration::ZERO,
+                _ => Duration::from_millis(self.journal.stay_ms),
+            },
         };
         Ok(gate.pass(self.output).await.err())
     }

@@ -1,0 +1,128 @@
+//! What `docs/SERVICES.md` says beside the deaths: exit codes, reasons, signals, commands that come at the same time.
+
+use std::{thread, time::Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::world::{SERVICES, World, kill, lives, until};
+
+#[test]
+fn the_exit_code_says_whether_all_is_as_it_is_wanted() {
+    let world = World::new("");
+    let code = |args: &[&str]| world.run(&[&["services", "status"], args].concat()).status.code();
+    assert_eq!((code(&[]), code(&["llm"]), code(&["lmm"])), (Some(0), Some(3), Some(4)));
+    world.works(&["up"]);
+    assert_eq!((code(&[]), code(&["llm"])), (Some(0), Some(0)));
+    // Stopped on purpose is as it is wanted; who asks for it by name wants to know.
+    world.works(&["services", "stop", "llm"]);
+    assert_eq!(
+        (code(&[]), code(&["llm"]), code(&["gateway"])),
+        (Some(0), Some(3), Some(0))
+    );
+    world.works(&["services", "start", "llm"]);
+    kill(world.pid("gateway"), Signal::SIGSTOP);
+    let frozen = world.pid("gateway");
+    until("it is missed", || (code(&["--deep"]) == Some(1)).then_some(()));
+    kill(frozen, Signal::SIGCONT);
+}
+
+#[test]
+fn what_limps_says_why_and_what_helps() {
+    let world =
+        World::new("[llm]\nanthropic_key = \"file:/nonexistent/key\"\nopenai_key = \"env:NEXUS_TEST_NO_SUCH\"\n");
+    world.works(&["up"]);
+    let llm = until("the keys were looked for", || {
+        let llm = world.service("llm");
+        (llm["state"] == "degraded").then_some(llm)
+    });
+    let credentials = llm["credentials"].as_array().unwrap();
+    let said: Vec<(&str, &str, &str)> = credentials
+        .iter()
+        .map(|one| {
+            let word = |key: &str| one[key].as_str().unwrap();
+            (word("ref"), word("provider"), word("status"))
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("file:/nonexistent/key", "file", "not-found"),
+            ("env:NEXUS_TEST_NO_SUCH", "env", "not-found")
+        ]
+    );
+    let checks = llm["checks"].as_array().unwrap();
+    let health = checks.iter().find(|check| check["id"] == "health").unwrap();
+    assert_eq!(health["status"], "warn");
+    let message = health["message"].as_str().unwrap();
+    assert!(message.contains("credentials: anthropic"), "{message}");
+    assert!(health["fix"].as_str().unwrap().contains("nexus services logs llm"));
+    // The table says it beside, and a daemon that is well has nothing to say.
+    let said = world.run(&["services", "status"]);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("llm: ") && said.contains("/nonexistent/key"), "{said}");
+    assert_eq!(world.service("gateway")["credentials"].as_array().unwrap().len(), 0);
+    // It was told without asking: what it says of itself goes when it does.
+    let file = world.root().join("state/run/llm.json");
+    assert!(file.exists());
+    world.works(&["down"]);
+    assert!(!file.exists());
+}
+
+#[test]
+fn a_signal_is_a_down_and_a_second_one_leaves_the_daemons_running() {
+    let world = World::new("");
+    world.works(&["up"]);
+    let supervisor = world.supervisor();
+    let pids = SERVICES.map(|service| world.pid(service));
+    kill(supervisor, Signal::SIGTERM);
+    until("all have ended", || {
+        let over = |pid: &i32| !lives(*pid);
+        (pids.iter().all(over) && over(&supervisor)).then_some(())
+    });
+
+    world.works(&["up"]);
+    let (supervisor, orchestrator, llm) = (world.supervisor(), world.pid("orchestrator"), world.pid("llm"));
+    // One that does not stop holds up those that it needs.
+    kill(llm, Signal::SIGSTOP);
+    kill(supervisor, Signal::SIGTERM);
+    until("it is about to end", || {
+        let stopping = world.snapshot()["supervisor"]["stopping"] == true;
+        (stopping || !lives(supervisor)).then_some(())
+    });
+    let begun = Instant::now();
+    kill(supervisor, Signal::SIGTERM);
+    until("it has left", || (!lives(supervisor)).then_some(()));
+    println!("left after {:?}", begun.elapsed());
+    assert!(lives(orchestrator) && lives(llm));
+    kill(llm, Signal::SIGCONT);
+    // The next one takes over what still runs.
+    world.works(&["up"]);
+    assert_eq!(world.pid("orchestrator"), orchestrator);
+    assert!(world.works(&["chat", "hello"]).contains("hello"));
+}
+
+#[test]
+fn commands_at_the_same_time_leave_one_of_each() {
+    let world = World::forgiving();
+    world.works(&["up"]);
+    thread::scope(|scope| {
+        for round in 0..4 {
+            for change in ["restart", "restart", "stop", "start"] {
+                scope.spawn(|| world.run(&["services", change, "llm"]));
+            }
+            let whole: &[&str] = if round % 2 == 0 {
+                &["services", "restart"]
+            } else {
+                &["up"]
+            };
+            scope.spawn(|| world.run(whole));
+        }
+    });
+    // Whichever was last.
+    world.works(&["services", "start"]);
+    for service in SERVICES {
+        assert_eq!(world.count(service), 1, "{service}");
+        assert_eq!(world.service(service)["state"], "ready");
+    }
+    assert!(world.works(&["chat", "hello"]).contains("hello"));
+}
