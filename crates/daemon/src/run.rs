@@ -151,8 +151,11 @@ async fn live<D: Daemon>(
         return Ok(());
     };
     let standing = Standing::file(&plan.root, &plan.service);
-    ready::ready(&standing::write(&standing, &health));
-    let telling = tokio::spawn(standing::keep(standing.clone(), health.clone(), stop.clone()));
+    let changed = health.changed();
+    let status = standing::write(&standing, &health);
+    ready::ready(&status);
+    let telling = standing::keep(standing.clone(), health.clone(), changed, status, stop.clone());
+    let telling = tokio::spawn(telling);
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(service = plan.service, version, socket = %started.socket.display(), tcp = ?started.tcp, "ready");
     tokio::spawn(ready::watchdog(started.socket.clone(), health.clone(), stop.clone()));

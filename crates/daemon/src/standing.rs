@@ -17,10 +17,11 @@ use std::{
 use nexus_config::Root;
 use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::{Health, Stop, ready::tell};
 
-/// What changes in quick succession is written once.
+/// Between two writes: what changes in quick succession is not worth one each.
 const PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +66,11 @@ impl Standing {
     /// Whether somebody has to unlock a store.
     pub fn waits(&self) -> bool {
         self.credentials.iter().any(|credential| credential.status == "locked")
+    }
+
+    /// Whether it still finds out what came of a credential.
+    pub fn is_asking(&self) -> bool {
+        self.credentials.iter().any(|credential| credential.status == "pending")
     }
 
     /// The parts that limp, in one line.
@@ -117,20 +123,28 @@ pub(crate) fn write(file: &Path, health: &Health) -> String {
     standing.status()
 }
 
-/// Said again at each change, and taken back at the stop.
-pub(crate) async fn keep(file: PathBuf, health: Health, stop: Stop) {
-    let mut changed = health.changed();
+/// Said again at each change since `changed` was taken, and taken back at the stop. `told` is what was said in a line.
+pub(crate) async fn keep(
+    file: PathBuf,
+    health: Health,
+    mut changed: watch::Receiver<u64>,
+    mut told: String,
+    stop: Stop,
+) {
     loop {
         tokio::select! {
             () = stop.requested() => break,
             _ = changed.changed() => {}
         }
+        let status = write(&file, &health);
+        if status != told {
+            tell(&[NotifyState::Status(&status)]);
+            told = status;
+        }
         tokio::select! {
             () = stop.requested() => break,
             () = tokio::time::sleep(PAUSE) => {}
         }
-        changed.mark_unchanged();
-        tell(&[NotifyState::Status(&write(&file, &health))]);
     }
     let _gone = fs::remove_file(&file);
 }
@@ -145,13 +159,14 @@ mod tests {
         let file = dir.path().join("llm.json");
         let (health, stop) = (Health::new(), Stop::new());
         health.ready();
-        write(&file, &health);
+        let changed = health.changed();
+        let status = write(&file, &health);
         let pid = std::process::id();
         let told = Standing::of(pid, &file).unwrap();
         assert!(told.serving && told.limping.is_empty());
         assert_eq!(Standing::of(pid + 1, &file), None, "of another process");
 
-        let keeping = tokio::spawn(keep(file.clone(), health.clone(), stop.clone()));
+        let keeping = tokio::spawn(keep(file.clone(), health.clone(), changed, status, stop.clone()));
         tokio::task::yield_now().await;
         health.limp("credentials", Some("keyring:x is locked".into()));
         health.named([Credential {

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     control::{Action, Request},
-    model::{Desired, Service, Snapshot, State},
+    model::{Desired, Manager, Service, Snapshot, State},
     reach, status, survey,
     table::TABLE,
 };
@@ -53,8 +53,14 @@ impl Change {
     /// Waiting changes nothing any more.
     fn is_lost(self, service: &Service) -> bool {
         match self {
-            Change::Start | Change::Restart => matches!(service.state, State::Failed | State::Backoff),
-            Change::Stop | Change::Disable | Change::Enable => false,
+            Change::Start | Change::Restart => {
+                // Somebody else stopped it meanwhile.
+                let stopped = service.state == State::Stopped && service.desired == Desired::Stopped;
+                matches!(service.state, State::Failed | State::Backoff) || stopped || service.lacks_a_secret()
+            }
+            // Somebody else started it meanwhile.
+            Change::Stop => service.desired == Desired::Running && service.manager == Manager::Supervisor,
+            Change::Disable | Change::Enable => false,
         }
     }
 }

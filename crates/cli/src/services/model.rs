@@ -191,6 +191,21 @@ impl Service {
         }
     }
 
+    /// It serves, and needs a secret that does not come by waiting.
+    pub fn lacks_a_secret(&self) -> bool {
+        let never = |status: &str| {
+            matches!(
+                status,
+                "not-found" | "denied" | "missing-provider" | "malformed" | "expired"
+            )
+        };
+        match self.state {
+            State::WaitingForCredential => true,
+            State::Degraded => self.credentials.iter().any(|credential| never(&credential.status)),
+            _ => false,
+        }
+    }
+
     /// What stands in the way, with what helps.
     pub fn problem(&self) -> Option<(&str, Option<&str>)> {
         let check = self

@@ -106,10 +106,7 @@ pub async fn run(place: &Place, args: &UpArgs, output: &Output) -> Result<Exit, 
 
 /// It crashed more than once, or for good, or somebody has to unlock something.
 fn is_bad(service: &Service) -> bool {
-    matches!(
-        service.state,
-        Is::Failed | Is::Backoff | Is::Stopped | Is::WaitingForCredential
-    )
+    matches!(service.state, Is::Failed | Is::Backoff | Is::Stopped) || service.lacks_a_secret()
 }
 
 /// Nothing changes by waiting: all are ready or bad, or the orchestrator is, without which nobody becomes of use.

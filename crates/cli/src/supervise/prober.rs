@@ -15,7 +15,7 @@ use crate::services::{
     table::{Entry, Link},
 };
 
-/// Between two looks at one that is not there yet: short at first, then longer and longer.
+/// Between two looks at one that is on its way: short at first, then longer and longer.
 const FIRST: Duration = Duration::from_millis(2);
 const QUICK: u32 = 100;
 
@@ -28,6 +28,16 @@ pub struct Look {
     /// What it wrote down of itself.
     pub standing: Option<Standing>,
     pub took: Duration,
+}
+
+impl Look {
+    /// It is of use, or limps and has said why: nothing changes soon.
+    fn is_settled(&self) -> bool {
+        let Ok(said) = &self.said else { return false };
+        let told = self.standing.as_ref();
+        let silent = said.limps() && told.and_then(Standing::trouble).is_none();
+        said.serving && self.unlinked.is_none() && !silent && !told.is_some_and(Standing::is_asking)
+    }
 }
 
 pub struct Prober {
@@ -59,7 +69,7 @@ impl Prober {
         let mut looks = 0;
         loop {
             let look = self.look(&connection, &orchestrator).await;
-            let of_use = look.said.as_ref().is_ok_and(|said| said.serving) && look.unlinked.is_none();
+            let settled = look.is_settled();
             let message = Heard::Look {
                 unit: self.unit,
                 instance: self.instance,
@@ -68,7 +78,7 @@ impl Prober {
             if heard.send(message).await.is_err() {
                 return;
             }
-            looks = if of_use { 0 } else { looks + 1 };
+            looks = if settled { 0 } else { looks + 1 };
             let pause = match looks {
                 0 => self.interval,
                 looks if looks <= QUICK => FIRST,
