@@ -1,6 +1,7 @@
 //! What a session may, decided before any backend is asked; and what an empty request means.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -45,32 +46,58 @@ fn bind(source: &str, target: &str) -> Mount {
     }
 }
 
+/// A place that a session may mount from, and one beside it.
+struct Places {
+    _directory: tempfile::TempDir,
+    open: PathBuf,
+    shut: PathBuf,
+}
+
+impl Places {
+    fn new() -> Places {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().canonicalize().unwrap();
+        let places = Places {
+            open: place.join("open"),
+            shut: place.join("shut"),
+            _directory: directory,
+        };
+        fill(&places.open, "words\n");
+        fill(&places.shut, "words\n");
+        places
+    }
+
+    fn allowed(&self) -> SessionConfig {
+        SessionConfig {
+            policy: Some(SessionPolicy {
+                allowed_paths: vec![self.open.to_string_lossy().into_owned()],
+                ..SessionPolicy::default()
+            }),
+            ..SessionConfig::default()
+        }
+    }
+}
+
+/// A directory for everybody, with a file of these words.
+fn fill(path: &Path, words: &str) {
+    std::fs::create_dir(path).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(path.join("words"), words).unwrap();
+}
+
 #[tokio::test]
 async fn a_link_leads_nowhere_else() {
     let Some(stage) = Stage::set("a_link_leads_nowhere_else", Backend::Sandbox).await else {
         return;
     };
     let connection = stage.site.connect();
-    let directory = tempfile::tempdir().unwrap();
-    let place = directory.path().canonicalize().unwrap();
-    let (open, shut) = (place.join("open"), place.join("shut"));
-    for path in [&open, &shut] {
-        std::fs::create_dir(path).unwrap();
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        std::fs::write(path.join("words"), "words\n").unwrap();
-    }
+    let places = Places::new();
+    let (open, shut) = (&places.open, &places.shut);
     std::fs::create_dir(open.join("deep")).unwrap();
-    symlink(&shut, open.join("out")).unwrap();
+    symlink(shut, open.join("out")).unwrap();
     symlink("../../shut", open.join("deep/up")).unwrap();
     symlink("words", open.join("fine")).unwrap();
-    let config = SessionConfig {
-        policy: Some(SessionPolicy {
-            allowed_paths: vec![open.to_string_lossy().into_owned()],
-            ..SessionPolicy::default()
-        }),
-        ..SessionConfig::default()
-    };
-    let session = session_with(&connection, config).await;
+    let session = session_with(&connection, places.allowed()).await;
     let of = |source: &str| {
         let source = open.join(source).to_string_lossy().into_owned();
         with(shell(&session, "cat /in/words /in 2>/dev/null; true"), |config| {
@@ -112,23 +139,11 @@ async fn a_link_that_comes_and_goes_leads_nowhere_else() {
         return;
     };
     let connection = stage.site.connect();
-    let directory = tempfile::tempdir().unwrap();
-    let place = directory.path().canonicalize().unwrap();
-    let (open, shut) = (place.join("open"), place.join("shut"));
-    for (path, word) in [(&open, "open"), (&open.join("in"), "open"), (&shut, "secret")] {
-        std::fs::create_dir(path).unwrap();
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        std::fs::write(path.join("words"), word).unwrap();
-    }
-    symlink(&shut, open.join("link")).unwrap();
-    let config = SessionConfig {
-        policy: Some(SessionPolicy {
-            allowed_paths: vec![open.to_string_lossy().into_owned()],
-            ..SessionPolicy::default()
-        }),
-        ..SessionConfig::default()
-    };
-    let session = session_with(&connection, config).await;
+    let places = Places::new();
+    let open = &places.open;
+    fill(&open.join("in"), "open");
+    symlink(&places.shut, open.join("link")).unwrap();
+    let session = session_with(&connection, places.allowed()).await;
     let (real, link) = (open.join("in"), open.join("link"));
     let swapping = Arc::new(AtomicBool::new(true));
     let swapper = std::thread::spawn({
