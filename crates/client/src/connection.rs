@@ -8,7 +8,7 @@ use nexus_proto::{
 };
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::{Address, Backoff, Channel, Error, Options};
+use crate::{Address, Backoff, Channel, Error, Options, dial::Link};
 
 /// Cheap to clone; all clones share one HTTP/2 connection, which comes back by itself.
 #[derive(Clone, Debug)]
@@ -53,12 +53,22 @@ impl Connection {
         }
     }
 
+    /// The connection that stands, or stood last.
+    pub(crate) fn link(&self) -> Link {
+        *self.channel.link().borrow()
+    }
+
     /// Resolves when no connection stands: at once if there is none, else when the present one closes. Notices a
     /// killed daemon without any call.
     pub async fn lost(&self) {
+        self.left(self.link().generation).await;
+    }
+
+    /// The same for the connection of this number, also where somebody else has dialled again already.
+    pub(crate) async fn left(&self, generation: u64) {
         let mut link = self.channel.link();
         // The sender lives in our channel, so this cannot fail while we wait.
-        let _gone = link.wait_for(|link| !link.up).await;
+        let _gone = link.wait_for(|link| !link.up || link.generation != generation).await;
     }
 
     pub fn is_connected(&self) -> bool {

@@ -44,6 +44,7 @@ async fn keep(
     let mut backoff = connection.backoff().endless();
     let mut said = None;
     loop {
+        let before = connection.link();
         let outcome = match id.as_deref() {
             Some(known) => heartbeat(connection, known).await,
             None => register(connection, request()).await.map(|fresh| {
@@ -60,9 +61,11 @@ async fn keep(
                     }
                 }
                 backoff.reset();
+                // Over another connection than this one it may have been heard by a process that is gone.
+                let over = before.generation + u64::from(!before.up);
                 tokio::select! {
                     () = sleep(HEARTBEAT_EVERY) => {}
-                    () = connection.lost() => {}
+                    () = connection.left(over) => {}
                 }
             }
             Err(error) if error.kind == Kind::NotFound && id.is_some() => *id = None,

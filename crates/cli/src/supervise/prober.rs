@@ -31,12 +31,11 @@ pub struct Look {
 }
 
 impl Look {
-    /// It is of use, or limps and has said why: nothing changes soon.
+    /// It is of use and nothing about it is on its way: one that limps may be well the next moment.
     fn is_settled(&self) -> bool {
-        let Ok(said) = &self.said else { return false };
-        let told = self.standing.as_ref();
-        let silent = said.limps() && told.and_then(Standing::trouble).is_none();
-        said.serving && self.unlinked.is_none() && !silent && !told.is_some_and(Standing::is_asking)
+        let well = self.said.as_ref().is_ok_and(|said| said.serving && !said.limps());
+        let asking = self.standing.as_ref().is_some_and(Standing::is_asking);
+        well && self.unlinked.is_none() && !asking
     }
 }
 
