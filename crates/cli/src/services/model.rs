@@ -1,6 +1,9 @@
 //! What is known of the services: the same shape in memory, between supervisor and command, and in `--json`.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use nexus_daemon::Credential;
 use serde::{Deserialize, Serialize};
@@ -189,6 +192,12 @@ impl Service {
             Desired::Running => self.state == State::Ready,
             Desired::Stopped | Desired::Disabled => matches!(self.state, State::Stopped | State::Ready),
         }
+    }
+
+    /// How long until it is started again.
+    pub fn pause(&self) -> Option<Duration> {
+        let next = humantime::parse_rfc3339(self.next_retry_at.as_deref()?).ok()?;
+        Some(next.duration_since(SystemTime::now()).unwrap_or_default())
     }
 
     /// It serves, and needs a secret that does not come by waiting.

@@ -104,9 +104,17 @@ pub async fn run(place: &Place, args: &UpArgs, output: &Output) -> Result<Exit, 
     report(&lines, begin, output)
 }
 
-/// It crashed more than once, or for good, or somebody has to unlock something.
+/// A pause before another start that is waited for.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// It crashed more than once, or for good, or needs a secret that does not come by waiting.
 fn is_bad(service: &Service) -> bool {
-    matches!(service.state, Is::Failed | Is::Backoff | Is::Stopped) || service.lacks_a_secret()
+    match service.state {
+        Is::Failed | Is::Stopped => true,
+        // One that is started again in a moment is worth the wait.
+        Is::Backoff => service.pause().is_none_or(|pause| pause > MOMENT),
+        _ => service.lacks_a_secret(),
+    }
 }
 
 /// Nothing changes by waiting: all are ready or bad, or the orchestrator is, without which nobody becomes of use.
