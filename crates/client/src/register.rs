@@ -14,8 +14,8 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
 const UNREGISTER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Registers, sends heartbeats, and registers again when the orchestrator no longer knows the id. Attempts never end
-/// by themselves, whatever the options say; `stop` ends them, with an Unregister. `told` hears each id,
-/// and each time that it works again, and why it does not.
+/// by themselves, whatever the options say; `stop` ends them, with an Unregister. `told` hears each id
+/// once, each time that it works again, and why it does not.
 pub async fn register_forever(
     connection: Connection,
     request: impl Fn() -> RegisterRequest,
@@ -45,21 +45,21 @@ async fn keep(
     let mut said = None;
     loop {
         let before = connection.link();
-        let outcome = match id.as_deref() {
-            Some(known) => heartbeat(connection, known).await,
-            None => register(connection, request()).await.map(|fresh| {
-                told(Ok(&fresh));
-                *id = Some(fresh);
-            }),
+        let new = id.is_none();
+        let outcome = match id.clone() {
+            Some(known) => heartbeat(connection, &known).await.map(|()| known),
+            None => register(connection, request()).await,
         };
         match outcome {
-            Ok(()) => {
-                if said.take().is_some() {
+            Ok(known) => {
+                let again = said.take().is_some();
+                if again {
                     tracing::info!(address = %connection.address(), "registered again");
-                    if let Some(id) = &id {
-                        told(Ok(id));
-                    }
                 }
+                if new || again {
+                    told(Ok(&known));
+                }
+                *id = Some(known);
                 backoff.reset();
                 // Over another connection than this one it may have been heard by a process that is gone.
                 let over = before.generation + u64::from(!before.up);

@@ -91,7 +91,10 @@ impl Health {
 
     /// The credentials that the settings name, as they are now.
     pub fn named(&self, credentials: impl IntoIterator<Item = Credential>) {
-        let credentials = credentials.into_iter().collect();
+        let credentials: Vec<Credential> = credentials.into_iter().collect();
+        if self.state().credentials == credentials {
+            return;
+        }
         self.change(|state| state.credentials = credentials);
     }
 

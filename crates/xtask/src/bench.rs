@@ -15,7 +15,7 @@ pub struct Args {
     /// Less of everything: to see that it works
     #[arg(long)]
     quick: bool,
-    /// Only these rows: unary, durable, grown, deltas, fanout, door, start, idle, sizes
+    /// Only these rows: unary, durable, grown, deltas, fanout, door, start, services, containers, idle, sizes
     #[arg(long, value_name = "ROW")]
     only: Vec<String>,
 }

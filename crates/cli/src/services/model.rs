@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use nexus_credential::Kind;
 use nexus_daemon::Credential;
 use serde::{Deserialize, Serialize};
 
@@ -202,12 +203,15 @@ impl Service {
 
     /// It serves, and needs a secret that does not come by waiting.
     pub fn lacks_a_secret(&self) -> bool {
-        let never = |status: &str| {
-            matches!(
-                status,
-                "not-found" | "denied" | "missing-provider" | "malformed" | "expired"
-            )
-        };
+        // The program of a store may be installed some day, and not while somebody waits.
+        let never = [
+            Kind::NotFound,
+            Kind::Denied,
+            Kind::MissingProvider,
+            Kind::Malformed,
+            Kind::Expired,
+        ];
+        let never = |status: &str| never.iter().any(|kind| kind.name() == status);
         match self.state {
             State::WaitingForCredential => true,
             State::Degraded => self.credentials.iter().any(|credential| never(&credential.status)),

@@ -16,9 +16,9 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::report::{Ended, Report, Started};
+use crate::report::{Ended, Failed, Report, Started};
 use crate::spec::{Isolation, Network, Run, User};
 use crate::sys;
 
@@ -129,14 +129,14 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
     if !bare {
         idmap::write(pid, run.user, outside, privileged)?;
         wire::go(&child.socket).step("start", "")?;
-        held = hold_namespaces(pid, run.network)?;
+        held = hold_namespaces(pid, run.network).map_err(|failed| child.why(failed))?;
     }
     let init = process(pid).step("start", "")?;
     if !unified {
         child.groups = Groups::make(&run)?;
     }
     if !inside {
-        child.groups.add(pid, false)?;
+        child.groups.add(pid, false).map_err(|failed| child.why(failed))?;
     }
     let limited = Limited {
         memory: child.groups.has("memory"),
@@ -267,6 +267,17 @@ struct Child {
 }
 
 impl Child {
+    /// What pid 1 said of its end, if that is why something else failed.
+    fn why(&self, otherwise: Failed) -> Failed {
+        let mut polled = [PollFd::new(&self.socket, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let said = poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0);
+        match said.then(|| wire::receive(&self.socket)) {
+            Some(Ok(Some(Up::Failed(failed)))) => failed,
+            _ => otherwise,
+        }
+    }
+
     /// The version of Landlock that holds it; zero: none. A `bare` command just closes its end, by being executed.
     fn started(&self, bare: bool) -> Result<u32> {
         let said = match wire::receive(&self.socket).step("start", "")? {
