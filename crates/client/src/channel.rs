@@ -3,6 +3,7 @@
 //! A call takes the standing connection, or dials; callers that wait for the same dial share its failure. A request
 //! that hyper hands back unsent, because the connection closed under it, goes to a fresh one; nothing else is repeated.
 
+use nexus_proto::words;
 use std::{
     fmt,
     pin::Pin,
@@ -195,7 +196,7 @@ impl Shared {
         if let Some(traceparent) = self.options.traceparent
             && let Some(value) = traceparent()
         {
-            headers.insert("traceparent", value);
+            headers.insert(words::metadata::TRACEPARENT, value);
         }
         let after = match headers.get("grpc-timeout") {
             Some(own) => own.to_str().ok().and_then(timeout_of),

@@ -13,12 +13,13 @@
 use futures_core::Stream;
 use futures_util::stream;
 use nexus_proto::orchestrator::v1::{Event, SubscribeEventsRequest};
+use nexus_proto::words;
 use tonic::{Request, Streaming, metadata::MetadataValue};
 
 use crate::{Backoff, Connection, Error, Kind};
 
 /// Metadata of a subscription's answer, sent back with the cursor: which log the cursor belongs to.
-pub const LOG_ID: &str = "nexus-log-id";
+pub const LOG_ID: &str = words::metadata::LOG_ID;
 
 /// A subscription that survives its connections.
 pub struct Events {

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use crate::SECTIONS;
 use crate::error::{Mistake, Origin};
 use crate::nearest::nearest;
+use crate::services::sections;
 use crate::setting::Schema;
 
 /// One key of one section as it stands in the file.
@@ -87,8 +87,8 @@ pub(crate) fn read(path: &Path, schemas: &[&Schema], mistakes: &mut Vec<Mistake>
             nearest: nearest.map(str::to_owned),
         };
         let schema = schemas.iter().find(|s| s.section == name);
-        if schema.is_none() && !SECTIONS.contains(&name) {
-            let known = SECTIONS.iter().copied().chain(schemas.iter().map(|s| s.section));
+        if schema.is_none() && sections().all(|known| known != name) {
+            let known = sections().chain(schemas.iter().map(|s| s.section));
             mistakes.push(match value.get_ref().as_table() {
                 Some(_) => mistake("there is no such section", nearest(name, known)),
                 None => mistake(

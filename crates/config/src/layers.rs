@@ -12,7 +12,7 @@ use crate::error::{Mistake, Origin};
 use crate::file::File;
 use crate::nearest::nearest;
 use crate::setting::{Schema, Setting};
-use crate::{Kind, SECTIONS};
+use crate::{Kind, services::sections};
 
 /// One source after its names are understood: section, key, value with its origin.
 pub(crate) type Layer = config::Map<String, config::Value>;
@@ -131,8 +131,8 @@ impl Layers {
             };
             let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
             let Some(schema) = schemas.iter().find(|s| s.section == section) else {
-                if !SECTIONS.contains(&section.as_str()) {
-                    let near = nearest(&section, SECTIONS.iter().copied()).map(|near| variable(near, &key));
+                if sections().all(|known| known != section) {
+                    let near = nearest(&section, sections()).map(|near| variable(near, &key));
                     mistake("there is no such section", near);
                 }
                 continue;

@@ -20,6 +20,7 @@ mod layers;
 mod load;
 mod nearest;
 mod root;
+pub mod services;
 mod setting;
 mod settings;
 mod value;
@@ -37,6 +38,3 @@ pub use value::Value;
 
 /// Where the orchestrator listens unless told otherwise; existing clients have this path built in.
 pub const ORCHESTRATOR_SOCKET: &str = "/tmp/baaaht-grpc.sock";
-
-/// Every section a file may have. A daemon reads `common` and its own; any other name is a mistake.
-pub const SECTIONS: &[&str] = &["common", "orchestrator", "agent", "llm", "gateway", "cli"];

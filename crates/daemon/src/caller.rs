@@ -4,9 +4,10 @@
 //! caller already is this daemon's own uid, which is how the front door passes a foreign caller on.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use nexus_proto::words;
 use std::{fmt, str::FromStr, sync::Arc};
 
-pub const PEER_UID: HeaderName = HeaderName::from_static("nexus-peer-uid");
+pub const PEER_UID: HeaderName = HeaderName::from_static(words::metadata::PEER_UID);
 pub const PEER_PRINCIPAL: HeaderName = HeaderName::from_static("nexus-peer-principal");
 pub const PEER_ROLE: HeaderName = HeaderName::from_static("nexus-peer-role");
 

@@ -7,6 +7,7 @@
 //!
 //! It reads headers only, never a message, and adds no queue: a call is taken at once or refused at once.
 
+use nexus_proto::words;
 use std::{
     convert::Infallible,
     future::Future,
@@ -38,8 +39,8 @@ use crate::{
 };
 
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const CORRELATION: HeaderName = HeaderName::from_static(words::metadata::CORRELATION_ID);
+const TRACEPARENT: HeaderName = HeaderName::from_static(words::metadata::TRACEPARENT);
 
 /// One connection's way into the daemon.
 pub(crate) struct Guard {

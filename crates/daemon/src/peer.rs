@@ -1,5 +1,6 @@
 //! Turns what a connection is known by (kernel credentials, a bearer token, or nothing) into the caller of each request.
 
+use nexus_proto::words;
 use std::{collections::BTreeMap, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, header};
@@ -189,8 +190,8 @@ impl Peer {
                 .map_err(|_| wrong(what)),
             None => Ok(None),
         };
-        let uid = match text(uid, "nexus-peer-uid")? {
-            Some(number) => Some(number.parse::<u32>().map_err(|_| wrong("nexus-peer-uid"))?),
+        let uid = match text(uid, words::metadata::PEER_UID)? {
+            Some(number) => Some(number.parse::<u32>().map_err(|_| wrong(words::metadata::PEER_UID))?),
             None => None,
         };
         let role = match (text(role, "nexus-peer-role")?, uid) {

@@ -142,7 +142,7 @@ impl Services {
     }
 
     /// Passes every path under one of `prefixes` (`/gateway.v1.`) that is not served here to `svc`, unread.
-    pub fn front_door<S>(mut self, prefixes: &'static [(&'static str, Access)], svc: S) -> Self
+    pub fn front_door<S>(mut self, prefixes: impl IntoIterator<Item = (&'static str, Access)>, svc: S) -> Self
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
             + Clone
@@ -152,11 +152,9 @@ impl Services {
         S::Future: Send + 'static,
     {
         let target: Arc<dyn Target> = erase(svc);
-        self.doors.extend(
-            prefixes
-                .iter()
-                .map(|(prefix, access)| (*prefix, *access, target.clone())),
-        );
+        let doors = prefixes.into_iter();
+        self.doors
+            .extend(doors.map(|(prefix, access)| (prefix, access, target.clone())));
         self
     }
 

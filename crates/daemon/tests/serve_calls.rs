@@ -289,7 +289,7 @@ async fn routes_go_before_services_and_the_front_door_takes_the_rest() {
         .services(|services| {
             services
                 .route("/test.v1.Echo/Say", tower::service_fn(mirror))
-                .front_door(&[("/llm.v1.", Access::USERS)], tower::service_fn(mirror))
+                .front_door([("/llm.v1.", Access::USERS)], tower::service_fn(mirror))
         })
         .start()
         .await;

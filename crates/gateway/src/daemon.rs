@@ -5,6 +5,7 @@ use std::sync::Arc;
 use nexus_client::{Address, Options, register_forever};
 use nexus_config::Setting;
 use nexus_daemon::{Access, Boot, BootError, Built, Daemon, Services};
+use nexus_proto::words;
 use nexus_proto::{
     PROTOCOL,
     agent::v1::{AgentMetadata, AgentType, RegisterRequest},
@@ -99,10 +100,10 @@ impl Daemon for Gateway {
 
 fn registration(socket: &std::path::Path) -> RegisterRequest {
     let labels = [
-        ("nexus.socket", socket.display().to_string()),
-        ("nexus.services", SERVICE_NAME.to_owned()),
-        ("nexus.version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("nexus.protocol", PROTOCOL.to_string()),
+        (words::label::SOCKET, socket.display().to_string()),
+        (words::label::SERVICES, SERVICE_NAME.to_owned()),
+        (words::label::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
+        (words::label::PROTOCOL, PROTOCOL.to_string()),
     ];
     RegisterRequest {
         name: Gateway::NAME.into(),

@@ -5,9 +5,10 @@ use nexus_client::{Address, Connection, Options, register_forever};
 use nexus_config::Setting;
 use nexus_credential::{Kind, Resolver, Shell, Store, protect};
 use nexus_daemon::{Access, Boot, BootError, Built, Daemon, Services};
+use nexus_proto::words;
 use nexus_proto::{
     agent::v1::{AgentMetadata, AgentType, RegisterRequest},
-    llm::v1::llm_service_server::LlmServiceServer,
+    llm::v1::llm_service_server::{LlmServiceServer, SERVICE_NAME},
 };
 
 use crate::{
@@ -141,10 +142,10 @@ impl Daemon for Llm {
 
 fn registration(socket: &str) -> RegisterRequest {
     let labels = [
-        ("nexus.socket", socket.to_owned()),
-        ("nexus.services", "llm.v1.LLMService".to_owned()),
-        ("nexus.version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("nexus.protocol", nexus_proto::PROTOCOL.to_string()),
+        (words::label::SOCKET, socket.to_owned()),
+        (words::label::SERVICES, SERVICE_NAME.to_owned()),
+        (words::label::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
+        (words::label::PROTOCOL, nexus_proto::PROTOCOL.to_string()),
     ];
     RegisterRequest {
         name: "llm".into(),

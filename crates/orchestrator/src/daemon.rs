@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nexus_config::services::{Callers, SERVICES};
 use nexus_config::{Kind, ORCHESTRATOR_SOCKET, Root, Setting};
 use nexus_daemon::{Access, Boot, BootError, Built, Daemon, Services};
 use nexus_proto::agent::v1::agent_service_server::AgentServiceServer;
@@ -276,16 +277,22 @@ impl Daemon for Orchestrator {
                     .max_encoding_message_size(max),
             )
             .add(Access::ALL, ToolServiceServer::new(tool::Service))
-            .front_door(
-                &[("/gateway.v1.", Access::USERS), ("/llm.v1.", Access::AGENTS)],
-                door.clone(),
-            )
+            .front_door(passed_on(), door.clone())
             .alias();
         let mut built = Built::new(services);
         let budget = boot.common.stop_budget;
         built.flush = Some(Box::pin(async move { engine.shut_down(budget).await }));
         Ok(built)
     }
+}
+
+/// The paths that other daemons serve, and who may call them here.
+fn passed_on() -> impl Iterator<Item = (&'static str, Access)> {
+    let doors = SERVICES.iter().filter_map(|service| service.front_door);
+    doors.map(|door| match door.callers {
+        Callers::Users => (door.prefix, Access::USERS),
+        Callers::UsersAndAgents => (door.prefix, Access::AGENTS),
+    })
 }
 
 fn options(config: &Config, max_message_bytes: usize) -> Options {

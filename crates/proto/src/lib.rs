@@ -8,6 +8,7 @@
 //! so in its own `service/convert.rs`.
 
 mod codec;
+pub mod words;
 
 pub use codec::{Codec, Exact};
 pub use prost_types::{Duration, Timestamp};

@@ -7,6 +7,7 @@ use nexus_proto::llm::v1::{
     FinishReason, ListModelsRequest, LlmMessage, LlmMetadata, LlmParameters, LlmRequest, StreamLlmRequest,
     StreamLlmResponse, stream_llm_request, stream_llm_response::Payload,
 };
+use nexus_proto::words;
 use tonic::{Request, Streaming};
 
 use super::message::new_id;
@@ -114,7 +115,7 @@ impl Models {
         }));
         // The id comes from outside; one that no header can carry is not worth an answer.
         if let Ok(value) = ask.followed_by.parse() {
-            request.metadata_mut().insert("x-correlation-id", value);
+            request.metadata_mut().insert(words::metadata::CORRELATION_ID, value);
         }
         let stream = self.connection.llm().stream_llm(request).await?.into_inner();
         Ok(Spoken { stream })

@@ -6,6 +6,7 @@ use nexus_proto::agent::v1::{
     AgentMessage, AgentMessageMetadata, ControlCommand, DataMessage, EventMessage, MessageType, StreamAgentRequest,
     agent_message::Payload, stream_agent_request,
 };
+use nexus_proto::words;
 
 use crate::domain::{answer::Whole, desk::TurnId};
 
@@ -91,11 +92,11 @@ fn offer(metadata: AgentMessageMetadata, data: DataMessage) -> Inbound {
             .or_else(|| headers.remove(name))
             .unwrap_or_default()
     };
-    let turn = TurnId(either(metadata.correlation_id, "correlation_id"));
+    let turn = TurnId(either(metadata.correlation_id, words::extra::CORRELATION_ID));
     let session_id = either(metadata.session_id, "session_id");
-    let message_id = some(either(String::new(), "message_id"));
-    let followed_by = some(either(String::new(), "x-correlation-id"));
-    let traceparent = some(either(String::new(), "traceparent"));
+    let message_id = some(either(String::new(), words::data::MESSAGE_ID));
+    let followed_by = some(either(String::new(), words::metadata::CORRELATION_ID));
+    let traceparent = some(either(String::new(), words::metadata::TRACEPARENT));
     let model = some(either(String::new(), "model"));
     if turn.0.is_empty() {
         return Inbound::Ignored("a question without a correlation id");
@@ -188,7 +189,7 @@ fn answer(whole: Whole, turn: &TurnId, session_id: &str) -> Payload {
 /// The ids stand in the headers too, where other orchestrators look for them.
 fn named<const N: usize>(turn: &TurnId, session_id: &str, more: [(&str, String); N]) -> HashMap<String, String> {
     let ids = [
-        ("correlation_id", turn.0.clone()),
+        (words::extra::CORRELATION_ID, turn.0.clone()),
         ("session_id", session_id.to_owned()),
     ];
     ids.into_iter()

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use nexus_client::{Connection, Error, Kind};
+use nexus_proto::words;
 use nexus_proto::{
     PROTOCOL,
     agent::v1::{
@@ -40,9 +41,9 @@ impl Profile {
     fn request(&self) -> RegisterRequest {
         let labels = [
             ("role", self.role.clone()),
-            ("nexus.version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("nexus.protocol", PROTOCOL.to_string()),
-            ("nexus.socket", self.socket.display().to_string()),
+            (words::label::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
+            (words::label::PROTOCOL, PROTOCOL.to_string()),
+            (words::label::SOCKET, self.socket.display().to_string()),
         ];
         RegisterRequest {
             name: self.name.clone(),

@@ -6,6 +6,7 @@ use nexus_client::Connection;
 use nexus_proto::orchestrator::v1::{
     CreateSessionRequest, GetSessionRequest, Message, SessionFilter, SessionMetadata, SessionState,
 };
+use nexus_proto::words;
 
 use crate::{
     cli::ChatArgs,
@@ -96,7 +97,7 @@ pub async fn create(connection: &Connection, first: &str, key: &str) -> Result<S
         config: None,
     });
     let key = key.parse().expect("a key of hex digits is ASCII");
-    request.metadata_mut().insert("idempotency-key", key);
+    request.metadata_mut().insert(words::metadata::IDEMPOTENCY_KEY, key);
     Ok(connection
         .orchestrator()
         .create_session(request)

@@ -21,6 +21,7 @@ use nexus_proto::orchestrator::v1::{
     CancelTurn, Event, Message, MessageMetadata, MessageRole, StreamMessageRequest, StreamMessageResponse,
     stream_message_request, stream_message_response::Payload,
 };
+use nexus_proto::words;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -264,7 +265,7 @@ impl Turn {
         }
         let extra = message.metadata.as_ref().map(|metadata| &metadata.extra);
         // A server without that extension answers one message at a time, so the next answer is ours.
-        let replies_to = extra.and_then(|extra| extra.get("in_reply_to"));
+        let replies_to = extra.and_then(|extra| extra.get(words::extra::IN_REPLY_TO));
         let ours = message.role() == MessageRole::Assistant && replies_to.is_none_or(|id| *id == self.message.id);
         if !ours {
             screen.message(&session.id, message, false)?;
@@ -292,7 +293,7 @@ impl Turn {
     ) -> Result<Option<End>, Failure> {
         let data = |key: &str| event.data.get(key).map(String::as_str);
         if let Some(error) = data("error") {
-            if data("message_id").is_some_and(|id| id != self.message.id) {
+            if data(words::data::MESSAGE_ID).is_some_and(|id| id != self.message.id) {
                 return Ok(None);
             }
             if self.cancelled.is_some() {
@@ -302,7 +303,7 @@ impl Turn {
             screen.failed(&session.id, error)?;
             return Ok(Some(End::Failed(error.to_owned())));
         }
-        if let (Some(delta), Some(id)) = (data("delta"), data("message_id")) {
+        if let (Some(delta), Some(id)) = (data("delta"), data(words::data::MESSAGE_ID)) {
             let index = data("index").and_then(|index| index.parse().ok()).unwrap_or_default();
             if !screen.wants_text() {
                 screen.delta(&session.id, id, index, delta)?;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use nexus_proto::words;
 use nexus_proto::{
     agent::v1 as agent,
     llm::v1::ModelInfo,
@@ -145,7 +146,7 @@ pub struct Agent {
 
 pub fn agent(agent: &agent::Agent) -> Agent {
     let metadata = agent.metadata.clone().unwrap_or_default();
-    let version = match metadata.labels.get("nexus.version") {
+    let version = match metadata.labels.get(words::label::VERSION) {
         Some(version) if metadata.version.is_empty() => version.clone(),
         _ => metadata.version,
     };

@@ -1,8 +1,9 @@
-//! The services there are. A new one joins by one entry here.
+//! The catalogue of services as the command uses it: their sockets and addresses here, and what a wrong name gets.
 
 use std::path::PathBuf;
 
 use nexus_client::Address;
+pub use nexus_config::services::{ASSISTANT, Link, ORCHESTRATOR, SERVICES as TABLE, Service as Entry, find};
 use nexus_config::{Kind, Root, Schema, Setting, Sources};
 use serde::Deserialize;
 
@@ -10,72 +11,6 @@ use crate::{
     failure::{Exit, Failure},
     place::Place,
 };
-
-/// What makes a daemon that serves useful to others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
-    /// Serving is all.
-    None,
-    /// The orchestrator passes calls on to it: it is known there by its name.
-    Registered,
-    /// It holds its line to the orchestrator and can be given messages.
-    Connected,
-}
-
-/// A daemon that is kept running.
-#[derive(Debug)]
-pub struct Entry {
-    pub name: &'static str,
-    pub binary: &'static str,
-    pub args: &'static [&'static str],
-    /// Its section in the config, where its socket may be set.
-    pub section: &'static str,
-    /// Started before it and stopped after it. Only entries that stand above.
-    pub needs: &'static [&'static str],
-    pub link: Link,
-}
-
-pub const ORCHESTRATOR: &str = "orchestrator";
-pub const ASSISTANT: &str = "agent-assistant";
-
-pub const TABLE: &[Entry] = &[
-    Entry {
-        name: ORCHESTRATOR,
-        binary: "nexus-orchestrator",
-        args: &[],
-        section: "orchestrator",
-        needs: &[],
-        link: Link::None,
-    },
-    Entry {
-        name: "llm",
-        binary: "nexus-llm",
-        args: &[],
-        section: "llm",
-        needs: &[ORCHESTRATOR],
-        link: Link::Registered,
-    },
-    Entry {
-        name: ASSISTANT,
-        binary: "nexus-agent",
-        args: &["--role", "assistant", "--name", "assistant"],
-        section: "agent",
-        needs: &[ORCHESTRATOR, "llm"],
-        link: Link::Connected,
-    },
-    Entry {
-        name: "gateway",
-        binary: "nexus-gateway",
-        args: &[],
-        section: "gateway",
-        needs: &[ORCHESTRATOR],
-        link: Link::Registered,
-    },
-];
-
-pub fn find(name: &str) -> Option<&'static Entry> {
-    TABLE.iter().find(|entry| entry.name == name)
-}
 
 /// A name that no entry has.
 pub fn unknown(name: &str) -> Failure {
@@ -156,17 +91,4 @@ pub fn address(place: &Place, entry: &Entry, socket: &Socket) -> Address {
 
 pub fn control_socket(root: &Root) -> PathBuf {
     root.socket("supervisor")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_entry_needs_only_what_stands_above_it() {
-        for (index, (entry, needs)) in TABLE.iter().zip(needs()).enumerate() {
-            assert_eq!(needs.len(), entry.needs.len(), "{}", entry.name);
-            assert!(needs.iter().all(|needed| *needed < index), "{}", entry.name);
-        }
-    }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use nexus_config::{DaemonSchema, DaemonValues, Root, SECTIONS};
+use nexus_config::{DaemonSchema, DaemonValues, Root, services};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -21,8 +21,6 @@ use crate::failure::{Exit, Failure};
 
 /// A program that only prints takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Sections that are no daemon's.
-const SHARED: [&str; 2] = ["common", "cli"];
 const CONFIG_WRONG: i32 = 78;
 
 /// A daemon that is installed.
@@ -46,7 +44,7 @@ pub enum Sees {
 pub fn programs() -> Result<(Vec<Program>, Vec<String>), Failure> {
     let places = places();
     let (mut found, mut missing) = (Vec::new(), Vec::new());
-    for section in SECTIONS.iter().filter(|section| !SHARED.contains(section)) {
+    for section in services::daemon_sections() {
         let name = format!("nexus-{section}");
         match places
             .iter()
@@ -54,7 +52,7 @@ pub fn programs() -> Result<(Vec<Program>, Vec<String>), Failure> {
             .find(|path| is_program(path))
         {
             Some(path) => found.push(Program {
-                daemon: (*section).to_owned(),
+                daemon: section.to_owned(),
                 path,
             }),
             None => missing.push(name),

@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::Path};
 
-use nexus_config::SECTIONS;
+use nexus_config::services;
 use nexus_store::copy;
 
 use super::{
@@ -105,7 +105,7 @@ async fn programs(about: &About, bin: &Path) -> Result<String, Failure> {
 
 /// Each daemon judges the settings that are in force.
 async fn settings(place: &Place, about: &About, bin: &Path) -> Result<(), Failure> {
-    for section in SECTIONS {
+    for section in services::daemon_sections() {
         let path = bin.join(format!("nexus-{section}"));
         if !path.is_file() {
             continue;

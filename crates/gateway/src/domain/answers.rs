@@ -9,6 +9,7 @@
 //! second attempt say nothing while they repeat what was sent; an answer that really starts over says so, and its
 //! sequence begins at 0 again. Memory is bounded by the answers not yet taken, and the owner asks [`Answers::is_full`].
 
+use nexus_proto::words;
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{chunk, message::Said};
@@ -187,7 +188,7 @@ impl Answers {
         let first = self.begin(&said.id, &in_reply_to, now);
         let cancelled = said.is_cancelled();
         let mut extra = said.extra;
-        extra.insert("message_id".into(), said.id);
+        extra.insert(words::data::MESSAGE_ID.into(), said.id);
         if said.sequence > 0 {
             extra.insert("sequence".into(), said.sequence.to_string());
         }
@@ -357,8 +358,8 @@ impl Answers {
         let extra = match end {
             Some((end, true)) => end.extra.clone(),
             _ => BTreeMap::from([
-                ("message_id".into(), taken.answer.clone()),
-                ("in_reply_to".into(), taken.in_reply_to.clone()),
+                (words::data::MESSAGE_ID.into(), taken.answer.clone()),
+                (words::extra::IN_REPLY_TO.into(), taken.in_reply_to.clone()),
             ]),
         };
         let chunk = Chunk {

@@ -1,5 +1,6 @@
 //! What goes to the orchestrator and what comes back, freed of the wire.
 
+use nexus_proto::words;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -29,7 +30,10 @@ impl Asked {
     /// `id` is used if the client chose none.
     pub fn outgoing(self, id: impl FnOnce() -> String) -> Outgoing {
         let mut extra = self.extra;
-        for (key, value) in [("model", self.model), ("correlation_id", self.correlation_id)] {
+        for (key, value) in [
+            ("model", self.model),
+            (words::extra::CORRELATION_ID, self.correlation_id),
+        ] {
             if !value.is_empty() {
                 extra.insert(key.into(), value);
             }
@@ -74,7 +78,7 @@ pub struct Said {
 
 impl Said {
     pub fn in_reply_to(&self) -> &str {
-        self.extra.get("in_reply_to").map_or("", String::as_str)
+        self.extra.get(words::extra::IN_REPLY_TO).map_or("", String::as_str)
     }
 
     /// It ends where someone stopped it.

@@ -9,6 +9,7 @@
 //! One task for each stream, one loop, every arm safe to drop. A client that takes too slowly makes the line rest; a
 //! line that breaks comes back by itself. The task ends when the client is gone.
 
+use nexus_proto::words;
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -139,7 +140,7 @@ impl Talk {
                 slot = slot(line_out.as_ref()), if may_send => {
                     // A line that was lost meanwhile says so itself, and everything owed goes out again.
                     if let (Some(slot), Some(message)) = (slot, self.conversation.next_message()) {
-                        let followed_by = message.extra.get("correlation_id").unwrap_or(&message.id);
+                        let followed_by = message.extra.get(words::extra::CORRELATION_ID).unwrap_or(&message.id);
                         tracing::debug!(correlation_id = followed_by, session_id = self.session.id, "message sent");
                         slot.send(message);
                     }
@@ -324,14 +325,14 @@ impl Talk {
                 if handle.tells(&session.id, sequence) {
                     let received = event(Kind::MessageReceived)
                         .about(&id, "")
-                        .with("in_reply_to", &in_reply_to);
+                        .with(words::extra::IN_REPLY_TO, &in_reply_to);
                     handle.note(received.with("sequence", sequence.to_string())).await;
                 }
                 handle
                     .note(
                         event(Kind::StreamComplete)
                             .about(&id, "")
-                            .with("in_reply_to", in_reply_to),
+                            .with(words::extra::IN_REPLY_TO, in_reply_to),
                     )
                     .await;
             }

@@ -1,5 +1,6 @@
 //! Our words to the orchestrator's and back.
 
+use nexus_proto::words;
 use nexus_proto::{
     Timestamp,
     orchestrator::v1::{
@@ -75,11 +76,11 @@ fn event_of(mut event: Event) -> Incoming {
         return Incoming::Ack { id };
     }
     if let Some(error) = event.data.remove("error") {
-        let message_id = event.data.remove("message_id").filter(|id| !id.is_empty());
+        let message_id = event.data.remove(words::data::MESSAGE_ID).filter(|id| !id.is_empty());
         return Incoming::Failed { message_id, error };
     }
     if event.r#type() == EventType::IpcMessage
-        && let (Some(text), Some(answer)) = (event.data.remove("delta"), event.data.remove("message_id"))
+        && let (Some(text), Some(answer)) = (event.data.remove("delta"), event.data.remove(words::data::MESSAGE_ID))
     {
         let index = event
             .data
@@ -90,7 +91,7 @@ fn event_of(mut event: Event) -> Incoming {
             answer,
             index,
             text,
-            in_reply_to: event.data.remove("in_reply_to"),
+            in_reply_to: event.data.remove(words::extra::IN_REPLY_TO),
         };
     }
     Incoming::Nothing

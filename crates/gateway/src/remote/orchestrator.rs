@@ -11,6 +11,7 @@ use nexus_proto::orchestrator::v1::{
     CloseSessionRequest, EventFilter, GetSessionRequest, ListSessionsRequest, Message, MessageRole, SendMessageRequest,
     SessionState, SubscribeEventsRequest,
 };
+use nexus_proto::words;
 use parking_lot::Mutex;
 use tonic::{Request, Streaming, metadata::MetadataValue};
 
@@ -25,7 +26,7 @@ const SESSIONS_PAGE: i32 = 500;
 /// Searching a whole session, or the log for a failed turn.
 const SEARCH_WITHIN: Duration = Duration::from_secs(30);
 /// The orchestrator's name for a turn that failed.
-const TURN_FAILED: &str = "turn.failed";
+const TURN_FAILED: &str = words::event::TURN_FAILED;
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
@@ -74,7 +75,7 @@ impl Orchestrator {
         let mut request = Request::new(convert::create(&session.id, &session.wish));
         let key = MetadataValue::try_from(key)
             .map_err(|_| Error::new(Kind::Invalid, "the idempotency key has characters that no key has"))?;
-        request.metadata_mut().insert("idempotency-key", key);
+        request.metadata_mut().insert(words::metadata::IDEMPOTENCY_KEY, key);
         let made = self.main.orchestrator().create_session(request).await?.into_inner();
         if made.session_id.is_empty() {
             return Err(Error::new(Kind::Internal, "the orchestrator gave no session id"));
@@ -137,7 +138,10 @@ impl Orchestrator {
     /// Events as they happen: sessions that close, and nothing else.
     pub async fn closings(&self) -> Result<Streaming<nexus_proto::orchestrator::v1::Event>, Error> {
         let filter = EventFilter {
-            names: vec!["session.closed".into(), "session.deleted".into()],
+            names: vec![
+                words::event::SESSION_CLOSED.into(),
+                words::event::SESSION_DELETED.into(),
+            ],
             ..EventFilter::default()
         };
         let request = SubscribeEventsRequest {
@@ -201,7 +205,7 @@ impl Orchestrator {
                 match message.role() {
                     MessageRole::Assistant => {
                         let extra = message.metadata.as_ref().map(|metadata| &metadata.extra);
-                        let asked = extra.and_then(|extra| extra.get("in_reply_to")).cloned();
+                        let asked = extra.and_then(|extra| extra.get(words::extra::IN_REPLY_TO)).cloned();
                         answered.extend(asked.map(|asked| (asked, message.sequence)));
                     }
                     MessageRole::User if found.is_some() => {
@@ -252,7 +256,11 @@ impl Orchestrator {
         let mut events = self.main.orchestrator().subscribe_events(request).await?.into_inner();
         let mut failed = None;
         while let Some(mut event) = events.message().await? {
-            if event.data.get("message_id").is_some_and(|id| id == message_id) {
+            if event
+                .data
+                .get(words::data::MESSAGE_ID)
+                .is_some_and(|id| id == message_id)
+            {
                 failed = event.data.remove("error");
             }
         }

@@ -9,6 +9,7 @@ use std::{
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use nexus_daemon::Caller;
+use nexus_proto::words;
 use nexus_proto::{
     common::v1::{Health, Status as WireStatus},
     gateway::v1::{
@@ -55,7 +56,7 @@ fn viewer<T>(request: &Request<T>) -> Viewer {
 }
 
 fn key<T>(request: &Request<T>) -> Result<Option<String>, Error> {
-    let Some(value) = request.metadata().get("idempotency-key") else {
+    let Some(value) = request.metadata().get(words::metadata::IDEMPOTENCY_KEY) else {
         return Ok(None);
     };
     let text = value.to_str().map_err(|_| Error::BadKey(256))?;

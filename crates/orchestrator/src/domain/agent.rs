@@ -16,16 +16,17 @@ use std::sync::Arc;
 
 use nexus_proto::agent::v1::{Agent as Wire, AgentMessage, AgentState, RegisterRequest};
 use nexus_proto::common::v1::{ResourceUsage, Status};
+use nexus_proto::words;
 
 use super::event::timestamp;
 use super::{Error, Time, ids};
 
 /// Label with the socket of a daemon that serves for others.
-pub const SOCKET: &str = "nexus.socket";
+pub const SOCKET: &str = words::label::SOCKET;
 /// Label with the services it serves there, separated by commas.
-pub const SERVICES: &str = "nexus.services";
+pub const SERVICES: &str = words::label::SERVICES;
 /// Label with the protocol generation it speaks.
-pub const PROTOCOL: &str = "nexus.protocol";
+pub const PROTOCOL: &str = words::label::PROTOCOL;
 
 #[derive(Clone, Debug)]
 pub struct Agent {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use nexus_proto::common::v1::{Health, ResourceUsage, Status};
 use nexus_proto::orchestrator::v1::{Container as Wire, ContainerConfig, ContainerFilter, ContainerState, Event};
+use nexus_proto::words;
 
 use super::event::{self, About, ORCHESTRATOR};
 use super::sessions::{View, about};
@@ -305,11 +306,11 @@ impl State {
         one.started = Some(step.now);
         (one.engine, one.engine_id, one.unenforced) = (made.engine, made.engine_id, made.unenforced);
         let bare = one.engine == BARE;
-        self.tell_container(step, key, "container.created", &[]);
+        self.tell_container(step, key, words::event::CONTAINER_CREATED, &[]);
         if bare {
-            self.tell_container(step, key, "container.unisolated", &[("reason", BARE_NOTE)]);
+            self.tell_container(step, key, words::event::CONTAINER_UNISOLATED, &[("reason", BARE_NOTE)]);
         }
-        self.tell_container(step, key, "container.started", &[]);
+        self.tell_container(step, key, words::event::CONTAINER_STARTED, &[]);
         if let Some(one) = self.containers.get(key)
             && let Some(session) = self.sessions.get_mut(one.session)
         {
@@ -329,7 +330,12 @@ impl State {
         one.started = Some(step.now);
         one.error.clear();
         let restarts = one.restarts.to_string();
-        self.tell_container(step, key, "container.started", &[("restart_count", &restarts)]);
+        self.tell_container(
+            step,
+            key,
+            words::event::CONTAINER_STARTED,
+            &[("restart_count", &restarts)],
+        );
         step.fact(Fact::Container(key));
     }
 
@@ -360,21 +366,21 @@ impl State {
         self.tell_container(
             step,
             key,
-            "container.stopped",
+            words::event::CONTAINER_STOPPED,
             &[("exit_code", &code), ("oom_killed", name)],
         );
         if oom {
             self.tell_container(
                 step,
                 key,
-                "container.error",
+                words::event::CONTAINER_ERROR,
                 &[("reason", "oom"), ("memory_limit", &limit)],
             );
         } else if code != "0" && !stopped {
             self.tell_container(
                 step,
                 key,
-                "container.error",
+                words::event::CONTAINER_ERROR,
                 &[("reason", "exit"), ("exit_code", &code)],
             );
         }
@@ -391,7 +397,7 @@ impl State {
         one.phase = Phase::Lost;
         one.exited = Some(step.now);
         one.error = format!("{} does not know it any more", one.engine);
-        self.tell_container(step, key, "container.error", &[("reason", "lost")]);
+        self.tell_container(step, key, words::event::CONTAINER_ERROR, &[("reason", "lost")]);
         step.fact(Fact::Container(key));
     }
 
@@ -403,7 +409,7 @@ impl State {
         step.grows = false;
         one.phase = Phase::Exited;
         one.error = why.into();
-        self.tell_container(step, key, "container.error", &[("reason", why)]);
+        self.tell_container(step, key, words::event::CONTAINER_ERROR, &[("reason", why)]);
         step.fact(Fact::Container(key));
     }
 
@@ -436,8 +442,8 @@ impl State {
     pub fn container_gone(&mut self, step: &mut Step<'_>, key: u64, why: Option<&str>) {
         step.grows = false;
         match why {
-            Some(why) => self.tell_container(step, key, "container.error", &[("reason", why)]),
-            None => self.tell_container(step, key, "container.removed", &[]),
+            Some(why) => self.tell_container(step, key, words::event::CONTAINER_ERROR, &[("reason", why)]),
+            None => self.tell_container(step, key, words::event::CONTAINER_REMOVED, &[]),
         }
         let Some(one) = self.containers.by_key.remove(&key) else {
             return;
@@ -491,7 +497,7 @@ impl State {
             ("usage", &*used),
             ("limit", &*limit),
         ];
-        self.tell_container(step, key, "resource.threshold", &data);
+        self.tell_container(step, key, words::event::RESOURCE_THRESHOLD, &data);
     }
 
     /// A request that the policy forbids is an event too.
@@ -505,14 +511,17 @@ impl State {
             ..about(found)
         };
         let data = [("session_id", &*found.id), ("reason", what), ("subject", "container")];
-        let event = event::build(step, "policy.violation", ORCHESTRATOR, about, &data);
+        let event = event::build(step, words::event::POLICY_VIOLATION, ORCHESTRATOR, about, &data);
         step.fact(Fact::Event { session, event });
     }
 
     fn tell_container(&self, step: &mut Step<'_>, key: u64, name: &str, more: &[(&str, &str)]) {
         let Some(one) = self.containers.get(key) else { return };
         let session = self.sessions.get(one.session);
-        let high = matches!(name, "container.error" | "container.unisolated" | "resource.threshold");
+        let high = matches!(
+            name,
+            words::event::CONTAINER_ERROR | words::event::CONTAINER_UNISOLATED | words::event::RESOURCE_THRESHOLD
+        );
         let about = match session {
             Some(session) => About { high, ..about(session) },
             None => About {

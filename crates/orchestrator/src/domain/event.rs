@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use nexus_proto::Timestamp;
 use nexus_proto::common::v1::Priority;
 use nexus_proto::orchestrator::v1::{Event, EventMetadata, EventType, Message, MessageRole};
+use nexus_proto::words;
 
 use super::{Step, Time};
 
@@ -13,30 +14,30 @@ pub const ORCHESTRATOR: &str = "orchestrator.grpc";
 pub const AGENT: &str = "agent.grpc";
 pub const SYSTEM: &str = "orchestrator";
 
-pub const MESSAGE_SENT: &str = "message.sent";
-pub const TURN_FAILED: &str = "turn.failed";
-pub const SESSION_DELETED: &str = "session.deleted";
+pub const MESSAGE_SENT: &str = words::event::MESSAGE_SENT;
+pub const TURN_FAILED: &str = words::event::TURN_FAILED;
+pub const SESSION_DELETED: &str = words::event::SESSION_DELETED;
 
 /// The value of the contract's enum for a name; UNSPECIFIED where it has none.
 pub fn type_of(name: &str) -> EventType {
     match name {
-        "container.created" => EventType::ContainerCreated,
-        "container.started" => EventType::ContainerStarted,
-        "container.stopped" => EventType::ContainerStopped,
-        "container.removed" => EventType::ContainerRemoved,
-        "container.error" => EventType::ContainerError,
-        "session.created" => EventType::SessionCreated,
-        "session.updated" => EventType::SessionUpdated,
-        "session.closed" => EventType::SessionClosed,
-        "task.created" => EventType::TaskCreated,
-        "task.updated" => EventType::TaskUpdated,
-        "task.completed" => EventType::TaskCompleted,
-        "task.failed" | TURN_FAILED => EventType::TaskFailed,
-        "ipc.message" => EventType::IpcMessage,
-        "policy.violation" => EventType::PolicyViolation,
-        "resource.threshold" => EventType::ResourceThreshold,
-        "system.startup" => EventType::SystemStartup,
-        "system.shutdown" => EventType::SystemShutdown,
+        words::event::CONTAINER_CREATED => EventType::ContainerCreated,
+        words::event::CONTAINER_STARTED => EventType::ContainerStarted,
+        words::event::CONTAINER_STOPPED => EventType::ContainerStopped,
+        words::event::CONTAINER_REMOVED => EventType::ContainerRemoved,
+        words::event::CONTAINER_ERROR => EventType::ContainerError,
+        words::event::SESSION_CREATED => EventType::SessionCreated,
+        words::event::SESSION_UPDATED => EventType::SessionUpdated,
+        words::event::SESSION_CLOSED => EventType::SessionClosed,
+        words::event::TASK_CREATED => EventType::TaskCreated,
+        words::event::TASK_UPDATED => EventType::TaskUpdated,
+        words::event::TASK_COMPLETED => EventType::TaskCompleted,
+        words::event::TASK_FAILED | TURN_FAILED => EventType::TaskFailed,
+        words::event::IPC_MESSAGE => EventType::IpcMessage,
+        words::event::POLICY_VIOLATION => EventType::PolicyViolation,
+        words::event::RESOURCE_THRESHOLD => EventType::ResourceThreshold,
+        words::event::SYSTEM_STARTUP => EventType::SystemStartup,
+        words::event::SYSTEM_SHUTDOWN => EventType::SystemShutdown,
         _ => EventType::Unspecified,
     }
 }
@@ -90,7 +91,7 @@ pub fn build(step: &mut Step<'_>, name: &str, source: &str, about: About, data: 
 /// message was stored, whatever time its sender gave it.
 pub fn of_message(message: &Message, session_id: &str, labels: &HashMap<String, String>, stored: Time) -> Event {
     let data = [
-        ("message_id".to_owned(), message.id.clone()),
+        (words::data::MESSAGE_ID.to_owned(), message.id.clone()),
         ("role".to_owned(), role_name(message.role).to_owned()),
         ("session_id".to_owned(), session_id.to_owned()),
     ];

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use nexus_proto::orchestrator::v1::{SessionConfig, SessionContext, SessionMetadata, SessionState};
+use nexus_proto::words;
 
 use super::event::{self, About, ORCHESTRATOR};
 use super::session::{Session, check_config};
@@ -162,7 +163,7 @@ impl State {
             ("name", &*session.metadata.name),
             ("owner_id", &*session.metadata.owner_id),
         ];
-        let created = event::build(step, "session.created", ORCHESTRATOR, about, &data);
+        let created = event::build(step, words::event::SESSION_CREATED, ORCHESTRATOR, about, &data);
         self.look_again(&session);
         self.sessions.insert(session);
         step.fact(Fact::Session(key));
@@ -239,7 +240,7 @@ impl State {
         let about = about(session);
         let id = session.id.clone();
         let data = [("session_id", &*id), ("reason", reason), ("state", "closed")];
-        let closed = event::build(step, "session.closed", ORCHESTRATOR, about, &data);
+        let closed = event::build(step, words::event::SESSION_CLOSED, ORCHESTRATOR, about, &data);
         step.fact(Fact::Session(key));
         step.fact(Fact::Event {
             session: key,
@@ -334,7 +335,7 @@ impl State {
             ("name", &*session.metadata.name),
             ("state", session.state_name()),
         ];
-        let updated = event::build(step, "session.updated", ORCHESTRATOR, about(session), &data);
+        let updated = event::build(step, words::event::SESSION_UPDATED, ORCHESTRATOR, about(session), &data);
         step.fact(Fact::Session(key));
         step.fact(Fact::Event {
             session: key,

@@ -19,6 +19,7 @@ use nexus_proto::agent::v1::{
     ExecuteTaskRequest, Task as Wire, TaskError, TaskOutput, TaskPriority, TaskProgress, TaskResult, TaskState,
     TaskType,
 };
+use nexus_proto::words;
 
 use super::event::{self, timestamp};
 use super::timers::Timer;
@@ -205,7 +206,7 @@ impl State {
             wire,
         });
         self.timers.set(expires, Timer::Task(key));
-        self.task_event(step, key, "task.created");
+        self.task_event(step, key, words::event::TASK_CREATED);
         self.link_to_session(step, key);
         step.fact(Fact::Task(key));
         Ok(key)

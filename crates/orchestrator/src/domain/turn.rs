@@ -19,6 +19,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nexus_proto::agent::v1::{AgentMessage, AgentMessageMetadata, DataMessage, MessageType, agent_message};
 use nexus_proto::orchestrator::v1::Message;
+use nexus_proto::words;
 
 use super::event::timestamp;
 use super::sessions::gone;
@@ -26,10 +27,10 @@ use super::timers::Timer;
 use super::{Effect, Error, Fact, State, Step, Time};
 
 /// Header of an offer: see [`Turn::followed_by`].
-pub const FOLLOWED_BY: &str = "x-correlation-id";
+pub const FOLLOWED_BY: &str = words::metadata::CORRELATION_ID;
 
 /// Header of an offer: where the turn belongs in the trace of its message, if somebody traces.
-pub const TRACEPARENT: &str = "traceparent";
+pub const TRACEPARENT: &str = words::metadata::TRACEPARENT;
 
 #[derive(Clone, Debug)]
 pub struct Turn {
@@ -86,7 +87,7 @@ impl Turn {
             answer_id: answer_id.into(),
             model: extra.and_then(|extra| extra.get("model")).cloned(),
             followed_by: extra
-                .and_then(|extra| extra.get("correlation_id"))
+                .and_then(|extra| extra.get(words::extra::CORRELATION_ID))
                 .unwrap_or(&message.id)
                 .as_str()
                 .into(),
@@ -211,7 +212,7 @@ impl State {
     /// The request without its content, which may have to be read from disk first.
     fn request(&self, session_id: &str, agent: u64, turn: &Turn, now: Time) -> AgentMessage {
         let mut headers = HashMap::from([
-            ("message_id".to_owned(), turn.message_id.to_string()),
+            (words::data::MESSAGE_ID.to_owned(), turn.message_id.to_string()),
             ("answer_id".to_owned(), turn.answer_id.to_string()),
             ("attempt".to_owned(), turn.attempt.to_string()),
             (FOLLOWED_BY.to_owned(), turn.followed_by.to_string()),

@@ -1,5 +1,6 @@
 //! The start and the end of a run, told as events; and which registered daemons answer.
 
+use nexus_proto::words;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,12 +11,12 @@ use crate::domain::{Error, Fact};
 
 impl Engine {
     pub async fn started_up(&self, service: &str) -> Result<(), Error> {
-        self.say("system.startup", service).await
+        self.say(words::event::SYSTEM_STARTUP, service).await
     }
 
     /// Says that this run ends, and waits until everything is on disk.
     pub async fn shut_down(&self, budget: Duration) {
-        if let Err(error) = self.say("system.shutdown", "orchestrator").await {
+        if let Err(error) = self.say(words::event::SYSTEM_SHUTDOWN, "orchestrator").await {
             tracing::warn!(%error, "failed to note the stop");
         }
         if !self.close(budget).await {

@@ -7,6 +7,7 @@ use nexus_daemon::spans::Span;
 use nexus_proto::agent::v1::{
     AgentMessage, AgentMessageMetadata, DataMessage, EventMessage, MessageType, agent_message::Payload,
 };
+use nexus_proto::words;
 
 use super::Engine;
 use crate::domain::Error;
@@ -140,7 +141,10 @@ impl Engine {
                 .to_owned()
         };
         let session = pick(metadata.map(|m| m.session_id.as_str()), "session_id");
-        let correlation = pick(metadata.map(|m| m.correlation_id.as_str()), "correlation_id");
+        let correlation = pick(
+            metadata.map(|m| m.correlation_id.as_str()),
+            words::extra::CORRELATION_ID,
+        );
         self.look(|core| Some((core.state.sessions.find(&session)?.key, correlation)))
     }
 }

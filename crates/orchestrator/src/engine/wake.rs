@@ -2,6 +2,7 @@
 
 use nexus_daemon::Wake;
 use nexus_daemon::wake::{Recovered, Signal};
+use nexus_proto::words;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Engine;
@@ -26,7 +27,7 @@ impl Engine {
             move || {
                 let engine = engine.clone();
                 async move {
-                    if let Err(error) = engine.tell("system.sleep", &[]).await {
+                    if let Err(error) = engine.tell(words::event::SYSTEM_SLEEP, &[]).await {
                         tracing::warn!(%error, "failed to note that the host sleeps");
                     }
                 }
@@ -64,7 +65,7 @@ impl Engine {
                 Signal::Recovered(recovered) => self.tell_wake(&recovered).await,
                 Signal::Network { up } => {
                     let state = if up { "up" } else { "down" };
-                    self.tell("system.network", &[("state", state)]).await
+                    self.tell(words::event::SYSTEM_NETWORK, &[("state", state)]).await
                 }
                 Signal::Sleeping | Signal::Woke(_) => Ok(()),
             };
@@ -82,6 +83,6 @@ impl Engine {
             ("slept_ms", &*slept),
             ("recovered_ms", &*took),
         ];
-        self.tell("system.wake", &data).await
+        self.tell(words::event::SYSTEM_WAKE, &data).await
     }
 }

@@ -5,6 +5,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use nexus_proto::common::v1::Priority;
 use nexus_proto::orchestrator::v1::{Message, Session};
+use nexus_proto::words;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use std::collections::HashMap;
@@ -44,7 +45,7 @@ pub(super) fn message_sent(
     text(into, SOURCE, event::ORCHESTRATOR);
     open(into, TIMESTAMP, timestamp.encoded_len());
     timestamp.encode_raw(into);
-    entry(into, DATA, "message_id", &message.id);
+    entry(into, DATA, words::data::MESSAGE_ID, &message.id);
     entry(into, DATA, "role", event::role_name(message.role));
     entry(into, DATA, "session_id", session_id);
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nexus_client::{Address, Connection, Options};
+use nexus_config::services::{SERVICES, Service};
 use nexus_daemon::Health;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +18,11 @@ use crate::engine::Engine;
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Names that are always known, and follow the daemon that registered for the service.
-pub const FOLLOWED: &[(&str, &str)] = &[("gateway", "gateway.v1.GatewayService"), ("llm", "llm.v1.LLMService")];
+/// Names that are always known, each with the service that a daemon registers for to be followed under that name.
+pub fn followed() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let passed_on = |service: &'static Service| Some((service.name, service.front_door?.service));
+    SERVICES.iter().filter_map(passed_on)
+}
 
 pub async fn run(engine: Engine, health: Health, stop: CancellationToken) {
     let mut watched: HashMap<PathBuf, JoinHandle<()>> = HashMap::new();
@@ -39,7 +43,7 @@ pub async fn run(engine: Engine, health: Health, stop: CancellationToken) {
                 .entry(socket.clone())
                 .or_insert_with(|| tokio::spawn(follow(engine.clone(), socket.clone())));
         }
-        for (name, service) in FOLLOWED {
+        for (name, service) in followed() {
             let serving = engine.serving(service).is_some();
             health.set(name, serving);
             health.set(service, serving);

@@ -9,6 +9,7 @@ use nexus_daemon::Caller;
 use nexus_proto::agent::v1::agent_service_server::AgentService;
 use nexus_proto::agent::v1::*;
 use nexus_proto::common::v1::{ResourceLimits, Status as Running};
+use nexus_proto::words;
 use tokio::task::JoinHandle;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -92,7 +93,7 @@ impl AgentService for Service {
         let caller = agent_caller(&Caller::of(&request));
         let agent_id = request
             .metadata()
-            .get("agent-id")
+            .get(words::metadata::AGENT_ID)
             .and_then(|id| id.to_str().ok())
             .map(str::to_owned);
         let watcher = self.engine.watch();

@@ -8,6 +8,7 @@ pub mod raw;
 pub mod status;
 pub mod tool;
 
+use nexus_proto::words;
 use std::sync::{Arc, OnceLock};
 
 use nexus_daemon::{Caller, Role};
@@ -40,7 +41,7 @@ pub fn agent_caller(caller: &Caller) -> AgentCaller {
 
 /// The idempotency key of a call, if it carries one.
 pub fn once<T: Message + Default + PartialEq>(request: &Request<T>, method: &str) -> Result<Option<Once>, Error> {
-    let Some(name) = request.metadata().get("idempotency-key") else {
+    let Some(name) = request.metadata().get(words::metadata::IDEMPOTENCY_KEY) else {
         return Ok(None);
     };
     let name = name

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, header};
 use http_body::Frame;
 use nexus_daemon::{Caller, Role};
 use nexus_proto::orchestrator::v1::{GetSessionRequest, SubscribeEventsRequest};
+use nexus_proto::words;
 use tonic::body::Body;
 use tonic::codec::{BufferSettings, Codec, EncodeBuf, Encoder, Streaming};
 use tonic::server::{Grpc, UnaryService};
@@ -26,7 +27,7 @@ use crate::engine::{self, Engine};
 
 pub const GET_SESSION: &str = "/orchestrator.v1.OrchestratorService/GetSession";
 pub const SUBSCRIBE_EVENTS: &str = "/orchestrator.v1.OrchestratorService/SubscribeEvents";
-const LOG_ID: &str = "nexus-log-id";
+const LOG_ID: &str = words::metadata::LOG_ID;
 
 /// `SubscribeEvents`.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use nexus_proto::agent::v1::{AgentMessage, AgentType, RegisterRequest};
 use nexus_proto::common::v1::ResourceUsage;
+use nexus_proto::words;
 
 use super::{Agent, PROTOCOL, SOCKET};
 use crate::domain::event::{self, About};
@@ -75,7 +76,7 @@ impl State {
         self.timers
             .set(step.now.saturating_add(self.rules.agent_ttl), Timer::Agent(key));
         step.fact(Fact::Agent(key));
-        self.agent_event(step, key, "agent.registered", "");
+        self.agent_event(step, key, words::event::AGENT_REGISTERED, "");
         step.effect(Effect::Daemons);
         Ok(key)
     }
@@ -102,7 +103,7 @@ impl State {
 
     pub fn unregister(&mut self, step: &mut Step<'_>, key: u64, reason: &str) {
         step.grows = false;
-        self.agent_event(step, key, "agent.unregistered", reason);
+        self.agent_event(step, key, words::event::AGENT_UNREGISTERED, reason);
         self.agent_gone(step, key);
     }
 
@@ -133,7 +134,7 @@ impl State {
             step.fact(Fact::Agent(key));
             self.timers
                 .set(step.now.saturating_add(self.rules.agent_ttl), Timer::Agent(key));
-            self.agent_event(step, key, "agent.recovered", "");
+            self.agent_event(step, key, words::event::AGENT_RECOVERED, "");
             step.effect(Effect::Daemons);
         }
     }
@@ -168,7 +169,7 @@ impl State {
         agent.silent = true;
         self.timers
             .set(step.now.saturating_add(self.rules.agent_ttl), Timer::Agent(key));
-        self.agent_event(step, key, "agent.lost", "");
+        self.agent_event(step, key, words::event::AGENT_LOST, "");
         self.assistant_left(step, key);
     }
 
@@ -220,7 +221,7 @@ impl State {
         );
         step.fact(Fact::Agent(key));
         if !told {
-            self.agent_event(step, key, "agent.lost", "");
+            self.agent_event(step, key, words::event::AGENT_LOST, "");
         }
         self.tasks_of_lost(step, key, false);
         step.effect(Effect::Daemons);

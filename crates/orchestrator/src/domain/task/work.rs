@@ -2,6 +2,7 @@
 
 use nexus_proto::agent::v1::stream_task_request::Payload as Said;
 use nexus_proto::agent::v1::{TaskError, TaskProgress, TaskResult, TaskState};
+use nexus_proto::words;
 
 use super::{Note, Task, may_move, state_name};
 use crate::domain::event::{self, About, timestamp};
@@ -263,9 +264,9 @@ impl State {
         let task = self.tasks.by_key.get_mut(&key).expect("the caller looked it up");
         task.wire.state = to.into();
         let name = match to {
-            TaskState::Completed => "task.completed",
-            TaskState::Failed | TaskState::Timeout => "task.failed",
-            _ => "task.updated",
+            TaskState::Completed => words::event::TASK_COMPLETED,
+            TaskState::Failed | TaskState::Timeout => words::event::TASK_FAILED,
+            _ => words::event::TASK_UPDATED,
         };
         self.task_event(step, key, name);
         step.fact(Fact::Task(key));

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use nexus_proto::orchestrator::v1::{Message, MessageMetadata, MessageRole};
+use nexus_proto::words;
 
 use super::{Over, Phase, Turn};
 use crate::domain::event::{self, TURN_FAILED, timestamp};
@@ -78,7 +79,7 @@ impl State {
         let session = self.sessions.get_mut(key).expect("its turn was just seen");
         let turn = session.turns.pop_front().expect("its turn was just seen");
         let n = session.head + 1;
-        extra.insert("in_reply_to".into(), turn.message_id.to_string());
+        extra.insert(words::extra::IN_REPLY_TO.into(), turn.message_id.to_string());
         let message = Arc::new(Message {
             id: turn.answer_id.to_string(),
             timestamp: Some(timestamp(step.now)),
@@ -131,7 +132,7 @@ impl State {
         let session = self.sessions.get(key).expect("its turn was just seen");
         let data = [
             ("error", error),
-            ("message_id", &*turn.message_id),
+            (words::data::MESSAGE_ID, &*turn.message_id),
             ("session_id", &*session.id),
         ];
         let failed = event::build(step, TURN_FAILED, event::SYSTEM, about(session), &data);

@@ -1,6 +1,7 @@
 //! What the two sides of an open StreamMessages ask of the engine.
 
 use nexus_proto::orchestrator::v1::{EventType, Message, StreamMessageResponse, stream_message_response::Payload};
+use nexus_proto::words;
 
 use super::show::ephemeral;
 use super::{Joined, Opened, Pull, StreamId};
@@ -44,7 +45,7 @@ impl Engine {
             let Some(session) = core.streams.session_of(id).and_then(|key| core.state.sessions.get(key)) else {
                 return;
             };
-            let mut event = ephemeral(session, &[("error", error), ("message_id", message_id)]);
+            let mut event = ephemeral(session, &[("error", error), (words::data::MESSAGE_ID, message_id)]);
             event.r#type = EventType::TaskFailed.into();
             event.name = event::TURN_FAILED.into();
             core.streams.push(id, after, Payload::Event(event));

@@ -3,6 +3,7 @@
 use nexus_proto::orchestrator::v1::{
     Event, EventMetadata, EventType, Message, MessageRole, StreamMessageResponse, stream_message_response::Payload,
 };
+use nexus_proto::words;
 
 use super::{Pull, Stream, StreamId};
 use crate::domain::event;
@@ -98,7 +99,7 @@ impl Stream {
                 let asked = message
                     .metadata
                     .as_ref()
-                    .and_then(|m| m.extra.get("in_reply_to"))
+                    .and_then(|m| m.extra.get(words::extra::IN_REPLY_TO))
                     .map_or("", String::as_str);
                 let rest = &message.content[self.at..];
                 frames.push(frame(Payload::Event(piece(session, &message.id, asked, self.at, rest))));
@@ -143,7 +144,7 @@ pub(super) fn ephemeral(session: &Session, data: &[(&str, &str)]) -> Event {
             session_id: session.id.to_string(),
             ..Default::default()
         }),
-        name: "ipc.message".into(),
+        name: words::event::IPC_MESSAGE.into(),
         ..Event::default()
     }
 }
@@ -152,9 +153,9 @@ fn piece(session: &Session, message_id: &str, in_reply_to: &str, index: usize, d
     let index = index.to_string();
     let data = [
         ("delta", delta),
-        ("message_id", message_id),
+        (words::data::MESSAGE_ID, message_id),
         ("index", &index),
-        ("in_reply_to", in_reply_to),
+        (words::extra::IN_REPLY_TO, in_reply_to),
     ];
     ephemeral(session, &data)
 }
@@ -165,7 +166,7 @@ fn users_words(session: &Session, message: &Message) -> Event {
         session,
         &[
             ("role", "user"),
-            ("message_id", &message.id),
+            (words::data::MESSAGE_ID, &message.id),
             ("content", &message.content),
         ],
     )

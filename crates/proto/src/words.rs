@@ -1,0 +1,76 @@
+//! The words of the contract that the generated code does not carry: names of metadata, keys in maps, labels of a
+//! registration, and names of events. Both ends of a call take them from here.
+
+/// Metadata of a call: HTTP/2 header names, lowercase.
+pub mod metadata {
+    /// The id under which a message is followed through the logs of all daemons.
+    pub const CORRELATION_ID: &str = "x-correlation-id";
+    /// A key chosen by the caller of a unary call that changes something. Repeating the call with the same key within
+    /// 24 hours returns the first answer.
+    pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+    /// The id of the event log that an answer's sequence numbers belong to.
+    pub const LOG_ID: &str = "nexus-log-id";
+    /// The agent that opens a task's stream.
+    pub const AGENT_ID: &str = "agent-id";
+    /// The uid of the caller of a call that the orchestrator passes on. Believed only from the orchestrator's own uid.
+    pub const PEER_UID: &str = "nexus-peer-uid";
+    /// The position in a trace, as W3C Trace Context has it.
+    pub const TRACEPARENT: &str = "traceparent";
+}
+
+/// Keys of `metadata.extra` of a message.
+pub mod extra {
+    /// The id of the message that an answer answers.
+    pub const IN_REPLY_TO: &str = "in_reply_to";
+    /// See [`super::metadata::CORRELATION_ID`].
+    pub const CORRELATION_ID: &str = "correlation_id";
+}
+
+/// Keys of `Event.data`.
+pub mod data {
+    pub const MESSAGE_ID: &str = "message_id";
+}
+
+/// Labels of a registration.
+pub mod label {
+    /// The absolute path of the daemon's own socket.
+    pub const SOCKET: &str = "nexus.socket";
+    /// The full names of the gRPC services that the daemon serves for others, comma-separated.
+    pub const SERVICES: &str = "nexus.services";
+    /// The version of the build.
+    pub const VERSION: &str = "nexus.version";
+    /// The protocol generation, [`crate::PROTOCOL`].
+    pub const PROTOCOL: &str = "nexus.protocol";
+}
+
+/// Names of events. Those that the enum `EventType` has no value for travel in `Event.name` alone.
+pub mod event {
+    pub const MESSAGE_SENT: &str = "message.sent";
+    pub const TURN_FAILED: &str = "turn.failed";
+    pub const SESSION_CREATED: &str = "session.created";
+    pub const SESSION_UPDATED: &str = "session.updated";
+    pub const SESSION_CLOSED: &str = "session.closed";
+    pub const SESSION_DELETED: &str = "session.deleted";
+    pub const AGENT_REGISTERED: &str = "agent.registered";
+    pub const AGENT_LOST: &str = "agent.lost";
+    pub const AGENT_RECOVERED: &str = "agent.recovered";
+    pub const AGENT_UNREGISTERED: &str = "agent.unregistered";
+    pub const TASK_CREATED: &str = "task.created";
+    pub const TASK_UPDATED: &str = "task.updated";
+    pub const TASK_COMPLETED: &str = "task.completed";
+    pub const TASK_FAILED: &str = "task.failed";
+    pub const CONTAINER_CREATED: &str = "container.created";
+    pub const CONTAINER_STARTED: &str = "container.started";
+    pub const CONTAINER_STOPPED: &str = "container.stopped";
+    pub const CONTAINER_REMOVED: &str = "container.removed";
+    pub const CONTAINER_ERROR: &str = "container.error";
+    pub const CONTAINER_UNISOLATED: &str = "container.unisolated";
+    pub const IPC_MESSAGE: &str = "ipc.message";
+    pub const POLICY_VIOLATION: &str = "policy.violation";
+    pub const RESOURCE_THRESHOLD: &str = "resource.threshold";
+    pub const SYSTEM_STARTUP: &str = "system.startup";
+    pub const SYSTEM_SHUTDOWN: &str = "system.shutdown";
+    pub const SYSTEM_SLEEP: &str = "system.sleep";
+    pub const SYSTEM_WAKE: &str = "system.wake";
+    pub const SYSTEM_NETWORK: &str = "system.network";
+}
