@@ -24,7 +24,7 @@ fn finish(removal: &mut Removal, at_once: u32) -> u64 {
 /// 15,000 nested directories in a workspace ended the process that removed them by recursion.
 #[test]
 fn a_deep_tree_goes_in_bounded_steps_with_few_handles() {
-    let site = Site::new();
+    let site = Site::make();
     let dir = site.dir();
     dir.create_dir("workspace", 0o700).unwrap();
     let innermost = nest(&dir.open_dir("workspace").unwrap(), "d", 20_000);
@@ -56,7 +56,7 @@ fn a_deep_tree_goes_in_bounded_steps_with_few_handles() {
 /// The process is killed in the middle of a removal: the next one finds the rest in the trash.
 #[test]
 fn a_removal_that_was_cut_off_is_gone_on_with() {
-    let site = Site::new();
+    let site = Site::make();
     let dir = site.dir();
     for one in 0..40 {
         fs::create_dir_all(site.0.path().join(format!("tree/{one}/a/b/c"))).unwrap();
@@ -77,7 +77,7 @@ fn a_removal_that_was_cut_off_is_gone_on_with() {
 /// A container swaps directories for links to the host's files while its workspace is removed.
 #[test]
 fn what_a_link_points_to_is_never_removed() {
-    let (site, outside) = (Site::new(), Site::new());
+    let (site, outside) = (Site::make(), Site::make());
     fs::create_dir(outside.0.path().join("precious")).unwrap();
     fs::write(outside.0.path().join("precious/file"), "x").unwrap();
     let dir = site.dir();
@@ -113,7 +113,7 @@ fn what_a_link_points_to_is_never_removed() {
 /// A user takes the rights of their own directories away, so that an ordinary daemon cannot remove them.
 #[test]
 fn modes_of_ones_own_directories_do_not_stop_a_removal() {
-    let site = Site::new();
+    let site = Site::make();
     fs::create_dir_all(site.0.path().join("tree/closed/inner")).unwrap();
     fs::write(site.0.path().join("tree/closed/inner/file"), "x").unwrap();
     for path in ["tree/closed/inner", "tree/closed", "tree"] {
@@ -146,7 +146,7 @@ fn modes_of_ones_own_directories_do_not_stop_a_removal() {
 /// What cannot go is told with its place, and the rest goes.
 #[test]
 fn a_file_that_stays_is_told_and_stops_nothing() {
-    let site = Site::new();
+    let site = Site::make();
     if !rustix::process::geteuid().is_root() {
         return; // only root can mount
     }
@@ -195,7 +195,7 @@ fn a_trash_of_another_user_is_refused() {
     if !rustix::process::geteuid().is_root() {
         return; // only root can give a directory away
     }
-    let site = Site::new();
+    let site = Site::make();
     fs::create_dir(site.0.path().join(".trash")).unwrap();
     std::os::unix::fs::lchown(site.0.path().join(".trash"), Some(54_321), None).unwrap();
     let refused = Trash::open(&site.dir(), ".trash").unwrap_err();
@@ -207,7 +207,7 @@ fn a_trash_of_another_user_is_refused() {
 
 #[test]
 fn a_file_is_replaced_whole_or_not_at_all() {
-    let site = Site::new();
+    let site = Site::make();
     let dir = site.dir();
     dir.write("settings", b"one", 0o640).unwrap();
     symlink("settings", site.0.path().join("link")).unwrap();

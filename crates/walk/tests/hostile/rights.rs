@@ -12,7 +12,7 @@ fn what_the_owner_may_not_read_is_not_read_for_them() {
         return; // only root can take another user's rights
     }
     const OTHER: u32 = 54_321;
-    let site = Site::new();
+    let site = Site::make();
     let write = |name: &str, mode: u32, uid: u32| {
         let path = site.0.path().join(name);
         fs::write(&path, name).unwrap();
@@ -46,7 +46,7 @@ fn what_the_owner_may_not_read_is_not_read_for_them() {
 /// A container makes a file of a terabyte that holds four kilobytes, so that a copy fills the disk.
 #[test]
 fn a_sparse_terabyte_stays_sparse() {
-    let site = Site::new();
+    let site = Site::make();
     let from = File::options()
         .read(true)
         .write(true)
@@ -77,7 +77,7 @@ fn a_sparse_terabyte_stays_sparse() {
 
 #[test]
 fn attributes_come_back() {
-    let site = Site::new();
+    let site = Site::make();
     let file = site.dir().create_file("file", 0o600).unwrap();
     set_modified(&file, (1_700_000_000, 123_000_000)).unwrap();
     let found = file.metadata().unwrap();

@@ -29,7 +29,7 @@ fn paths(dir: &Dir) -> Vec<PathBuf> {
 /// A container nests 20,000 directories so that whoever walks them runs out of stack, handles or `PATH_MAX`.
 #[test]
 fn twenty_thousand_nested_directories_are_walked() {
-    let site = Site::new();
+    let site = Site::make();
     let innermost = nest(&site.dir(), "directory", 20_000);
     touch(&innermost, "file");
     touch(site.dir().open_dir("directory").unwrap(), "zz");
@@ -66,7 +66,7 @@ fn twenty_thousand_nested_directories_are_walked() {
 /// A container swaps a directory of its workspace for a link to a root-only directory while the host reads it.
 #[test]
 fn a_directory_swapped_for_a_link_never_leads_out() {
-    let (site, outside) = (Site::new(), Site::new());
+    let (site, outside) = (Site::make(), Site::make());
     let root = site.0.path().to_owned();
     fs::create_dir_all(root.join("work/here")).unwrap();
     fs::write(root.join("work/here/key"), "own").unwrap();
@@ -116,7 +116,7 @@ fn a_directory_swapped_for_a_link_never_leads_out() {
 /// A container moves a directory that is being walked out of the tree, so that the way up leads elsewhere.
 #[test]
 fn a_directory_moved_away_is_not_followed_up() {
-    let (site, outside) = (Site::new(), Site::new());
+    let (site, outside) = (Site::make(), Site::make());
     fs::write(outside.0.path().join("secret"), "x").unwrap();
     // Deeper than the handles that are held, so that the way up goes by `..`.
     nest(&site.dir(), "d", 120);
@@ -146,7 +146,7 @@ fn a_directory_moved_away_is_not_followed_up() {
 /// A container puts pipes, sockets, devices and links where files are expected, so that the reader hangs or follows.
 #[test]
 fn nothing_but_a_plain_file_is_opened_and_nothing_hangs() {
-    let site = Site::new();
+    let site = Site::make();
     let at = |name: &str| site.0.path().join(name);
     let dir = site.dir();
     rustix::fs::mknodat(&dir, "fifo", rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
@@ -178,7 +178,7 @@ fn nothing_but_a_plain_file_is_opened_and_nothing_hangs() {
 /// A container names files so that a reader that expects text fails.
 #[test]
 fn names_are_bytes() {
-    let site = Site::new();
+    let site = Site::make();
     let names: [&[u8]; 4] = [b"\xff\xfe", b"\n\x1b[2J", b"a\xc3", &[b'x'; 255]];
     for name in names {
         fs::write(site.0.path().join(OsStr::from_bytes(name)), name).unwrap();
@@ -201,7 +201,7 @@ fn names_are_bytes() {
 /// A container fills one directory with names, so that whoever lists it fills its memory.
 #[test]
 fn a_wide_directory_is_given_in_order() {
-    let site = Site::new();
+    let site = Site::make();
     let dir = site.dir();
     (0..30_000).for_each(|number| touch(&dir, format!("{number:06}")));
     let found = paths(&dir);
