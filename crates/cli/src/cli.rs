@@ -416,7 +416,10 @@ pub enum TokenCommand {
     /// List tokens, never their text
     List,
     /// End a token's life now
-    Revoke { name: String },
+    Revoke {
+        /// Its name or id
+        name: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -433,8 +436,9 @@ pub struct TokenArgs {
     /// What its bearer may do
     #[arg(long, default_value = "user")]
     pub role: TokenRole,
-    /// Only these services or packages, such as llm.v1; may be repeated; all that the role may by default
-    #[arg(long = "scope", value_name = "NAME")]
+    /// Only this service or package (llm.v1), or only this action: read, write, approve or control; may be repeated; all that
+    /// the role may by default
+    #[arg(long = "scope", value_name = "SCOPE")]
     pub scopes: Vec<String>,
     /// When it ends; never by default
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]

@@ -2,15 +2,31 @@
 //!
 //! The identity comes from the kernel (peer credentials) or from a bearer token. Metadata is believed only where the
 //! caller already is this daemon's own uid, which is how the front door passes a foreign caller on.
+//!
+//! [`Caller`] is the only type for this in Nexus: services and engines take it as it is and compare owners with
+//! [`Caller::owns`] and [`Caller::sees`].
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use nexus_proto::words;
 use std::{fmt, str::FromStr, sync::Arc};
 
-pub const PEER_UID: HeaderName = HeaderName::from_static(words::metadata::PEER_UID);
-pub const PEER_PRINCIPAL: HeaderName = HeaderName::from_static("nexus-peer-principal");
-pub const PEER_ROLE: HeaderName = HeaderName::from_static("nexus-peer-role");
+use crate::scope::Scopes;
 
+/// The uid of the caller that the front door calls for, decimal.
+pub const PEER_UID: HeaderName = HeaderName::from_static(words::metadata::PEER_UID);
+/// The [`Caller::principal`] that the front door calls for.
+pub const PEER_PRINCIPAL: HeaderName = HeaderName::from_static(words::metadata::PEER_PRINCIPAL);
+/// The role that the front door found for the caller: `admin`, `agent` or `user`.
+pub const PEER_ROLE: HeaderName = HeaderName::from_static(words::metadata::PEER_ROLE);
+/// The id of the token that the caller showed to the front door.
+pub const PEER_TOKEN: HeaderName = HeaderName::from_static(words::metadata::PEER_TOKEN);
+/// The scopes of that token, separated by spaces. Absent: everything that the role may.
+pub const PEER_SCOPES: HeaderName = HeaderName::from_static(words::metadata::PEER_SCOPES);
+
+const STAMPS: [HeaderName; 5] = [PEER_UID, PEER_PRINCIPAL, PEER_ROLE, PEER_TOKEN, PEER_SCOPES];
+const ANONYMOUS: &str = "anonymous";
+
+/// What a caller may do at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -102,11 +118,19 @@ impl Access {
 /// The one who made a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
+    /// What the caller may do at all; scopes only narrow it.
     pub role: Role,
+    /// The user of the process that called, where the kernel named it.
     pub uid: Option<u32>,
+    /// Its first group.
     pub gid: Option<u32>,
+    /// The process itself, if it is one of this host.
     pub pid: Option<i32>,
-    /// `uid:1000`, `token:<name>` or `anonymous`; what ownership is compared by.
+    /// The id of the bearer token that was shown.
+    pub token: Option<Arc<str>>,
+    /// How far that token reaches. `None`: as far as the role does.
+    pub scopes: Option<Arc<Scopes>>,
+    /// `uid:1000`, `token:<id>` or `anonymous`: what ownership is compared by.
     pub principal: Arc<str>,
 }
 
@@ -122,8 +146,46 @@ impl Caller {
         request.extensions().get().cloned().unwrap_or_else(Caller::nobody)
     }
 
+    /// A process of this host, known by its uid.
+    pub fn of_uid(uid: u32, role: Role) -> Caller {
+        Caller {
+            uid: Some(uid),
+            ..Caller::named(format!("uid:{uid}"), role)
+        }
+    }
+
+    /// Whoever holds the token with this id.
+    pub fn of_token(id: &str, role: Role, scopes: Option<Arc<Scopes>>) -> Caller {
+        Caller {
+            token: Some(id.into()),
+            scopes,
+            ..Caller::named(format!("token:{id}"), role)
+        }
+    }
+
+    /// Somebody on this host who connected over TCP without a token.
+    pub fn anonymous(role: Role) -> Caller {
+        Caller::named(ANONYMOUS, role)
+    }
+
+    /// Whether the caller has role admin.
     pub fn is_admin(&self) -> bool {
         self.role == Role::Admin
+    }
+
+    /// Whether nothing is known of the caller but that it is on this host.
+    pub fn is_anonymous(&self) -> bool {
+        &*self.principal == ANONYMOUS
+    }
+
+    /// Whether `owner` is this caller's principal.
+    pub fn owns(&self, owner: &str) -> bool {
+        &*self.principal == owner
+    }
+
+    /// Whether the caller may see what `owner` made: its own, and as an admin everything.
+    pub fn sees(&self, owner: &str) -> bool {
+        self.is_admin() || self.owns(owner)
     }
 
     /// Says in `headers` who the caller is, for the next daemon; what was there before is replaced.
@@ -133,37 +195,45 @@ impl Caller {
             headers.insert(PEER_UID, HeaderValue::from(uid));
         }
         headers.insert(PEER_ROLE, HeaderValue::from_static(self.role.as_str()));
-        // A principal is made by us from a number or a checked token name, so it always fits a header.
-        if let Ok(principal) = HeaderValue::from_str(&self.principal) {
-            headers.insert(PEER_PRINCIPAL, principal);
+        let scopes = self.scopes.as_ref().map(ToString::to_string);
+        for (name, text) in [
+            (PEER_PRINCIPAL, Some(&*self.principal)),
+            (PEER_TOKEN, self.token.as_deref()),
+            (PEER_SCOPES, scopes.as_deref()),
+        ] {
+            if let Some(text) = text {
+                let value = HeaderValue::from_str(text);
+                headers.insert(name, value.expect("made of numbers, checked ids and checked scopes"));
+            }
         }
     }
 
-    pub(crate) fn of_uid(uid: u32, gid: Option<u32>, pid: Option<i32>, role: Role) -> Caller {
+    pub(crate) fn named(principal: impl Into<Arc<str>>, role: Role) -> Caller {
         Caller {
             role,
-            uid: Some(uid),
-            gid,
-            pid,
-            principal: format!("uid:{uid}").into(),
+            uid: None,
+            gid: None,
+            pid: None,
+            token: None,
+            scopes: None,
+            principal: principal.into(),
         }
     }
 
     fn nobody() -> Caller {
-        Caller {
-            role: Role::User,
-            uid: None,
-            gid: None,
-            pid: None,
-            principal: "nobody".into(),
-        }
+        Caller::named("nobody", Role::User)
     }
 }
 
+/// Whether `headers` say anything of another caller.
+pub(crate) fn is_stamped(headers: &HeaderMap) -> bool {
+    STAMPS.iter().any(|name| headers.contains_key(name))
+}
+
 pub(crate) fn unstamp(headers: &mut HeaderMap) {
-    headers.remove(PEER_UID);
-    headers.remove(PEER_PRINCIPAL);
-    headers.remove(PEER_ROLE);
+    for name in &STAMPS {
+        headers.remove(name);
+    }
 }
 
 #[cfg(test)]
@@ -189,5 +259,14 @@ mod tests {
         let caller = Caller::of(&tonic::Request::new(()));
         assert!(!caller.is_admin());
         assert_eq!(&*caller.principal, "nobody");
+    }
+
+    #[test]
+    fn an_admin_sees_what_others_own_and_a_user_only_its_own() {
+        let user = Caller::of_uid(7, Role::User);
+        assert!(user.sees("uid:7") && !user.sees("uid:8") && !user.sees(""));
+        let admin = Caller::of_uid(7, Role::Admin);
+        assert!(admin.sees("uid:8") && !admin.owns("uid:8"));
+        assert!(Caller::anonymous(Role::User).is_anonymous() && !user.is_anonymous());
     }
 }

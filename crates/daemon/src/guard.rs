@@ -27,12 +27,14 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Code, Status, body::Body};
 
 use crate::{
+    caller::Caller,
     ends::{GRPC_STATUS, code_of, late, restate, shutting_down},
     guard_body::GuardBody,
     metrics,
     panics::guarded,
     peer::Peer,
     room::{Room, Shared},
+    scope::Scopes,
     services::{Answer, Kind, Method, service_of},
     spans::{self, Place, Span},
     status::status,
@@ -74,8 +76,7 @@ impl Guard {
         }
         let path = request.uri().path();
         let method = shared.table.find(path).ok_or_else(|| unknown(path))?;
-        if !method.access.allows(caller.caller.role) {
-            let caller = caller.caller;
+        if !method.access.allows(caller.role) {
             let message = format!(
                 "role {} ({}) may not call {path}: it needs {}",
                 caller.role,
@@ -84,9 +85,8 @@ impl Guard {
             );
             return Err(status(Code::PermissionDenied, message, "ROLE").into());
         }
-        if !caller.reaches(service_of(path)) {
-            let message = format!("{} has no scope that reaches {path}", caller.caller.principal);
-            return Err(status(Code::PermissionDenied, message, "SCOPE").into());
+        if let Some(scopes) = &caller.scopes {
+            within(scopes, &caller, path, &method)?;
         }
 
         let room = match method.kind {
@@ -99,13 +99,13 @@ impl Guard {
         } else {
             None
         });
-        let span = span(&mut request, &method, &caller.caller.principal);
+        let span = span(&mut request, &method, &caller.principal);
         let traced = if spans::enabled() {
             traced(&mut request, &method)
         } else {
             Span::default()
         };
-        request.extensions_mut().insert(caller.caller);
+        request.extensions_mut().insert(caller);
 
         let entered = (span.as_ref().map(tracing::Span::enter), traced.enter());
         let handler = guarded(&method, || method.target.call(request))?;
@@ -130,6 +130,19 @@ impl Guard {
         );
         status(Code::ResourceExhausted, message, "MAX_IN_FLIGHT")
     }
+}
+
+/// Refuses what a token's scopes leave out.
+fn within(scopes: &Scopes, caller: &Caller, path: &str, method: &Method) -> Result<(), Status> {
+    let message = if !scopes.reach(service_of(path)) {
+        format!("{} has no scope that reaches {path}", caller.principal)
+    } else if !scopes.allow(method.action) {
+        let (who, needed) = (&caller.principal, method.action);
+        format!("{who} may not call {path}: its scopes ({scopes}) do not include {needed}")
+    } else {
+        return Ok(());
+    };
+    Err(status(Code::PermissionDenied, message, "SCOPE"))
 }
 
 fn unknown(path: &str) -> Status {

@@ -35,6 +35,7 @@ mod reload;
 mod room;
 mod run;
 mod running;
+pub mod scope;
 pub mod serve;
 pub mod services;
 mod settings;

@@ -1,15 +1,14 @@
 //! Turns what a connection is known by (kernel credentials, a bearer token, or nothing) into the caller of each request.
 
-use nexus_proto::words;
 use std::{collections::BTreeMap, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, header};
 use tonic::{Code, Status};
 
 use crate::{
-    caller::{self, Caller, PEER_PRINCIPAL, PEER_ROLE, PEER_UID, Role},
+    caller::{self, Caller, PEER_PRINCIPAL, PEER_ROLE, PEER_SCOPES, PEER_TOKEN, PEER_UID, Role},
     status::status,
-    token_check::{Checker, Holder, Refusal},
+    token_check::{Checker, Refusal},
 };
 
 /// Whose calls are whose; the same for all connections.
@@ -95,31 +94,18 @@ enum Kind {
     },
 }
 
-/// A caller and, if a token vouches for it, how far that reaches.
-pub(crate) struct Identity {
-    pub caller: Caller,
-    holder: Option<Holder>,
-}
-
-impl Identity {
-    pub fn reaches(&self, service: &str) -> bool {
-        self.holder.as_ref().is_none_or(|holder| holder.reaches(service))
-    }
-}
-
-impl From<Caller> for Identity {
-    fn from(caller: Caller) -> Self {
-        Identity { caller, holder: None }
-    }
-}
-
 impl Peer {
     /// The other end of a Unix socket. `more_gids` are its supplementary groups, as far as they matter.
     pub fn local(rules: Arc<Rules>, uid: u32, gid: u32, pid: Option<i32>, more_gids: &[u32]) -> Peer {
         let gids: Vec<u32> = std::iter::once(gid).chain(more_gids.iter().copied()).collect();
+        let known = |role| Caller {
+            gid: Some(gid),
+            pid,
+            ..Caller::of_uid(uid, role)
+        };
         let kind = match rules.role_of(uid, &gids) {
-            Some(role) if uid == rules.own_uid => Kind::Own(Caller::of_uid(uid, Some(gid), pid, role)),
-            Some(role) => Kind::Known(Caller::of_uid(uid, Some(gid), pid, role)),
+            Some(role) if uid == rules.own_uid => Kind::Own(known(role)),
+            Some(role) => Kind::Known(known(role)),
             None => Kind::Stranger { uid, gid },
         };
         Peer { rules, kind }
@@ -133,7 +119,7 @@ impl Peer {
     }
 
     /// Who makes this request. The headers by which daemons tell each other of callers are gone afterwards.
-    pub fn identify(&self, headers: &mut HeaderMap) -> Result<Identity, Status> {
+    pub fn identify(&self, headers: &mut HeaderMap) -> Result<Caller, Status> {
         let told = match &self.kind {
             Kind::Own(_) => self.told(headers)?,
             Kind::Known(_) | Kind::Stranger { .. } | Kind::Remote { .. } => None,
@@ -142,29 +128,19 @@ impl Peer {
         match &self.kind {
             Kind::Stranger { uid, gid } => Err(self.stranger(*uid, *gid)),
             Kind::Own(caller) | Kind::Known(caller) if !self.rules.require_token => {
-                Ok(told.unwrap_or_else(|| caller.clone()).into())
+                Ok(told.unwrap_or_else(|| caller.clone()))
             }
             Kind::Own(own) | Kind::Known(own) => {
-                let mut identity = self.bearer(headers)?;
-                match told {
-                    Some(told) => identity.caller = told,
-                    None => {
-                        let caller = &mut identity.caller;
-                        (caller.uid, caller.gid, caller.pid) = (own.uid, own.gid, own.pid);
-                    }
-                }
-                Ok(identity)
+                let bearer = self.bearer(headers)?;
+                Ok(told.unwrap_or(Caller {
+                    uid: own.uid,
+                    gid: own.gid,
+                    pid: own.pid,
+                    ..bearer
+                }))
             }
             Kind::Remote { anonymous: true } if !headers.contains_key(header::AUTHORIZATION) => {
-                let role = self.rules.anonymous;
-                Ok(Caller {
-                    role,
-                    uid: None,
-                    gid: None,
-                    pid: None,
-                    principal: "anonymous".into(),
-                }
-                .into())
+                Ok(Caller::anonymous(self.rules.anonymous))
             }
             Kind::Remote { .. } => self.bearer(headers),
         }
@@ -172,48 +148,44 @@ impl Peer {
 
     /// What our own uid says about whom it calls for.
     fn told(&self, headers: &HeaderMap) -> Result<Option<Caller>, Status> {
-        let [uid, principal, role] = [PEER_UID, PEER_PRINCIPAL, PEER_ROLE].map(|name| headers.get(name));
-        if uid.is_none() && principal.is_none() && role.is_none() {
+        if !caller::is_stamped(headers) {
             return Ok(None);
         }
-        let wrong = |what| {
-            status(
-                Code::InvalidArgument,
-                format!("malformed {what} metadata"),
-                "PEER_METADATA",
-            )
+        let wrong = |what: &HeaderName| {
+            let message = format!("malformed {what} metadata");
+            status(Code::InvalidArgument, message, "PEER_METADATA")
         };
-        let text = |value: Option<&HeaderValue>, what| match value {
-            Some(value) => value
-                .to_str()
-                .map(|text| Some(text.to_owned()))
-                .map_err(|_| wrong(what)),
+        let text = |name: &HeaderName| match headers.get(name) {
+            Some(value) => value.to_str().map(Some).map_err(|_| wrong(name)),
             None => Ok(None),
         };
-        let uid = match text(uid, words::metadata::PEER_UID)? {
-            Some(number) => Some(number.parse::<u32>().map_err(|_| wrong(words::metadata::PEER_UID))?),
+        let uid = match text(&PEER_UID)? {
+            Some(number) => Some(number.parse::<u32>().map_err(|_| wrong(&PEER_UID))?),
             None => None,
         };
-        let role = match (text(role, "nexus-peer-role")?, uid) {
-            (Some(name), _) => name.parse().map_err(|_| wrong("nexus-peer-role"))?,
+        let role = match (text(&PEER_ROLE)?, uid) {
+            (Some(name), _) => name.parse().map_err(|_| wrong(&PEER_ROLE))?,
             (None, Some(uid)) => self.rules.role_of(uid, &[]).ok_or_else(|| self.stranger(uid, uid))?,
-            (None, None) => return Err(wrong("nexus-peer-principal")),
+            (None, None) => return Err(wrong(&PEER_PRINCIPAL)),
         };
-        let principal = match (text(principal, "nexus-peer-principal")?, uid) {
-            (Some(name), _) => name,
+        let principal = match (text(&PEER_PRINCIPAL)?, uid) {
+            (Some(name), _) => name.to_owned(),
             (None, Some(uid)) => format!("uid:{uid}"),
-            (None, None) => return Err(wrong("nexus-peer-role")),
+            (None, None) => return Err(wrong(&PEER_ROLE)),
+        };
+        let scopes = match text(&PEER_SCOPES)? {
+            Some(words) => Some(words.parse().map_err(|_| wrong(&PEER_SCOPES))?),
+            None => None,
         };
         Ok(Some(Caller {
-            role,
             uid,
-            gid: None,
-            pid: None,
-            principal: principal.into(),
+            token: text(&PEER_TOKEN)?.map(Into::into),
+            scopes: scopes.map(Arc::new),
+            ..Caller::named(principal, role)
         }))
     }
 
-    fn bearer(&self, headers: &HeaderMap) -> Result<Identity, Status> {
+    fn bearer(&self, headers: &HeaderMap) -> Result<Caller, Status> {
         let refuse = |message: &str, reason| status(Code::Unauthenticated, message, reason);
         let value = headers.get(header::AUTHORIZATION).ok_or_else(|| {
             refuse(
@@ -229,10 +201,7 @@ impl Peer {
             .map(|(_, token)| token.trim())
             .ok_or_else(|| refuse("authorization metadata is not \"Bearer <token>\"", "NO_TOKEN"))?;
         match self.rules.tokens.check(token) {
-            Ok(holder) => Ok(Identity {
-                caller: holder.caller.clone(),
-                holder: Some(holder),
-            }),
+            Ok(caller) => Ok(caller),
             Err(Refusal::Unknown) => Err(refuse("this token is not known or was revoked", "BAD_TOKEN")),
             Err(Refusal::Expired) => Err(refuse(
                 "this token has expired; make one with: nexus token new",
@@ -275,7 +244,7 @@ mod tests {
 
     fn role(peer: &Peer) -> Result<Role, Code> {
         peer.identify(&mut HeaderMap::new())
-            .map(|found| found.caller.role)
+            .map(|found| found.role)
             .map_err(|status| status.code())
     }
 
@@ -324,7 +293,7 @@ mod tests {
         let said = [("nexus-peer-uid", "1001")];
         let own = Peer::local(rules(false), 1000, 1000, None, &[]);
         let mut own_headers = headers(&said);
-        let caller = own.identify(&mut own_headers).ok().unwrap().caller;
+        let caller = own.identify(&mut own_headers).ok().unwrap();
         assert_eq!(
             (caller.role, caller.uid, &*caller.principal),
             (Role::Agent, Some(1001), "uid:1001")
@@ -333,7 +302,7 @@ mod tests {
 
         let other = Peer::local(rules(false), 1001, 1001, None, &[]);
         let mut other_headers = headers(&[("nexus-peer-uid", "1000"), ("nexus-peer-role", "admin")]);
-        let caller = other.identify(&mut other_headers).ok().unwrap().caller;
+        let caller = other.identify(&mut other_headers).ok().unwrap();
         assert_eq!((caller.role, caller.uid), (Role::Agent, Some(1001)));
         assert!(other_headers.is_empty());
     }
@@ -341,20 +310,16 @@ mod tests {
     #[test]
     fn what_is_stamped_arrives() {
         let own = Peer::local(rules(false), 1000, 1000, None, &[]);
-        let sent = Caller {
-            role: Role::User,
-            uid: None,
-            gid: None,
-            pid: None,
-            principal: "token:phone".into(),
-        };
+        let scopes = "llm.v1 read".parse().unwrap();
+        let sent = Caller::of_token("6f0c", Role::User, Some(Arc::new(scopes)));
         let mut headers = HeaderMap::new();
         sent.stamp(&mut headers);
-        assert_eq!(own.identify(&mut headers).ok().unwrap().caller, sent);
+        assert_eq!(own.identify(&mut headers).ok().unwrap(), sent);
         for wrong in [
             [("nexus-peer-uid", "x")],
             [("nexus-peer-principal", "token:a")],
             [("nexus-peer-role", "user")],
+            [("nexus-peer-token", "6f0c")],
         ] {
             assert_eq!(
                 own.identify(&mut self::headers(&wrong)).err().unwrap().code(),

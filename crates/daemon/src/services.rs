@@ -15,7 +15,7 @@ use std::{
 use tonic::{body::Body, server::NamedService};
 use tower::{Service, ServiceExt};
 
-use crate::{caller::Access, methods, metrics::CallMetrics};
+use crate::{caller::Access, methods, metrics::CallMetrics, scope::Action};
 
 /// What services ask tonic for, both ways, unless the config says otherwise: `.max_decoding_message_size(..)` and
 /// `.max_encoding_message_size(..)` on each generated server before it is added.
@@ -249,6 +249,7 @@ pub(crate) enum Kind {
 pub(crate) struct Method {
     pub path: Box<str>,
     pub access: Access,
+    pub action: Action,
     pub kind: Kind,
     pub target: Arc<dyn Target>,
     pub metrics: CallMetrics,
@@ -259,6 +260,7 @@ impl Method {
         Method {
             path: path.into(),
             access,
+            action: Action::of(path),
             kind,
             target,
             metrics: CallMetrics::default(),

@@ -12,27 +12,58 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::caller::Role;
+use crate::{
+    caller::Role,
+    scope::{Scopes, UnknownScope},
+};
 
 const PREFIX: &str = "nxs_";
 const SECRET_BYTES: usize = 32;
 pub(crate) const MAX_NAME: usize = 64;
+/// Random bytes of a token's id.
+const ID_BYTES: usize = 8;
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// One token as it is kept. Times are RFC 3339.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Token {
+    /// What people call it; unique among the tokens that exist, free again when it is revoked.
     pub name: String,
+    /// What the token's holder owns things as (`token:<id>`): random, never used again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
     /// SHA-256 of the whole token text, hex.
     pub sha256: String,
     pub role: Role,
-    /// Services it may call: a full name (`llm.v1.LLMService`) or a package (`llm.v1`). Empty: all that its role may.
+    /// How far it reaches: names of services and packages, and actions (see [`Scopes`]). Empty: all that its role may.
     #[serde(default)]
     pub scopes: Vec<String>,
     pub created: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
+}
+
+impl Token {
+    /// The id. A token from before there were ids has its name as its id, so what it owns stays its own.
+    pub fn id(&self) -> &str {
+        self.id.as_deref().unwrap_or(&self.name)
+    }
+}
+
+/// A token just made: the only time its text is known.
+#[derive(Clone)]
+pub struct Fresh {
+    /// The id under which it owns things.
+    pub id: String,
+    /// What its holder sends as `authorization: Bearer <text>`.
+    pub text: String,
+}
+
+impl std::fmt::Debug for Fresh {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fresh").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -48,8 +79,8 @@ pub enum TokenError {
     Exists(String),
     #[error("{0:?} is no token name: 1 to {MAX_NAME} of letters, digits, '-', '_' and '.'")]
     Name(String),
-    #[error("{0:?} is no scope: a service or package name such as llm.v1")]
-    Scope(String),
+    #[error(transparent)]
+    Scope(#[from] UnknownScope),
     #[error("the lifetime reaches beyond what a date can say")]
     Lifetime,
     #[error("failed to {action} {}", path.display())]
@@ -67,33 +98,31 @@ pub enum TokenError {
     Random,
 }
 
-/// Makes a token and returns its text, which is kept nowhere.
+/// Makes a token. Its text is kept nowhere.
 ///
 /// # Errors
-/// The name exists or is malformed, or the file cannot be written.
+/// The name exists, the name or a scope is malformed, or the file cannot be written.
 pub fn new(
     path: &Path,
     name: &str,
     role: Role,
     scopes: &[String],
     lifetime: Option<Duration>,
-) -> Result<String, TokenError> {
+) -> Result<Fresh, TokenError> {
     if !valid(name, MAX_NAME) {
         return Err(TokenError::Name(name.into()));
     }
-    if let Some(scope) = scopes.iter().find(|scope| !valid(scope, 256)) {
-        return Err(TokenError::Scope((*scope).clone()));
-    }
+    Scopes::of(scopes)?;
     let now = SystemTime::now();
     let expires = match lifetime {
         Some(lifetime) => Some(date(now.checked_add(lifetime).ok_or(TokenError::Lifetime)?)?),
         None => None,
     };
-    let mut secret = [0u8; SECRET_BYTES];
-    getrandom::fill(&mut secret).map_err(|_| TokenError::Random)?;
-    let text = format!("{PREFIX}{}", hex(&secret));
+    let text = format!("{PREFIX}{}", random::<SECRET_BYTES>()?);
+    let id = random::<ID_BYTES>()?;
     let token = Token {
         name: name.into(),
+        id: Some(id.clone()),
         sha256: hex(&Sha256::digest(text.as_bytes())),
         role,
         scopes: scopes.to_vec(),
@@ -107,7 +136,14 @@ pub fn new(
         tokens.push(token);
         Ok(())
     })?;
-    Ok(text)
+    Ok(Fresh { id, text })
+}
+
+/// `N` random bytes, in hex.
+fn random<const N: usize>() -> Result<String, TokenError> {
+    let mut bytes = [0u8; N];
+    getrandom::fill(&mut bytes).map_err(|_| TokenError::Random)?;
+    Ok(hex(&bytes))
 }
 
 /// All tokens, expired ones too; none if there is no file.
@@ -124,15 +160,16 @@ pub fn list(path: &Path) -> Result<Vec<Token>, TokenError> {
     }
 }
 
-/// Takes a token away; `false` if there is none of that name. Running daemons notice within a second.
+/// Takes away the token with this name, or else with this id; `false` if there is none. Running daemons notice within a
+/// second.
 ///
 /// # Errors
 /// The file cannot be read or written.
-pub fn revoke(path: &Path, name: &str) -> Result<bool, TokenError> {
+pub fn revoke(path: &Path, name_or_id: &str) -> Result<bool, TokenError> {
     change(path, |tokens| {
-        let before = tokens.len();
-        tokens.retain(|token| token.name != name);
-        Ok(tokens.len() != before)
+        let by_name = tokens.iter().position(|token| token.name == name_or_id);
+        let found = by_name.or_else(|| tokens.iter().position(|token| token.id() == name_or_id));
+        Ok(found.map(|at| tokens.remove(at)).is_some())
     })
 }
 
@@ -262,12 +299,13 @@ mod tests {
     #[test]
     fn a_token_is_shown_once_and_kept_as_a_hash() {
         let (_dir, path) = file();
-        let text = new(&path, "laptop", Role::User, &[], None).unwrap();
+        let Fresh { id, text } = new(&path, "laptop", Role::User, &[], None).unwrap();
         let kept = std::fs::read_to_string(&path).unwrap();
         assert!(!kept.contains(&text) && !kept.contains(text.strip_prefix(PREFIX).unwrap()));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let holder = Checker::new(path.clone()).check(&text).ok().unwrap();
-        assert_eq!(&*holder.caller.principal, "token:laptop");
+        assert_eq!(*holder.principal, format!("token:{id}"));
+        assert_eq!(holder.token.as_deref(), Some(&*id));
         assert_eq!(Checker::new(path).check("nxs_0").err(), Some(Refusal::Unknown));
     }
 
@@ -284,5 +322,49 @@ mod tests {
             Err(TokenError::Name(_))
         ));
         assert_eq!(list(&path).unwrap().len(), 1);
+    }
+
+    /// Attack: a user is given a token whose name a revoked one had, and reaches for what that one's holder made.
+    #[test]
+    fn a_name_used_again_is_another_owner() {
+        let (_dir, path) = file();
+        let first = new(&path, "laptop", Role::User, &[], None).unwrap();
+        assert!(revoke(&path, "laptop").unwrap());
+        let second = new(&path, "laptop", Role::User, &[], None).unwrap();
+        assert_ne!(first.id, second.id);
+        let holder = Checker::new(path.clone()).check(&second.text).ok().unwrap();
+        assert!(holder.owns(&format!("token:{}", second.id)) && !holder.owns(&format!("token:{}", first.id)));
+        assert!(!holder.owns("token:laptop"));
+        assert!(revoke(&path, &second.id).unwrap(), "an id names it too");
+    }
+
+    #[test]
+    fn a_token_from_before_there_were_ids_keeps_what_it_owns() {
+        let (_dir, path) = file();
+        let made = new(&path, "laptop", Role::User, &["read".into()], None).unwrap();
+        let mut tokens = list(&path).unwrap();
+        tokens[0].id = None;
+        std::fs::write(&path, toml::to_string(&Tokens { token: tokens }).unwrap()).unwrap();
+        let holder = Checker::new(path.clone()).check(&made.text).ok().unwrap();
+        assert!(holder.owns("token:laptop"));
+        new(&path, "other", Role::User, &[], None).unwrap();
+        assert_eq!(
+            list(&path).unwrap()[0].id(),
+            "laptop",
+            "another command leaves it as it was"
+        );
+    }
+
+    #[test]
+    fn two_tokens_with_one_id_let_nobody_in() {
+        let (_dir, path) = file();
+        let made = new(&path, "a", Role::User, &[], None).unwrap();
+        let mut tokens = list(&path).unwrap();
+        tokens.push(Token {
+            name: "b".into(),
+            ..tokens[0].clone()
+        });
+        std::fs::write(&path, toml::to_string(&Tokens { token: tokens }).unwrap()).unwrap();
+        assert_eq!(Checker::new(path).check(&made.text).err(), Some(Refusal::Broken));
     }
 }

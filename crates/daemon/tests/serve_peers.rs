@@ -8,7 +8,10 @@ mod skipped;
 
 use std::{os::unix::process::CommandExt, path::Path, process::Command, sync::Arc, time::Duration};
 
-use nexus_daemon::{Role, token};
+use nexus_daemon::{
+    Role,
+    token::{self, Fresh},
+};
 use serve_kit::{Daemon, Setup, call, connect, role, say};
 use tonic::{
     Code, Request, Status,
@@ -220,9 +223,13 @@ async fn dial(daemon: &Daemon) -> Channel {
 async fn tcp_takes_a_token_with_its_role_and_scope() {
     let daemon = loopback().start().await;
     let file = daemon.dir.path().join("tokens.toml");
-    let user = token::new(&file, "phone", Role::User, &[], None).unwrap();
-    let narrow = token::new(&file, "narrow", Role::Admin, &["test.v1.Closed".into()], None).unwrap();
-    let old = token::new(&file, "old", Role::Admin, &[], Some(Duration::ZERO)).unwrap();
+    let phone = token::new(&file, "phone", Role::User, &[], None).unwrap();
+    let user = phone.text;
+    let scopes = ["test.v1.Closed".into()];
+    let Fresh { id, text: narrow } = token::new(&file, "narrow", Role::Admin, &scopes, None).unwrap();
+    let old = token::new(&file, "old", Role::Admin, &[], Some(Duration::ZERO))
+        .unwrap()
+        .text;
     let channel = dial(&daemon).await;
     let (echo, closed) = ("/test.v1.Echo/Say", "/test.v1.Closed/Say");
 
@@ -237,7 +244,7 @@ async fn tcp_takes_a_token_with_its_role_and_scope() {
     );
     assert_eq!(
         with_token(&channel, &user, echo).await.unwrap(),
-        "user token:phone None"
+        format!("user token:{} None", phone.id)
     );
     assert_eq!(
         with_token(&channel, &user, closed).await.unwrap_err().code(),
@@ -245,12 +252,17 @@ async fn tcp_takes_a_token_with_its_role_and_scope() {
     );
     assert_eq!(
         with_token(&channel, &narrow, closed).await.unwrap(),
-        "admin token:narrow None"
+        format!("admin token:{id} None")
     );
     assert_eq!(
         with_token(&channel, &narrow, echo).await.unwrap_err().code(),
         Code::PermissionDenied
     );
+
+    let reader = token::new(&file, "reader", Role::Admin, &["read".into()], None).unwrap();
+    let refused = with_token(&channel, &reader.text, echo).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().contains("do not include write"), "{refused:?}");
 
     token::revoke(&file, "phone").unwrap();
     let gone = async { while with_token(&channel, &user, echo).await.is_ok() {} };
@@ -285,18 +297,10 @@ async fn the_config_can_demand_a_token_on_the_socket() {
     let daemon = Setup::default().serve(|o| o.require_token = true).start().await;
     let channel = daemon.connect().await;
     assert_eq!(say(&channel, "x").await.unwrap_err().code(), Code::Unauthenticated);
-    let token = token::new(&daemon.dir.path().join("tokens.toml"), "me", Role::User, &[], None).unwrap();
+    let made = token::new(&daemon.dir.path().join("tokens.toml"), "me", Role::User, &[], None).unwrap();
     let own = nix::unistd::geteuid();
-    let answered = async {
-        loop {
-            // The daemon looks at the file at most once a second.
-            if let Ok(text) = with_token(&channel, &token, "/test.v1.Echo/Say").await {
-                return text;
-            }
-        }
-    };
-    let text = tokio::time::timeout(serve_kit::SOON, answered).await.unwrap();
-    assert_eq!(text, format!("user token:me Some({own})"));
+    let text = with_token(&channel, &made.text, "/test.v1.Echo/Say").await.unwrap();
+    assert_eq!(text, format!("user token:{} Some({own})", made.id));
     daemon.stopped().await;
 }
 
@@ -316,7 +320,7 @@ async fn tls_serves_grpc_to_who_holds_a_token() {
         })
         .start()
         .await;
-    let token = token::new(&daemon.dir.path().join("tokens.toml"), "far", Role::User, &[], None).unwrap();
+    let far = token::new(&daemon.dir.path().join("tokens.toml"), "far", Role::User, &[], None).unwrap();
 
     let mut roots = rustls::RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
@@ -342,8 +346,8 @@ async fn tls_serves_grpc_to_who_holds_a_token() {
         .unwrap();
     assert_eq!(say(&channel, "x").await.unwrap_err().code(), Code::Unauthenticated);
     assert_eq!(
-        with_token(&channel, &token, "/test.v1.Echo/Say").await.unwrap(),
-        "user token:far None"
+        with_token(&channel, &far.text, "/test.v1.Echo/Say").await.unwrap(),
+        format!("user token:{} None", far.id)
     );
     daemon.stopped().await;
 }

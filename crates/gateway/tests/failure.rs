@@ -14,13 +14,10 @@ use std::{
 use fake::Fake;
 use nexus_client::{Address, Options};
 use nexus_config::Root;
-use nexus_daemon::{Health, Stop};
+use nexus_daemon::{Caller, Health, Role, Stop};
 use nexus_gateway::{
     Config, Error,
-    domain::{
-        filter::{SessionFilter, Viewer},
-        session::Wish,
-    },
+    domain::{filter::SessionFilter, session::Wish},
     engine::Handle,
     remote::Orchestrator,
     store::Store,
@@ -100,15 +97,11 @@ async fn a_session_that_cannot_be_written_is_closed_at_the_orchestrator() {
     let orchestrator = Orchestrator::new(Address::Unix(fake.socket.clone()), Options::default());
     let stop = Stop::new();
     let gateway = Handle::spawn(store, sessions, orchestrator, config(), Health::new(), &stop);
-    let viewer = Viewer {
-        principal: "uid:1".into(),
-        admin: false,
-        anonymous: false,
-    };
+    let caller = Caller::of_uid(1, Role::User);
 
-    let failed = gateway.create(&viewer, Wish::default(), None).await.unwrap_err();
+    let failed = gateway.create(&caller, Wish::default(), None).await.unwrap_err();
     assert!(matches!(failed, Error::Store(Engine::Full { .. })), "{failed:?}");
-    assert!(gateway.list(&viewer, &SessionFilter::default()).is_empty());
+    assert!(gateway.list(&caller, &SessionFilter::default()).is_empty());
     fake.until("the close", |memory| {
         let closed = |kept: &fake::Kept| kept.session.state() == SessionState::Closed;
         (memory.sessions.len() == 1 && memory.sessions.values().all(closed)).then_some(())
@@ -117,7 +110,7 @@ async fn a_session_that_cannot_be_written_is_closed_at_the_orchestrator() {
 
     // The disk has room again, and the places are free.
     for _ in 0..10 {
-        gateway.create(&viewer, Wish::default(), None).await.unwrap();
+        gateway.create(&caller, Wish::default(), None).await.unwrap();
     }
     stop.trigger();
     gateway.flush(Duration::from_secs(5)).await;
@@ -155,11 +148,7 @@ async fn a_crash_in_the_middle_of_making_a_session_leaves_nothing_open() {
     assert_eq!(sessions.len(), 1);
     let stop = Stop::new();
     let gateway = Handle::spawn(store, sessions, orchestrator, config(), Health::new(), &stop);
-    let admin = Viewer {
-        principal: "uid:0".into(),
-        admin: true,
-        anonymous: false,
-    };
+    let admin = Caller::of_uid(0, Role::Admin);
     assert!(gateway.list(&admin, &SessionFilter::default()).is_empty());
     fake.until("the close", |memory| {
         let closed = |kept: &fake::Kept| kept.session.state() == SessionState::Closed;

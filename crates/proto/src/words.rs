@@ -14,6 +14,14 @@ pub mod metadata {
     pub const AGENT_ID: &str = "agent-id";
     /// The uid of the caller of a call that the orchestrator passes on. Believed only from the orchestrator's own uid.
     pub const PEER_UID: &str = "nexus-peer-uid";
+    /// What that caller owns things as: `uid:<uid>`, `token:<id>` or `anonymous`. Believed as [`PEER_UID`] is.
+    pub const PEER_PRINCIPAL: &str = "nexus-peer-principal";
+    /// That caller's role: `admin`, `agent` or `user`. Believed as [`PEER_UID`] is.
+    pub const PEER_ROLE: &str = "nexus-peer-role";
+    /// The id of the token that that caller showed. Believed as [`PEER_UID`] is.
+    pub const PEER_TOKEN: &str = "nexus-peer-token";
+    /// The scopes of that token, separated by spaces. Absent: all that the role may. Believed as [`PEER_UID`] is.
+    pub const PEER_SCOPES: &str = "nexus-peer-scopes";
     /// The position in a trace, as W3C Trace Context has it.
     pub const TRACEPARENT: &str = "traceparent";
 }

@@ -2,7 +2,7 @@
 
 use nexus_daemon::{
     Role,
-    token::{self, TokenError},
+    token::{self, Fresh, TokenError},
 };
 use serde_json::json;
 
@@ -31,7 +31,7 @@ fn new(place: &Place, args: &TokenArgs, output: &Output) -> Result<Exit, Failure
         .root
         .create()
         .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-    let text = token::new(
+    let Fresh { id, text } = token::new(
         &place.root.token_file(),
         &args.name,
         role,
@@ -40,9 +40,13 @@ fn new(place: &Place, args: &TokenArgs, output: &Output) -> Result<Exit, Failure
     )
     .map_err(failure)?;
     if output.json {
-        output.value(&json!({ "name": args.name, "role": role.as_str(), "token": text }))?;
+        output.value(
+            &json!({ "name": args.name, "id": id, "role": role.as_str(), "scopes": args.scopes,
+            "token": text }),
+        )?;
     } else {
         output.line(&text)?;
+        output.note(&format!("its id is {id}: what its holder makes belongs to token:{id}"));
         output.note("this is shown only once; send it as metadata `authorization: Bearer ...`, or set NEXUS_TOKEN");
     }
     Ok(Exit::Ok)
@@ -54,7 +58,7 @@ fn list(place: &Place, output: &Output) -> Result<Exit, Failure> {
         let shown: Vec<_> = tokens
             .iter()
             .map(|token| {
-                json!({ "name": token.name, "role": token.role.as_str(), "scopes": token.scopes,
+                json!({ "name": token.name, "id": token.id(), "role": token.role.as_str(), "scopes": token.scopes,
                     "created": token.created, "expires": token.expires })
             })
             .collect();
@@ -72,21 +76,28 @@ fn list(place: &Place, output: &Output) -> Result<Exit, Failure> {
             token.scopes.join(" ")
         };
         [
-            token.name,
+            token.name.clone(),
+            token.id().to_owned(),
             token.role.to_string(),
             scopes,
             token.created,
             token.expires.unwrap_or_else(|| "never".to_owned()),
         ]
     });
-    output.line(table(output, ["NAME", "ROLE", "SCOPES", "CREATED", "EXPIRES"], rows))?;
+    output.line(table(
+        output,
+        ["NAME", "ID", "ROLE", "SCOPES", "CREATED", "EXPIRES"],
+        rows,
+    ))?;
     Ok(Exit::Ok)
 }
 
 fn revoke(place: &Place, name: &str, output: &Output) -> Result<Exit, Failure> {
     if !token::revoke(&place.root.token_file(), name).map_err(failure)? {
-        return Err(Failure::new(Exit::NotFound, format!("there is no token named {name}"))
-            .hint("see them with: nexus token list"));
+        return Err(
+            Failure::new(Exit::NotFound, format!("there is no token with the name or id {name}"))
+                .hint("see them with: nexus token list"),
+        );
     }
     if output.json {
         output.value(&json!({ "name": name, "revoked": true }))?;

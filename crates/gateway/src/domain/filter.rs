@@ -7,21 +7,6 @@ use super::{
     session::{Session, State},
 };
 
-/// Who asks: an admin sees everything, anyone else what they made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Viewer {
-    pub principal: String,
-    pub admin: bool,
-    /// Known only as "someone on this machine".
-    pub anonymous: bool,
-}
-
-impl Viewer {
-    pub fn sees(&self, owner: &str) -> bool {
-        self.admin || self.principal == owner
-    }
-}
-
 #[derive(Clone, Debug, Default)]
 pub struct SessionFilter {
     pub state: Option<State>,
@@ -187,17 +172,5 @@ mod tests {
         );
         let labels = BTreeMap::from([("c".into(), "3".into())]);
         assert!(!EventFilter { labels, ..none }.matches(&event));
-    }
-
-    #[test]
-    fn a_user_sees_only_what_is_theirs() {
-        let mut viewer = Viewer {
-            principal: "uid:7".into(),
-            admin: false,
-            anonymous: false,
-        };
-        assert!(viewer.sees("uid:7") && !viewer.sees("uid:8") && !viewer.sees(""));
-        viewer.admin = true;
-        assert!(viewer.sees("uid:8"));
     }
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use nexus_daemon::Caller;
 use tokio::sync::{mpsc, watch};
 
 use super::{Counted, Handle, now};
@@ -13,7 +14,7 @@ use crate::{
     domain::{
         self,
         event::{Event, Logged},
-        filter::{EventFilter, Viewer},
+        filter::EventFilter,
     },
 };
 
@@ -32,7 +33,7 @@ pub struct Subscription {
 
 struct Reading {
     handle: Handle,
-    viewer: Viewer,
+    caller: Caller,
     filter: EventFilter,
     cursor: u64,
     head: watch::Receiver<u64>,
@@ -40,7 +41,7 @@ struct Reading {
 }
 
 impl Handle {
-    pub async fn subscribe(&self, viewer: Viewer, filter: EventFilter) -> Result<Subscription, Error> {
+    pub async fn subscribe(&self, caller: Caller, filter: EventFilter) -> Result<Subscription, Error> {
         if let (Some(start), Some(end)) = (filter.start, filter.end)
             && end < start
         {
@@ -48,7 +49,7 @@ impl Handle {
         }
         // A session that is over can still be read about, but only what was written.
         if let (Some(session), None) = (&filter.session, filter.start) {
-            self.get(&viewer, session)?;
+            self.get(&caller, session)?;
         }
         let counted = self.count_stream()?;
         let head = self.inner.store.news();
@@ -60,7 +61,7 @@ impl Handle {
         let (out, events) = mpsc::channel(QUEUE);
         let reading = Reading {
             handle: self.clone(),
-            viewer,
+            caller,
             filter,
             cursor,
             head,
@@ -135,7 +136,7 @@ impl Reading {
             self.cursor = logged.sequence;
             let in_time = self.filter.end.is_none_or(|end| logged.time <= end)
                 && self.filter.start.is_none_or(|start| logged.time >= start);
-            if in_time && self.viewer.sees(&logged.event.owner) && self.filter.matches(&logged.event) {
+            if in_time && self.caller.sees(&logged.event.owner) && self.filter.matches(&logged.event) {
                 self.say(logged).await?;
             }
         }

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
+use nexus_daemon::Caller;
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedMutexGuard;
@@ -9,7 +10,6 @@ use tokio::sync::OwnedMutexGuard;
 use super::{Handle, hex, now};
 use crate::{
     Error,
-    domain::filter::Viewer,
     store::{Change, FIRST_ANSWER_TTL, FirstAnswer},
 };
 
@@ -57,7 +57,7 @@ impl Handle {
     /// Keys are scoped by caller and method. Without a key every request is a fresh one.
     pub(super) async fn before<T: DeserializeOwned>(
         &self,
-        viewer: &Viewer,
+        caller: &Caller,
         method: &str,
         key: Option<&str>,
         request: &impl Serialize,
@@ -66,7 +66,7 @@ impl Handle {
         if key.len() > KEY_BYTES {
             return Err(Error::BadKey(KEY_BYTES));
         }
-        let key = format!("{}\u{0}{method}\u{0}{key}", viewer.principal);
+        let key = format!("{}\u{0}{method}\u{0}{key}", caller.principal);
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&key);
         let stripe = usize::try_from(hash % STRIPES as u64).expect("less than the number of stripes");
         let stripe = self.inner.stripes[stripe].clone().lock_owned().await;

@@ -1,6 +1,7 @@
 //! Making, finding, using and closing sessions.
 
 use nexus_client::Kind as Remote;
+use nexus_daemon::Caller;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -9,7 +10,7 @@ use crate::{
     Error,
     domain::{
         event::{Event, Kind},
-        filter::{SessionFilter, Viewer},
+        filter::SessionFilter,
         message::Asked,
         session::{Command, Outcome, Session, Wish},
     },
@@ -25,12 +26,12 @@ pub struct Sent {
 }
 
 impl Handle {
-    pub async fn create(&self, viewer: &Viewer, wish: Wish, key: Option<&str>) -> Result<Session, Error> {
+    pub async fn create(&self, caller: &Caller, wish: Wish, key: Option<&str>) -> Result<Session, Error> {
         wish.check()?;
-        if wish.requires_auth() && viewer.anonymous {
+        if wish.requires_auth() && caller.is_anonymous() {
             return Err(Error::RequiresAuth);
         }
-        let ticket = match self.before(viewer, "CreateGatewaySession", key, &wish).await? {
+        let ticket = match self.before(caller, "CreateGatewaySession", key, &wish).await? {
             Before::Answered(session) => return Ok(session),
             Before::Fresh(ticket) => ticket,
         };
@@ -39,7 +40,7 @@ impl Handle {
             return Err(Error::TooManySessions(most));
         }
         // In a task of its own: a caller that goes away in the middle leaves nothing half made.
-        let (handle, owner) = (self.clone(), viewer.principal.clone());
+        let (handle, owner) = (self.clone(), caller.principal.to_string());
         let made = tokio::spawn(async move {
             let made = handle.make(owner, wish, ticket).await;
             handle.inner.book.lock().release();
@@ -85,42 +86,42 @@ impl Handle {
     }
 
     /// What others made is not there.
-    pub fn get(&self, viewer: &Viewer, id: &str) -> Result<Session, Error> {
-        self.find(viewer, id).map(|(session, _)| session)
+    pub fn get(&self, caller: &Caller, id: &str) -> Result<Session, Error> {
+        self.find(caller, id).map(|(session, _)| session)
     }
 
-    pub(super) fn find(&self, viewer: &Viewer, id: &str) -> Result<(Session, CancellationToken), Error> {
+    pub(super) fn find(&self, caller: &Caller, id: &str) -> Result<(Session, CancellationToken), Error> {
         let book = self.inner.book.lock();
         let entry = book
             .get(id)
-            .filter(|entry| viewer.sees(&entry.session.owner))
+            .filter(|entry| caller.sees(&entry.session.owner))
             .ok_or(Error::SessionNotFound)?;
-        if entry.session.wish.requires_auth() && viewer.anonymous {
+        if entry.session.wish.requires_auth() && caller.is_anonymous() {
             return Err(Error::RequiresAuth);
         }
         Ok((entry.session.clone(), entry.ended.clone()))
     }
 
     /// Oldest first.
-    pub fn list(&self, viewer: &Viewer, filter: &SessionFilter) -> Vec<Session> {
+    pub fn list(&self, caller: &Caller, filter: &SessionFilter) -> Vec<Session> {
         let mut found: Vec<Session> = {
             let book = self.inner.book.lock();
             let seen = book
                 .iter()
                 .map(|entry| &entry.session)
-                .filter(|session| viewer.sees(&session.owner));
+                .filter(|session| caller.sees(&session.owner));
             seen.filter(|session| filter.matches(session)).cloned().collect()
         };
         found.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         found
     }
 
-    pub async fn close(&self, viewer: &Viewer, id: &str, reason: &str, key: Option<&str>) -> Result<(), Error> {
-        let ticket = match self.before(viewer, "CloseGatewaySession", key, &(id, reason)).await? {
+    pub async fn close(&self, caller: &Caller, id: &str, reason: &str, key: Option<&str>) -> Result<(), Error> {
+        let ticket = match self.before(caller, "CloseGatewaySession", key, &(id, reason)).await? {
             Before::Answered(()) => return Ok(()),
             Before::Fresh(ticket) => ticket,
         };
-        let (session, _) = self.find(viewer, id)?;
+        let (session, _) = self.find(caller, id)?;
         self.inner
             .orchestrator
             .close_session(&session.orchestrator_session, reason)
@@ -212,9 +213,9 @@ impl Handle {
         Ok(())
     }
 
-    pub async fn send(&self, viewer: &Viewer, id: &str, asked: Asked, key: Option<&str>) -> Result<Sent, Error> {
-        let (session, _) = self.find(viewer, id)?;
-        let ticket = match self.before(viewer, "GatewaySendMessage", key, &(id, &asked)).await? {
+    pub async fn send(&self, caller: &Caller, id: &str, asked: Asked, key: Option<&str>) -> Result<Sent, Error> {
+        let (session, _) = self.find(caller, id)?;
+        let ticket = match self.before(caller, "GatewaySendMessage", key, &(id, &asked)).await? {
             Before::Answered(sent) => return Ok(sent),
             Before::Fresh(ticket) => ticket,
         };

@@ -2,7 +2,10 @@
 
 use futures_core::Stream;
 use futures_util::StreamExt;
-use nexus_daemon::spans::{self, Place};
+use nexus_daemon::{
+    Caller,
+    spans::{self, Place},
+};
 use tokio::sync::mpsc;
 
 use super::{
@@ -11,7 +14,7 @@ use super::{
 };
 use crate::{
     Error,
-    domain::{self, answers::Frame, conversation::Follow, filter::Viewer, message::Asked},
+    domain::{self, answers::Frame, conversation::Follow, message::Asked},
 };
 
 /// Frames on their way to one client; more are kept, and grown together, in the conversation.
@@ -67,7 +70,7 @@ impl Handle {
     /// `frames` ends when the client has said everything; `None` in it: the client is gone.
     pub fn chat(
         &self,
-        viewer: Viewer,
+        caller: Caller,
         frames: impl Stream<Item = Option<ClientFrame>> + Send + Unpin + 'static,
     ) -> Result<Chat, Error> {
         let counted = self.count_stream()?;
@@ -75,7 +78,7 @@ impl Handle {
         let (handle, place) = (self.clone(), spans::here());
         tokio::spawn(async move {
             let gone = out.clone();
-            let chat = handle.converse(viewer, frames, out.clone(), place);
+            let chat = handle.converse(caller, frames, out.clone(), place);
             let result = tokio::select! {
                 result = chat => result,
                 () = gone.closed() => Ok(()),
@@ -90,7 +93,7 @@ impl Handle {
 
     async fn converse(
         self,
-        viewer: Viewer,
+        caller: Caller,
         mut frames: impl Stream<Item = Option<ClientFrame>> + Unpin,
         out: mpsc::Sender<Result<Reply, Error>>,
         place: Option<Place>,
@@ -106,7 +109,7 @@ impl Handle {
             match (heartbeat, frame.session_id.as_str()) {
                 (true, "") => {}
                 (false, "") => return Err(domain::Error::FirstFrame.into()),
-                (heartbeat, id) => match self.find(&viewer, id) {
+                (heartbeat, id) => match self.find(&caller, id) {
                     Ok((session, ended)) => break (session, ended, frame.request),
                     // A heartbeat asks for nothing, so it is refused nothing.
                     Err(_unknown) if heartbeat => {}
@@ -124,8 +127,8 @@ impl Handle {
     }
 
     /// What does not exist is said at once; everything else in the stream.
-    pub async fn responses(&self, viewer: &Viewer, wanted: Wanted) -> Result<Chat, Error> {
-        let (session, ended) = self.find(viewer, &wanted.session_id)?;
+    pub async fn responses(&self, caller: &Caller, wanted: Wanted) -> Result<Chat, Error> {
+        let (session, ended) = self.find(caller, &wanted.session_id)?;
         let counted = self.count_stream()?;
         let orchestrator = &self.inner.orchestrator;
         let there = &session.orchestrator_session;

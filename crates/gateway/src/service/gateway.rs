@@ -26,8 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
 use crate::{
-    Error,
-    domain::{self, filter::Viewer},
+    Error, domain,
     engine::{Counted, Handle},
 };
 
@@ -43,15 +42,6 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Service {
     pub fn new(gateway: Handle) -> Self {
         Service { gateway }
-    }
-}
-
-fn viewer<T>(request: &Request<T>) -> Viewer {
-    let caller = Caller::of(request);
-    Viewer {
-        admin: caller.is_admin(),
-        anonymous: &*caller.principal == "anonymous",
-        principal: caller.principal.to_string(),
     }
 }
 
@@ -87,11 +77,11 @@ impl GatewayService for Service {
         &self,
         request: Request<CreateGatewaySessionRequest>,
     ) -> Result<Response<CreateGatewaySessionResponse>, Status> {
-        let (viewer, key) = (viewer(&request), key(&request)?);
+        let (caller, key) = (Caller::of(&request), key(&request)?);
         let CreateGatewaySessionRequest { metadata, config } = request.into_inner();
         let session = self
             .gateway
-            .create(&viewer, convert::wish(metadata, config), key.as_deref())
+            .create(&caller, convert::wish(metadata, config), key.as_deref())
             .await?;
         Ok(Response::new(CreateGatewaySessionResponse {
             session_id: session.id.clone(),
@@ -103,9 +93,9 @@ impl GatewayService for Service {
         &self,
         request: Request<GetGatewaySessionRequest>,
     ) -> Result<Response<GetGatewaySessionResponse>, Status> {
-        let viewer = viewer(&request);
+        let caller = Caller::of(&request);
         let id = required(request.into_inner().session_id)?;
-        let session = convert::session(self.gateway.get(&viewer, &id)?);
+        let session = convert::session(self.gateway.get(&caller, &id)?);
         Ok(Response::new(GetGatewaySessionResponse { session: Some(session) }))
     }
 
@@ -113,11 +103,11 @@ impl GatewayService for Service {
         &self,
         request: Request<ListGatewaySessionsRequest>,
     ) -> Result<Response<ListGatewaySessionsResponse>, Status> {
-        let viewer = viewer(&request);
+        let caller = Caller::of(&request);
         let filter = convert::session_filter(request.into_inner().filter).map_err(Error::from)?;
         let sessions: Vec<_> = self
             .gateway
-            .list(&viewer, &filter)
+            .list(&caller, &filter)
             .into_iter()
             .map(convert::session)
             .collect();
@@ -129,11 +119,11 @@ impl GatewayService for Service {
         &self,
         request: Request<CloseGatewaySessionRequest>,
     ) -> Result<Response<CloseGatewaySessionResponse>, Status> {
-        let (viewer, key) = (viewer(&request), key(&request)?);
+        let (caller, key) = (Caller::of(&request), key(&request)?);
         let CloseGatewaySessionRequest { session_id, reason } = request.into_inner();
         let session_id = required(session_id)?;
         self.gateway
-            .close(&viewer, &session_id, &reason, key.as_deref())
+            .close(&caller, &session_id, &reason, key.as_deref())
             .await?;
         Ok(Response::new(CloseGatewaySessionResponse {
             session_id,
@@ -145,12 +135,12 @@ impl GatewayService for Service {
         &self,
         request: Request<GatewaySendMessageRequest>,
     ) -> Result<Response<GatewaySendMessageResponse>, Status> {
-        let (viewer, key) = (viewer(&request), key(&request)?);
+        let (caller, key) = (Caller::of(&request), key(&request)?);
         let GatewaySendMessageRequest { session_id, message } = request.into_inner();
         let session_id = required(session_id)?;
         let message = message.ok_or(Error::Domain(domain::Error::Missing("message")))?;
         let asked = convert::asked(message).map_err(Error::from)?;
-        let sent = self.gateway.send(&viewer, &session_id, asked, key.as_deref()).await?;
+        let sent = self.gateway.send(&caller, &session_id, asked, key.as_deref()).await?;
         Ok(Response::new(GatewaySendMessageResponse {
             message_id: sent.message_id,
             session_id: sent.session_id,
@@ -164,7 +154,7 @@ impl GatewayService for Service {
         &self,
         request: Request<Streaming<StreamChatRequest>>,
     ) -> Result<Response<Self::StreamChatStream>, Status> {
-        let viewer = viewer(&request);
+        let caller = Caller::of(&request);
         // An error here is a client that is gone, or one whose bytes are no message: there is nothing to go on with, and
         // who is still there is told why.
         let unread = Arc::new(OnceLock::new());
@@ -176,7 +166,7 @@ impl GatewayService for Service {
                 None
             }
         });
-        let chat = self.gateway.chat(viewer, frames)?;
+        let chat = self.gateway.chat(caller, frames)?;
         let replies = ReceiverStream::new(chat.replies);
         let replies = replies.map(|reply| reply.map(convert::chat_reply).map_err(Status::from));
         let why = stream::once(async move { unread.get().cloned() }).filter_map(|why| ready(why.map(Err)));
@@ -189,11 +179,11 @@ impl GatewayService for Service {
         &self,
         request: Request<StreamResponsesRequest>,
     ) -> Result<Response<Self::StreamResponsesStream>, Status> {
-        let viewer = viewer(&request);
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let metadata = request.options.as_ref().is_some_and(|options| options.include_metadata);
         let wanted = convert::wanted(request).map_err(Error::from)?;
-        let chat = self.gateway.responses(&viewer, wanted).await?;
+        let chat = self.gateway.responses(&caller, wanted).await?;
         let replies = ReceiverStream::new(chat.replies);
         let replies = replies.map(move |reply| reply.map(|reply| convert::responses_reply(reply, metadata)));
         Ok(counted(replies.map(|reply| reply.map_err(Status::from)), chat.counted))
@@ -205,10 +195,10 @@ impl GatewayService for Service {
         &self,
         request: Request<SubscribeToEventsRequest>,
     ) -> Result<Response<Self::SubscribeToEventsStream>, Status> {
-        let viewer = viewer(&request);
+        let caller = Caller::of(&request);
         let SubscribeToEventsRequest { session_id, filter } = request.into_inner();
         let filter = convert::event_filter(session_id, filter).map_err(Error::from)?;
-        let subscription = self.gateway.subscribe(viewer, filter).await?;
+        let subscription = self.gateway.subscribe(caller, filter).await?;
         let log_id = subscription.log_id;
         let events = ReceiverStream::new(subscription.events);
         let events = events.map(move |logged| match logged {

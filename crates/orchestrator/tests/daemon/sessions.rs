@@ -301,7 +301,7 @@ async fn what_is_deleted_is_gone_while_others_look() {
 async fn a_user_sees_its_own_sessions_and_events_only() {
     let site = Site::with(&[("common.require_token", "true")]).await;
     let file = site.root.token_file();
-    let new = |name: &str, role| token::new(&file, name, role, &[], None).unwrap();
+    let new = |name: &str, role| token::new(&file, name, role, &[], None).unwrap().text;
     let tokens = (new("me", Role::User), new("you", Role::User), new("root", Role::Admin));
     let (mut me, mut you, mut root) = (
         site.with_token(&tokens.0),
