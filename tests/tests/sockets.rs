@@ -10,11 +10,11 @@ use std::{
 };
 
 use nexus_proto::{
-    agent::v1::RegisterRequest,
+    agent::v1::*,
     llm::v1::ListModelsRequest,
     orchestrator::v1::{
         CreateSessionRequest, CreateSessionResponse, GetSessionRequest, ListSessionsRequest, ListSessionsResponse,
-        MessageRole, SubscribeEventsRequest,
+        MessageRole, SendMessageRequest, SubscribeEventsRequest,
     },
 };
 use nexus_tests::{Daemon, NOBODY, PATIENCE, Process, Site, as_nobody, ask, skipped};
@@ -298,6 +298,171 @@ async fn an_agent_has_what_agents_need_and_nothing_else() {
         let (code, words, _) = other.call(&site, path, &ListSessionsRequest::default());
         assert_eq!(code, "PermissionDenied", "{path}: {words}");
     }
+}
+
+const TASK_CALLS: [&str; 4] = [
+    "/agent.v1.AgentService/GetTaskStatus",
+    "/agent.v1.AgentService/CancelTask",
+    "/agent.v1.AgentService/StreamTask",
+    "/agent.v1.AgentService/ListTasks",
+];
+
+/// Attack: an agent of another uid reads, feeds, completes and cancels the tasks of others, gives them tasks, speaks to
+/// them as the orchestrator, takes their stream, and registers as a second assistant to hear every user.
+#[tokio::test]
+async fn an_agent_of_another_uid_touches_nothing_that_is_not_its_own() {
+    let Some(other) = Other::new("an_agent_of_another_uid_touches_nothing_that_is_not_its_own") else {
+        return;
+    };
+    let mut site = other.site(&role("agent"));
+    site.up(&[Daemon::Orchestrator]).await;
+    let connection = site.connect();
+    let session = ask::create(&connection, "ours").await;
+    let ours = connection
+        .agent()
+        .register(register())
+        .await
+        .unwrap()
+        .into_inner()
+        .agent_id;
+    let give = |agent: &str| ExecuteTaskRequest {
+        agent_id: agent.into(),
+        session_id: session.clone(),
+        r#type: TaskType::CodeExecution.into(),
+        config: Some(TaskConfig::default()),
+        ..ExecuteTaskRequest::default()
+    };
+    let task = connection
+        .agent()
+        .execute_task(give(&ours))
+        .await
+        .unwrap()
+        .into_inner()
+        .task_id;
+
+    let (code, words, made) = other.call(&site, REGISTER, &register());
+    assert_eq!(code, "Ok", "{words}");
+    let theirs = RegisterResponse::decode(&*made).unwrap().agent_id;
+    let said = stream_task_request::Payload::Complete(TaskComplete::default());
+    let done = StreamTaskRequest {
+        task_id: task.clone(),
+        payload: Some(said),
+    };
+    let status = GetTaskStatusRequest { task_id: task.clone() };
+    let cancel = CancelTaskRequest {
+        task_id: task.clone(),
+        ..CancelTaskRequest::default()
+    };
+    let [get, stop, stream, list] = TASK_CALLS;
+    assert_eq!(other.call(&site, get, &status).0, "NotFound");
+    assert_eq!(other.call(&site, stop, &cancel).0, "NotFound");
+    assert_eq!(other.call(&site, stream, &done).0, "NotFound");
+    let of_ours = ListTasksRequest {
+        agent_id: ours.clone(),
+        ..ListTasksRequest::default()
+    };
+    assert_eq!(other.call(&site, list, &of_ours).0, "PermissionDenied");
+    let execute = "/agent.v1.AgentService/ExecuteTask";
+    assert_eq!(other.call(&site, execute, &give(&ours)).0, "PermissionDenied");
+    assert_eq!(
+        other.call(&site, execute, &give(&theirs)).0,
+        "NotFound",
+        "the session is not theirs"
+    );
+    let message = AgentSendMessageRequest {
+        agent_id: ours.clone(),
+        message: Some(AgentMessage {
+            source_id: "orchestrator".into(),
+            ..AgentMessage::default()
+        }),
+    };
+    let send = "/agent.v1.AgentService/SendMessage";
+    assert_eq!(other.call(&site, send, &message).0, "PermissionDenied");
+    let link = StreamAgentRequest {
+        agent_id: ours.clone(),
+        payload: None,
+    };
+    assert_eq!(
+        other.call(&site, "/agent.v1.AgentService/StreamAgent", &link).0,
+        "PermissionDenied"
+    );
+    let gone = UnregisterRequest {
+        agent_id: ours.clone(),
+        ..UnregisterRequest::default()
+    };
+    assert_eq!(
+        other.call(&site, "/agent.v1.AgentService/Unregister", &gone).0,
+        "PermissionDenied"
+    );
+    let (_, _, agents) = other.call(&site, "/agent.v1.AgentService/ListAgents", &ListAgentsRequest {});
+    let agents = ListAgentsResponse::decode(&*agents).unwrap().agents;
+    let known: Vec<_> = agents.iter().map(|agent| &*agent.id).collect();
+    assert_eq!(known, [&*theirs]);
+    let read = GetSessionRequest {
+        session_id: session.clone(),
+        ..GetSessionRequest::default()
+    };
+    assert_eq!(other.call(&site, GET, &read).0, "NotFound");
+
+    let assistant = RegisterRequest {
+        name: "assistant".into(),
+        ..RegisterRequest::default()
+    };
+    let labels = [
+        ("nexus.socket", "/tmp/x"),
+        ("nexus.services", "gateway.v1.GatewayService"),
+    ];
+    let daemon = RegisterRequest {
+        metadata: Some(AgentMetadata {
+            labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            ..AgentMetadata::default()
+        }),
+        ..register()
+    };
+    for (request, setting) in [
+        (assistant, "orchestrator.assistants"),
+        (daemon, "orchestrator.front_door"),
+    ] {
+        let (code, words, _) = other.call(&site, REGISTER, &request);
+        assert_eq!(code, "PermissionDenied", "{words}");
+        assert!(
+            words.contains(setting) && words.contains(&NOBODY.to_string()),
+            "{words}"
+        );
+    }
+    let still = connection.agent().get_task_status(status).await.unwrap().into_inner();
+    assert_eq!(
+        still.task.unwrap().state(),
+        TaskState::Pending,
+        "nothing of it reached the task"
+    );
+}
+
+/// Attack: one user makes sessions without end, and fills the disk, until nobody else gets any.
+#[tokio::test]
+async fn a_user_takes_their_share_and_not_that_of_others() {
+    let Some(other) = Other::new("a_user_takes_their_share_and_not_that_of_others") else {
+        return;
+    };
+    let settings = format!("{}user_sessions = 2\nuser_stored_bytes = \"8KiB\"\n", role("user"));
+    let mut site = other.site(&settings);
+    site.up(&[Daemon::Orchestrator]).await;
+    let (code, words, made) = other.call(&site, CREATE, &CreateSessionRequest::default());
+    assert_eq!(code, "Ok", "{words}");
+    let theirs = CreateSessionResponse::decode(&*made).unwrap().session_id;
+    assert_eq!(other.call(&site, CREATE, &CreateSessionRequest::default()).0, "Ok");
+    let (code, words, _) = other.call(&site, CREATE, &CreateSessionRequest::default());
+    assert_eq!(code, "ResourceExhausted", "{words}");
+    assert!(words.contains("orchestrator.user_sessions"), "{words}");
+    let large = SendMessageRequest {
+        session_id: theirs,
+        message: Some(ask::message("", MessageRole::System, &"x".repeat(8 << 10))),
+    };
+    let send = "/orchestrator.v1.OrchestratorService/SendMessage";
+    let (code, words, _) = other.call(&site, send, &large);
+    assert_eq!(code, "ResourceExhausted", "{words}");
+    assert!(words.contains("orchestrator.user_stored_bytes"), "{words}");
+    ask::create(&site.connect(), "we go on").await;
 }
 
 #[tokio::test]

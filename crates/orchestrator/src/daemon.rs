@@ -1,5 +1,6 @@
 //! Builds the orchestrator's parts in order and wires them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 
 use crate::container_settings::{self, ContainerConfig};
 use crate::domain::Rules;
+use crate::domain::shares::Shares;
 use crate::engine::containers::Containers;
 use crate::engine::{Engine, Options};
 use crate::remote::{front_door::FrontDoor, watch};
@@ -29,6 +31,14 @@ pub struct Config {
     max_sessions: usize,
     session_idle_timeout: Duration,
     max_agents: usize,
+    assistants: Vec<String>,
+    front_door: Vec<String>,
+    user_sessions: usize,
+    user_agents: usize,
+    user_open_tasks: usize,
+    user_stored_bytes: u64,
+    user_events_per_minute: u64,
+    user_metadata_bytes: u64,
     agent_ttl: Duration,
     forget_agent_after: Duration,
     max_kept_messages: usize,
@@ -63,7 +73,16 @@ impl Daemon for Orchestrator {
     type Config = Config;
 
     fn check(config: &Config) -> Vec<String> {
-        container_settings::check(&config.containers)
+        let mut wrong = container_settings::check(&config.containers);
+        for (setting, names) in [("assistants", &config.assistants), ("front_door", &config.front_door)] {
+            for name in names.iter().filter(|name| principal(name).is_none()) {
+                wrong.push(format!(
+                    "orchestrator.{setting}: {name:?} is neither \"uid:<user>\", with a user of this host by number or name, \
+                     nor \"token:<id>\""
+                ));
+            }
+        }
+        wrong
     }
 
     fn settings() -> Vec<Setting> {
@@ -102,6 +121,44 @@ impl Daemon for Orchestrator {
                 "silence after which a session is idle",
             ),
             Setting::new("max_agents", COUNT, "10000", "agents that may be registered"),
+            Setting::new(
+                "assistants",
+                Kind::List,
+                "",
+                "callers beside administrators that may register as an assistant: uid:<user>, token:<id>",
+            ),
+            Setting::new(
+                "front_door",
+                Kind::List,
+                "",
+                "callers beside administrators whose daemons may serve behind the front door: uid:<user>",
+            ),
+            Setting::new(
+                "user_sessions",
+                COUNT,
+                "1000",
+                "sessions of one user that are not closed; administrators have no share",
+            ),
+            Setting::new("user_agents", COUNT, "100", "agents that one user may have registered"),
+            Setting::new("user_open_tasks", COUNT, "1000", "tasks of one user that are not over"),
+            Setting::new(
+                "user_stored_bytes",
+                Kind::Size,
+                "1GiB",
+                "messages and sessions kept for one user, closed sessions included",
+            ),
+            Setting::new(
+                "user_events_per_minute",
+                COUNT,
+                "6000",
+                "messages that one user sends, and sessions that it makes or changes, in a minute",
+            ),
+            Setting::new(
+                "user_metadata_bytes",
+                Kind::Size,
+                "64KiB",
+                "what a user may say of one session beside its messages",
+            ),
             Setting::new(
                 "agent_ttl",
                 Kind::Duration,
@@ -245,7 +302,8 @@ impl Daemon for Orchestrator {
         }
         let services = Services::new()
             .add(
-                Access::USERS,
+                // An agent may read the sessions that it was offered; the domain refuses it everything else.
+                Access::ALL,
                 OrchestratorServiceServer::new(orchestrator)
                     .max_decoding_message_size(max)
                     .max_encoding_message_size(max),
@@ -303,6 +361,16 @@ fn options(config: &Config, max_message_bytes: usize) -> Options {
             max_sessions: config.max_sessions,
             idle_timeout: ns(config.session_idle_timeout),
             max_agents: config.max_agents,
+            assistants: principals(&config.assistants),
+            front_door: principals(&config.front_door),
+            shares: Shares {
+                sessions: config.user_sessions,
+                agents: config.user_agents,
+                open_tasks: config.user_open_tasks,
+                stored_bytes: config.user_stored_bytes,
+                events_per_minute: config.user_events_per_minute,
+                metadata_bytes: config.user_metadata_bytes,
+            },
             max_kept_messages: config.max_kept_messages,
             kept_message_ttl: ns(config.kept_message_ttl),
             agent_ttl: ns(config.agent_ttl),
@@ -327,6 +395,23 @@ fn options(config: &Config, max_message_bytes: usize) -> Options {
         event_max_bytes: config.event_max_bytes,
         max_message_bytes,
     }
+}
+
+/// A caller that the settings name, as the edge calls it: a user's name becomes its number.
+fn principal(name: &str) -> Option<String> {
+    match name.split_once(':')? {
+        ("uid", user) => {
+            let named = || Some(nix::unistd::User::from_name(user).ok()??.uid.as_raw());
+            let uid = user.parse().ok().or_else(named)?;
+            Some(format!("uid:{uid}"))
+        }
+        ("token", id) if !id.is_empty() => Some(name.to_owned()),
+        _ => None,
+    }
+}
+
+fn principals(names: &[String]) -> BTreeSet<String> {
+    names.iter().filter_map(|name| principal(name)).collect()
 }
 
 fn made(directory: &Path) -> Result<(), BootError> {

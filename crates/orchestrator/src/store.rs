@@ -11,6 +11,8 @@
 //! | `KEPT` | agent key, number | a message that waits for its agent |
 //! | `TASK` | task key | a task |
 //! | `CONTAINER` | container key | what is wanted and known of a container |
+//! | `SESSION_USAGE` | session key | bytes kept of a session that counts against a share |
+//! | `USER_USAGE` | principal | bytes kept of a user |
 //! | `FIRST` | caller, method, idempotency key | the first answer |
 //!
 //! Messages are rows of the log, numbered in their session's stream; events are rows beside them. A key's first eight
@@ -38,6 +40,8 @@ pub const KEPT: Table = Table(7);
 pub const TASK: Table = Table(8);
 pub const FIRST: Table = Table(9);
 pub const CONTAINER: Table = Table(20);
+pub const SESSION_USAGE: Table = Table(21);
+pub const USER_USAGE: Table = Table(22);
 
 /// What a row of the log holds.
 pub const MESSAGE: u16 = 1;

@@ -71,19 +71,8 @@ pub struct Agents {
 }
 
 impl Agent {
-    fn label(&self, name: &str) -> Option<&str> {
-        self.request
-            .metadata
-            .as_ref()
-            .and_then(|m| m.labels.get(name))
-            .map(String::as_str)
-    }
-
     pub fn is_assistant(&self) -> bool {
-        let role = self
-            .label("role")
-            .is_some_and(|role| role.eq_ignore_ascii_case("assistant"));
-        role || self.request.name.eq_ignore_ascii_case("assistant")
+        is_assistant(&self.request)
     }
 
     pub fn is_alive(&self) -> bool {
@@ -92,13 +81,32 @@ impl Agent {
 
     /// The socket and services of a daemon behind the front door.
     pub fn daemon(&self) -> Option<(&str, impl Iterator<Item = &str>)> {
-        let services = self
-            .label(SERVICES)?
-            .split(',')
-            .map(str::trim)
-            .filter(|s| !s.is_empty());
-        Some((self.label(SOCKET)?, services))
+        Some((label(&self.request, SOCKET)?, services(&self.request)))
     }
+}
+
+fn label<'a>(request: &'a RegisterRequest, name: &str) -> Option<&'a str> {
+    request
+        .metadata
+        .as_ref()
+        .and_then(|metadata| metadata.labels.get(name))
+        .map(String::as_str)
+}
+
+/// True for one that wants to answer users' messages: by its name, or by its role.
+pub fn is_assistant(request: &RegisterRequest) -> bool {
+    let role = label(request, "role").is_some_and(|role| role.eq_ignore_ascii_case("assistant"));
+    role || request.name.eq_ignore_ascii_case("assistant")
+}
+
+fn services(request: &RegisterRequest) -> impl Iterator<Item = &str> {
+    let names = label(request, SERVICES).unwrap_or_default().split(',');
+    names.map(str::trim).filter(|name| !name.is_empty())
+}
+
+/// True for one that wants to serve behind the front door.
+pub fn serves(request: &RegisterRequest) -> bool {
+    services(request).next().is_some()
 }
 
 impl Agents {
@@ -161,6 +169,13 @@ impl Agents {
 
     pub fn turns_of(&self, agent: u64) -> usize {
         self.turns.get(&agent).map_or(0, BTreeSet::len)
+    }
+
+    /// Whether an agent works on a turn of a session.
+    pub fn works_on(&self, agent: u64, session: u64) -> bool {
+        self.turns
+            .get(&agent)
+            .is_some_and(|sessions| sessions.contains(&session))
     }
 
     pub fn turn_began(&mut self, agent: u64, session: u64) {

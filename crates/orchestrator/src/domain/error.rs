@@ -22,6 +22,16 @@ pub enum Error {
     AgentNotFound,
     #[error("agent {id} belongs to {owner}, and this caller is {caller}")]
     NotYourAgent { id: String, owner: String, caller: String },
+    /// The caller's role never allows it.
+    #[error("the role {role} may not {doing}")]
+    RoleRefused { role: &'static str, doing: &'static str },
+    /// Only callers that the settings name may do it.
+    #[error("{principal} may not {doing}; an administrator allows it by naming {principal} in {setting}")]
+    NotNamed {
+        principal: String,
+        doing: &'static str,
+        setting: &'static str,
+    },
     #[error("task not found")]
     TaskNotFound,
     #[error("container not found: {0}")]

@@ -89,7 +89,7 @@ pub fn build(step: &mut Step<'_>, name: &str, source: &str, about: About, data: 
 
 /// The event that a stored message is. It is never stored itself: the message's row stands for both. It happened when the
 /// message was stored, whatever time its sender gave it.
-pub fn of_message(message: &Message, session_id: &str, labels: &HashMap<String, String>, stored: Time) -> Event {
+pub fn of_message(message: &Message, session_id: &str, stored: Time) -> Event {
     let data = [
         (words::data::MESSAGE_ID.to_owned(), message.id.clone()),
         ("role".to_owned(), role_name(message.role).to_owned()),
@@ -102,7 +102,6 @@ pub fn of_message(message: &Message, session_id: &str, labels: &HashMap<String, 
         data: data.into(),
         metadata: Some(EventMetadata {
             session_id: session_id.into(),
-            labels: labels.clone(),
             priority: Priority::Normal.into(),
             ..EventMetadata::default()
         }),

@@ -34,7 +34,8 @@ impl Wanted {
         self.filter == EventFilter::default()
     }
 
-    pub fn takes(&self, event: &Event) -> bool {
+    /// `labels` are those of the event's session: few events say them themselves.
+    pub fn takes(&self, event: &Event, labels: &HashMap<String, String>) -> bool {
         let f = &self.filter;
         let empty = Default::default();
         let about = event.metadata.as_ref().unwrap_or(&empty);
@@ -45,7 +46,7 @@ impl Wanted {
             && (f.session_id.is_empty() || f.session_id == about.session_id)
             && (f.container_id.is_empty() || f.container_id == about.container_id)
             && (f.priority == 0 || f.priority == about.priority)
-            && has_all(&about.labels, &f.labels)
+            && has_all(labels, &f.labels)
             && self.start.is_none_or(|start| time >= start)
             && self.end.is_none_or(|end| time <= end)
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use nexus_proto::orchestrator::v1::{Message, MessageRole, SessionState};
+use prost::Message as _;
 
 use super::event::timestamp;
 use super::sessions::gone;
@@ -26,6 +27,11 @@ impl State {
         if asks {
             session.room_for_turn(max_turns)?;
         }
+        let counted = session.limited.then(|| message.encoded_len() as u64);
+        if let Some(bytes) = counted {
+            self.share_of_change(step, key, 0, bytes)?;
+        }
+        let session = self.sessions.get_mut(key).expect("it was here a line ago");
         let n = session.head + 1;
         let chosen_id = !message.id.is_empty();
         if chosen_id {
@@ -57,6 +63,9 @@ impl State {
             message,
             chosen_id,
         });
+        if let Some(bytes) = counted {
+            self.charge(step, key, bytes as i64);
+        }
         if asks {
             step.fact(Fact::Turn { session: key, n });
         }

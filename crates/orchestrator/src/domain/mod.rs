@@ -4,6 +4,7 @@
 //! changed. What has to be remembered goes into the step as a [`Fact`], what has to be done once that is on disk as an
 //! [`Effect`]. Nothing here waits, reads a clock, draws a random number or knows how a fact is stored.
 
+pub mod access;
 pub mod agent;
 pub mod container;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod ids;
 pub mod message;
 pub mod session;
 pub mod sessions;
+pub mod shares;
 pub mod step;
 pub mod task;
 pub mod timers;
@@ -24,9 +26,12 @@ mod tests;
 pub use error::Error;
 pub use step::{Effect, Fact, Step, Time};
 
+use std::collections::BTreeSet;
+
 use agent::Agents;
 use container::Containers;
 use sessions::Sessions;
+use shares::{Shares, Usage};
 use task::Tasks;
 use timers::Timers;
 
@@ -38,7 +43,13 @@ pub struct Rules {
     /// After this without a message an ACTIVE session is IDLE, unless it sets its own; 0 for never.
     pub idle_timeout: i64,
     pub max_agents: usize,
+    /// Principals other than administrators that may register as an assistant.
+    pub assistants: BTreeSet<String>,
+    /// Principals other than administrators whose daemons may serve behind the front door.
+    pub front_door: BTreeSet<String>,
     /// Messages kept for an agent that holds no stream.
+    /// What each user may take.
+    pub shares: Shares,
     pub max_kept_messages: usize,
     pub kept_message_ttl: i64,
     /// An agent without an open stream is lost after this long without a heartbeat.
@@ -68,6 +79,9 @@ impl Default for Rules {
             max_sessions: 10_000,
             idle_timeout: 600 * SECOND,
             max_agents: 10_000,
+            assistants: BTreeSet::new(),
+            front_door: BTreeSet::new(),
+            shares: Shares::default(),
             max_kept_messages: 1_000,
             kept_message_ttl: 24 * 3600 * SECOND,
             agent_ttl: 90 * SECOND,
@@ -93,6 +107,7 @@ pub struct State {
     pub agents: Agents,
     pub tasks: Tasks,
     pub containers: Containers,
+    pub usage: Usage,
     pub timers: Timers,
     /// Until then nobody is given up for being silent or late: all were away, and none could help it.
     pub grace_until: Time,
@@ -123,6 +138,7 @@ impl State {
             agents: Agents::default(),
             tasks: Tasks::default(),
             containers: Containers::default(),
+            usage: Usage::default(),
             timers: Timers::default(),
             grace_until: 0,
         }

@@ -41,6 +41,10 @@ pub struct Session {
     pub task_history: Vec<String>,
     /// Who made it; a caller with the role `user` sees only its own.
     pub creator: Arc<str>,
+    /// Its creator is no administrator: what is kept of it counts against that one's share.
+    pub limited: bool,
+    /// Bytes that count against the share.
+    pub stored: u64,
     /// Number of the newest message, committed or not.
     pub head: u64,
     /// Number of the newest message that is on disk.
@@ -65,6 +69,8 @@ pub struct Session {
     pub version: u64,
     /// Whether it stands against the limit of sessions.
     pub counted: bool,
+    /// Whether it stands against its creator's share of sessions.
+    pub live: bool,
     /// Ids of its containers, oldest first; those of a closed session are not looked up.
     pub containers: Vec<Arc<str>>,
 }
@@ -88,6 +94,8 @@ impl Session {
             current_task: String::new(),
             task_history: Vec::new(),
             creator: "".into(),
+            limited: false,
+            stored: 0,
             head: 0,
             committed: 0,
             tail: VecDeque::new(),
@@ -101,6 +109,7 @@ impl Session {
             streams: 0,
             version: 0,
             counted: false,
+            live: false,
             containers: Vec::new(),
         }
     }

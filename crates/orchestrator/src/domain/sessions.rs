@@ -1,13 +1,15 @@
 //! All sessions in memory: every one that is not closed, and those closed ones that were asked for of late.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use nexus_daemon::Caller;
 use nexus_proto::orchestrator::v1::{SessionConfig, SessionContext, SessionMetadata, SessionState};
 use nexus_proto::words;
 
 use super::event::{self, About, ORCHESTRATOR};
 use super::session::{Session, check_config};
+use super::shares::{metadata_bytes, session_bytes};
 use super::timers::Timer;
 use super::{Effect, Error, Fact, State, Step, Time, ids};
 
@@ -21,6 +23,8 @@ pub struct Sessions {
     by_key: BTreeMap<u64, Session>,
     /// Sessions that stand against the limit.
     pub counted: usize,
+    /// How many sessions that are not closed each creator has.
+    live: HashMap<Arc<str>, usize>,
     pub tails_bytes: usize,
     /// Messages in memory in order of their arrival: the oldest goes first when memory is short.
     tails: VecDeque<(u64, u64)>,
@@ -87,6 +91,9 @@ impl Sessions {
         let session = self.by_key.remove(&key)?;
         self.removals += 1;
         self.counted -= usize::from(session.counted);
+        if session.live {
+            self.count_live(&session.creator, false);
+        }
         self.tails_bytes -= session.tail_bytes;
         Some(session)
     }
@@ -109,6 +116,9 @@ impl Sessions {
         let Some(session) = self.by_key.get_mut(&key) else {
             return;
         };
+        let live = !session.is_closed();
+        let moved = live != std::mem::replace(&mut session.live, live);
+        let creator = moved.then(|| session.creator.clone());
         let counts = match session.state {
             SessionState::Active | SessionState::Initializing => true,
             SessionState::Idle => session.streams > 0,
@@ -118,6 +128,25 @@ impl Sessions {
             session.counted = counts;
             if counts { self.counted += 1 } else { self.counted -= 1 }
         }
+        if let Some(creator) = creator {
+            self.count_live(&creator, live);
+        }
+    }
+
+    fn count_live(&mut self, creator: &Arc<str>, more: bool) {
+        if more {
+            *self.live.entry(creator.clone()).or_default() += 1;
+        } else if let Some(count) = self.live.get_mut(creator) {
+            *count -= 1;
+            if *count == 0 {
+                self.live.remove(creator);
+            }
+        }
+    }
+
+    /// How many sessions of this creator are not closed.
+    pub fn live_of(&self, creator: &str) -> usize {
+        self.live.get(creator).copied().unwrap_or(0)
     }
 
     /// Notes that a message was put in memory, and makes room where all messages together take too much.
@@ -144,20 +173,23 @@ impl State {
     pub fn create_session(
         &mut self,
         step: &mut Step<'_>,
-        creator: &str,
+        caller: &Caller,
         metadata: SessionMetadata,
         config: Option<SessionConfig>,
     ) -> Result<u64, Error> {
         let config = config.unwrap_or_default();
         check_config(&config)?;
         self.room_for_session()?;
+        let said = metadata_bytes(Some(&metadata), Some(&config), None);
+        self.share_of_sessions(step, caller, said)?;
         let (key, id) = step.ids.keyed(step.now);
         let mut session = Session::new(key, id, step.now);
         session.metadata = Arc::new(metadata);
         session.config = config;
-        session.creator = creator.into();
+        session.creator = caller.principal.clone();
+        session.limited = !caller.is_admin();
         session.expires = expiry(&session);
-        let about = about(&session);
+        let about = introduced(&session);
         let data = [
             ("session_id", &*session.id),
             ("name", &*session.metadata.name),
@@ -171,6 +203,8 @@ impl State {
             session: key,
             event: created,
         });
+        let bytes = session_bytes(self.sessions.get(key).expect("it was just made"));
+        self.charge(step, key, bytes);
         Ok(key)
     }
 
@@ -201,6 +235,11 @@ impl State {
         if let Some(config) = context.as_ref().and_then(|context| context.config.as_ref()) {
             check_config(config)?;
         }
+        let before = session_bytes(session);
+        let said = metadata_bytes(metadata.as_ref(), None, context.as_ref().map(without_messages).as_ref());
+        self.share_of_change(step, key, said, said)?;
+        let session = self.sessions.get_mut(key).expect("it was here a line ago");
+        let introduces = metadata.is_some();
         if let Some(metadata) = metadata {
             session.metadata = Arc::new(metadata);
         }
@@ -220,7 +259,14 @@ impl State {
             }
         }
         session.updated = step.now;
-        self.session_updated(step, key);
+        let about = if introduces {
+            introduced(session)
+        } else {
+            about(session)
+        };
+        let grown = session_bytes(session) - before;
+        self.charge(step, key, grown);
+        self.session_changed(step, key, about);
         Ok(())
     }
 
@@ -263,6 +309,7 @@ impl State {
         step.facts
             .retain(|fact| !matches!(fact, Fact::Event { session, .. } if *session == key));
         let session = self.sessions.remove(key).expect("it was here a line ago");
+        self.release_usage(step, &session);
         let data = [("session_id", &*session.id)];
         let about = About {
             session_id: session.id.as_ref().into(),
@@ -276,8 +323,9 @@ impl State {
         });
         step.effect(Effect::Close {
             session: key,
-            id: session.id,
+            id: session.id.clone(),
         });
+        step.effect(Effect::SessionGone { id: session.id });
         Ok(())
     }
 
@@ -327,15 +375,20 @@ impl State {
         }
     }
 
-    /// Saves a changed session, says so, and arms its timer.
+    /// Saves a session whose state moved, says so, and arms its timer.
     pub fn session_updated(&mut self, step: &mut Step<'_>, key: u64) {
+        let about = about(self.sessions.get(key).expect("the caller looked it up"));
+        self.session_changed(step, key, about);
+    }
+
+    fn session_changed(&mut self, step: &mut Step<'_>, key: u64, about: About) {
         let session = self.sessions.get(key).expect("the caller looked it up");
         let data = [
             ("session_id", &*session.id),
             ("name", &*session.metadata.name),
             ("state", session.state_name()),
         ];
-        let updated = event::build(step, words::event::SESSION_UPDATED, ORCHESTRATOR, about(session), &data);
+        let updated = event::build(step, words::event::SESSION_UPDATED, ORCHESTRATOR, about, &data);
         step.fact(Fact::Session(key));
         step.fact(Fact::Event {
             session: key,
@@ -360,13 +413,31 @@ fn expiry(session: &Session) -> Option<Time> {
     (longest > 0).then(|| session.created.saturating_add(longest))
 }
 
-/// What an event of this session says beside its data.
+/// What an event of this session says beside its data. Its labels were said when it was made, or given others.
 pub fn about(session: &Session) -> About {
     About {
         session_id: session.id.as_ref().into(),
         user_id: session.metadata.owner_id.clone(),
+        ..About::default()
+    }
+}
+
+/// The same with the session's labels, for the events that say what they are.
+fn introduced(session: &Session) -> About {
+    About {
         labels: session.metadata.labels.clone(),
-        high: false,
+        ..about(session)
+    }
+}
+
+/// What of a context is kept: messages are never changed this way.
+fn without_messages(context: &SessionContext) -> SessionContext {
+    SessionContext {
+        current_task_id: context.current_task_id.clone(),
+        task_history: context.task_history.clone(),
+        preferences: context.preferences.clone(),
+        config: context.config.clone(),
+        ..SessionContext::default()
     }
 }
 

@@ -55,6 +55,9 @@ pub enum Fact {
     TasksGone(Vec<u64>),
     Container(u64),
     ContainerGone(u64),
+    /// What is kept of a session, or of a user, is another number of bytes now.
+    SessionUsage(u64),
+    UserUsage(Arc<str>),
 }
 
 /// What follows a commit, in this order, beside the answer to the caller.
@@ -73,6 +76,8 @@ pub enum Effect {
     },
     /// A turn is over: whoever waits for its answer is told, with the error where there is one.
     TurnOver { session: u64, n: u64, error: Option<Event> },
+    /// A session is gone for good, and so are its files.
+    SessionGone { id: Arc<str> },
     /// Ends the streams of a session.
     Close { session: u64, id: Arc<str> },
     /// Hands a message to an agent that holds a stream. Mail is kept where that fails, or ends before it was read.

@@ -15,6 +15,7 @@ pub use work::is_workers;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use nexus_daemon::Caller;
 use nexus_proto::agent::v1::{
     ExecuteTaskRequest, Task as Wire, TaskError, TaskOutput, TaskPriority, TaskProgress, TaskResult, TaskState,
     TaskType,
@@ -33,6 +34,8 @@ pub struct Task {
     pub agent: Option<u64>,
     /// Named by the caller; otherwise another agent may get it when this one is lost.
     pub bound: bool,
+    /// Whose share of open tasks it counts against; `None` for an administrator's.
+    pub giver: Option<Arc<str>>,
     pub attempt: i64,
     pub started: Option<Time>,
     pub expires: Time,
@@ -149,9 +152,10 @@ impl State {
     pub fn execute_task(
         &mut self,
         step: &mut Step<'_>,
-        agent: Option<u64>,
+        caller: &Caller,
         request: ExecuteTaskRequest,
     ) -> Result<u64, Error> {
+        let agent = self.task_target(caller, &request.agent_id, &request.session_id)?;
         if request.session_id.is_empty() {
             return Err(Error::Required("session_id"));
         }
@@ -173,6 +177,7 @@ impl State {
                 setting: "orchestrator.max_open_tasks",
             });
         }
+        self.share_of_tasks(caller)?;
         let bound = agent.is_some();
         let agent = agent.or_else(|| self.pick_worker(kind, None));
         let (key, id) = step.ids.keyed(step.now);
@@ -200,6 +205,7 @@ impl State {
             id: id.into(),
             agent,
             bound,
+            giver: (!caller.is_admin()).then(|| caller.principal.clone()),
             attempt: 1,
             started: None,
             expires,

@@ -1,14 +1,17 @@
 //! The rules without a runtime, and a world that does for them what the engine does: commits, runs effects, restarts.
 
+mod access;
 mod agents;
 mod disk;
 mod random;
 mod sessions;
+mod shares;
 mod tasks;
 mod turns;
 
 use std::collections::{BTreeMap, HashMap};
 
+use nexus_daemon::{Caller, Role};
 use nexus_proto::agent::v1::{
     AgentCapabilities, AgentMessage, AgentMetadata, AgentType, ExecuteTaskRequest, RegisterRequest, TaskConfig,
     TaskState, TaskType,
@@ -39,6 +42,15 @@ pub struct World {
     pub notes: Vec<(u64, Note)>,
     heads: HashMap<u64, u64>,
     task_states: HashMap<u64, TaskState>,
+}
+
+/// This process's own uid.
+pub fn admin() -> Caller {
+    caller(Role::Admin, 1)
+}
+
+pub fn caller(role: Role, uid: u32) -> Caller {
+    Caller::of_uid(uid, role)
 }
 
 fn dice() -> u64 {
@@ -153,7 +165,9 @@ impl World {
             | Fact::Kept { .. }
             | Fact::TasksGone(_)
             | Fact::Container(_)
-            | Fact::ContainerGone(_) => {}
+            | Fact::ContainerGone(_)
+            | Fact::SessionUsage(_)
+            | Fact::UserUsage(_) => {}
         }
     }
 
@@ -174,7 +188,11 @@ impl World {
                 }
                 self.notes.push((task, note));
             }
-            Effect::Close { .. } | Effect::Daemons | Effect::Unlink { .. } | Effect::Containers => {}
+            Effect::Close { .. }
+            | Effect::SessionGone { .. }
+            | Effect::Daemons
+            | Effect::Unlink { .. }
+            | Effect::Containers => {}
         }
     }
 
@@ -216,7 +234,7 @@ impl World {
     }
 
     pub fn session(&mut self) -> u64 {
-        self.step(|state, step| state.create_session(step, "uid:1", SessionMetadata::default(), None))
+        self.step(|state, step| state.create_session(step, &admin(), SessionMetadata::default(), None))
             .unwrap()
     }
 
@@ -244,7 +262,7 @@ impl World {
             metadata: Some(AgentMetadata::default()),
             capabilities: Some(capabilities),
         };
-        self.step(|state, step| state.register(step, "uid:1", request))
+        self.step(|state, step| state.register(step, &admin(), request))
     }
 
     /// Opens an agent's stream; returns its number.
@@ -271,13 +289,15 @@ impl World {
     }
 
     pub fn task(&mut self, agent: Option<u64>, config: TaskConfig) -> Result<u64, Error> {
+        let agent_id = agent.and_then(|agent| self.state.agents.get(agent));
         let request = ExecuteTaskRequest {
+            agent_id: agent_id.map(|agent| agent.id.to_string()).unwrap_or_default(),
             session_id: "s".into(),
             r#type: TaskType::CodeExecution.into(),
             config: Some(config),
             ..ExecuteTaskRequest::default()
         };
-        self.step(|state, step| state.execute_task(step, agent, request))
+        self.step(|state, step| state.execute_task(step, &admin(), request))
     }
 
     /// Names of the events so far, and forgets them.

@@ -1,7 +1,9 @@
 //! What concerns agents: the calls, and what is handed to their streams.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use nexus_daemon::Caller;
 use nexus_proto::agent::v1::{
     Agent, AgentMessage, AgentState, HeartbeatRequest, HeartbeatResponse, RegisterRequest, RegisterResponse,
     UnregisterRequest, UnregisterResponse,
@@ -9,6 +11,7 @@ use nexus_proto::agent::v1::{
 
 use super::links::QUEUED;
 use super::{Core, Daemons, Engine, Link, Once};
+use crate::domain;
 use crate::domain::event::timestamp;
 use crate::domain::{Effect, Error};
 
@@ -17,12 +20,12 @@ impl Engine {
     pub async fn register(
         &self,
         once: Option<Once>,
-        owner: &str,
+        caller: &Caller,
         request: RegisterRequest,
     ) -> Result<RegisterResponse, Error> {
         self.room()?;
         self.once(once, |parts, step| {
-            let key = parts.state.register(step, owner, request)?;
+            let key = parts.state.register(step, caller, request)?;
             let agent = parts
                 .state
                 .agents
@@ -46,7 +49,7 @@ impl Engine {
         request: UnregisterRequest,
     ) -> Result<UnregisterResponse, Error> {
         self.once(once, |parts, step| {
-            let key = owned(&parts.state.agents, &request.agent_id, caller)?;
+            let key = parts.state.agents.owned(&request.agent_id, caller)?;
             parts.state.unregister(step, key, &request.reason);
             let message = match request.reason.as_str() {
                 "" => "Agent unregistered".to_owned(),
@@ -65,7 +68,7 @@ impl Engine {
         request: HeartbeatRequest,
     ) -> Result<HeartbeatResponse, Error> {
         self.once(once, |parts, step| {
-            let key = owned(&parts.state.agents, &request.agent_id, caller)?;
+            let key = parts.state.agents.owned(&request.agent_id, caller)?;
             let pending_tasks = parts
                 .state
                 .heartbeat(step, key, request.resources, &request.active_tasks);
@@ -81,9 +84,9 @@ impl Engine {
     pub async fn link(&self, id: &str, caller: &Caller) -> Result<Arc<Link>, Error> {
         let linked = self
             .queue(|parts, step| {
-                let agent = owned(&parts.state.agents, id, caller)?;
+                let agent = parts.state.linkable(id, caller)?;
                 let (number, kept) = parts.state.link(step, agent);
-                Ok(parts.links.open(agent, number, id, kept))
+                Ok(parts.links.open(agent, number, id, caller.clone(), kept))
             })
             .await?;
         // What was kept is delivered from here on; a crash before it is forgotten delivers it again.
@@ -152,17 +155,17 @@ impl Engine {
         .await
     }
 
-    /// A message for an agent: handed over, or kept.
+    /// A message for an agent from a caller: handed over, or kept.
     pub async fn send_to_agent(
         &self,
         once: Option<Once>,
+        caller: &Caller,
         id: &str,
         message: AgentMessage,
     ) -> Result<SentToAgent, Error> {
         self.room()?;
         self.once(once, |parts, step| {
-            let key = parts.state.agents.find(id)?.key;
-            let message_id = parts.state.send_to_agent(step, key, message)?;
+            let message_id = parts.state.message_agent(step, caller, id, message)?;
             Ok(SentToAgent {
                 message_id,
                 timestamp: Some(timestamp(step.now)),
@@ -171,14 +174,25 @@ impl Engine {
         .await
     }
 
-    /// All agents, oldest first.
-    pub fn agents(&self) -> Vec<Agent> {
+    /// The agents that this caller may know of, oldest first.
+    pub fn agents(&self, caller: &Caller) -> Vec<Agent> {
         self.look(|core| {
             core.state
                 .agents
-                .iter()
+                .visible(caller)
                 .map(|agent| core.state.agents.wire(agent))
                 .collect()
+        })
+    }
+
+    /// The uid that a registered daemon's process must have: that of who registered it, `None` for this process's own.
+    pub fn server_uid(&self, socket: &Path) -> Option<u32> {
+        self.look(|core| {
+            let mut agents = core.state.agents.iter();
+            let serves = |agent: &&domain::agent::Agent| agent.daemon().is_some_and(|(at, _)| Path::new(at) == socket);
+            let agent = agents.find(serves)?;
+            let named = core.state.rules.front_door.contains(&*agent.owner);
+            agent.owner.strip_prefix("uid:").filter(|_| named)?.parse().ok()
         })
     }
 
@@ -202,24 +216,3 @@ impl Engine {
 }
 
 pub use nexus_proto::agent::v1::AgentSendMessageResponse as SentToAgent;
-
-/// Who speaks for an agent.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    pub principal: Arc<str>,
-    pub admin: bool,
-}
-
-/// The agent, if this caller may speak for it.
-pub(super) fn owned(agents: &crate::domain::agent::Agents, id: &str, caller: &Caller) -> Result<u64, Error> {
-    let agent = agents.find(id)?;
-    if *agent.owner != *caller.principal && !caller.admin {
-        let (owner, caller) = (agent.owner.to_string(), caller.principal.to_string());
-        return Err(Error::NotYourAgent {
-            id: id.into(),
-            owner,
-            caller,
-        });
-    }
-    Ok(agent.key)
-}

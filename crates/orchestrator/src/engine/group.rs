@@ -1,11 +1,11 @@
 //! Events that were committed together: encoded once, with the heads that gRPC puts before messages, in one piece of
 //! memory. A reader of everything gets that piece as it is, however many events it holds.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use nexus_proto::orchestrator::v1::{Event, EventGap, Message};
+use nexus_proto::orchestrator::v1::{Event, EventGap, Message, SessionMetadata};
 use prost::Message as _;
 
 use super::wire;
@@ -25,6 +25,8 @@ pub(super) struct Published {
     /// The session that it is of, 0 for none, and whose that is; empty for nobody's.
     pub session: u64,
     pub creator: Arc<str>,
+    /// What its session says of itself, for filters by label.
+    metadata: Arc<SessionMetadata>,
     /// Where it ends in the group's memory; it begins where the one before ends.
     end: usize,
     /// The session whose traces it ends, 0 for none.
@@ -49,6 +51,14 @@ pub(super) struct Sight {
     everything: bool,
 }
 
+/// Which session an event is of: 0 and empty for none.
+#[derive(Clone, Debug)]
+pub(crate) struct Of {
+    pub session: u64,
+    pub creator: Arc<str>,
+    pub metadata: Arc<SessionMetadata>,
+}
+
 /// A group in the making.
 #[derive(Debug, Default)]
 pub(super) struct Writing {
@@ -64,22 +74,15 @@ impl Writing {
         }
     }
 
-    pub fn message(
-        &mut self,
-        seq: u64,
-        (session, id, creator): (u64, &str, Arc<str>),
-        labels: &HashMap<String, String>,
-        message: &Message,
-        time: Time,
-    ) {
+    pub fn message(&mut self, seq: u64, id: &str, of: Of, message: &Message, time: Time) {
         let start = self.begin();
-        wire::message_sent(&mut self.wire, seq, message, id, labels, time);
+        wire::message_sent(&mut self.wire, seq, message, id, time);
         self.finish(start);
-        self.push(seq, time, session, creator, 0);
+        self.push(seq, time, of, 0);
     }
 
     /// `event` has no sequence of its own yet.
-    pub fn event(&mut self, seq: u64, session: u64, creator: Arc<str>, event: &Event) {
+    pub fn event(&mut self, seq: u64, of: Of, event: &Event) {
         let time = event.timestamp.as_ref().map_or(0, event::time);
         let deleted = (event.name == event::SESSION_DELETED)
             .then(|| event.data.get("session_id"))
@@ -91,7 +94,7 @@ impl Writing {
         // Fields of a message may come in any order.
         wire::sequence(&mut self.wire, seq);
         self.finish(start);
-        self.push(seq, time, session, creator, erases);
+        self.push(seq, time, of, erases);
     }
 
     fn begin(&mut self) -> usize {
@@ -105,13 +108,14 @@ impl Writing {
         self.wire[start + 1..start + HEAD].copy_from_slice(&length.to_be_bytes());
     }
 
-    fn push(&mut self, seq: u64, time: Time, session: u64, creator: Arc<str>, erases: u64) {
+    fn push(&mut self, seq: u64, time: Time, of: Of, erases: u64) {
         let end = self.wire.len();
         self.events.push(Published {
             seq,
             time,
-            session,
-            creator,
+            session: of.session,
+            creator: of.creator,
+            metadata: of.metadata,
             end,
             erases,
             event: OnceLock::new(),
@@ -176,13 +180,12 @@ impl Group {
             .filter(|(_, event)| event.session != session)
         {
             kept.wire.put_slice(&self.wire[self.start(i)..event.end]);
-            kept.push(
-                event.seq,
-                event.time,
-                event.session,
-                event.creator.clone(),
-                event.erases,
-            );
+            let of = Of {
+                session: event.session,
+                creator: event.creator.clone(),
+                metadata: event.metadata.clone(),
+            };
+            kept.push(event.seq, event.time, of, event.erases);
         }
         Some(kept.done())
     }
@@ -219,7 +222,7 @@ impl Sight {
             .only
             .as_ref()
             .is_none_or(|only| *creator == **only && !only.is_empty());
-        visible && (self.wanted.everything() || self.wanted.takes(group.event(i)))
+        visible && (self.wanted.everything() || self.wanted.takes(group.event(i), &group.events[i].metadata.labels))
     }
 }
 
@@ -245,18 +248,24 @@ mod tests {
 
     fn group() -> Group {
         let mut writing = Writing::room_for(1);
+        let of = |session, creator: &str| {
+            let labels = [("of".to_owned(), creator.to_owned())].into();
+            let metadata = SessionMetadata {
+                labels,
+                ..SessionMetadata::default()
+            };
+            Of {
+                session,
+                creator: creator.into(),
+                metadata: metadata.into(),
+            }
+        };
         for (seq, session, creator) in [(3, 1, "a"), (4, 2, "b"), (6, 1, "a"), (7, 2, "b")] {
             let message = Message {
                 id: format!("m{seq}"),
                 ..Message::default()
             };
-            writing.message(
-                seq,
-                (session, "s", creator.into()),
-                &HashMap::new(),
-                &message,
-                seq as Time * 10,
-            );
+            writing.message(seq, "s", of(session, creator), &message, seq as Time * 10);
         }
         let data = [("session_id".to_owned(), format!("{:032x}", 2u128 << 64))];
         let deleted = Event {
@@ -264,7 +273,7 @@ mod tests {
             data: data.into(),
             ..Event::default()
         };
-        writing.event(9, 0, "b".into(), &deleted);
+        writing.event(9, of(0, "b"), &deleted);
         writing.done()
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use nexus_daemon::Caller;
 use nexus_proto::agent::v1::{AgentMessage, StreamAgentResponse, stream_agent_response::Payload};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -22,6 +23,8 @@ pub(crate) struct Links {
 pub struct Link {
     pub agent: u64,
     pub number: u64,
+    /// Who opened it, and speaks for the agent.
+    pub caller: Caller,
     queue: Mutex<Queue>,
     more: Notify,
 }
@@ -92,7 +95,7 @@ impl Link {
 
 impl Links {
     /// Opens the newest stream of an agent. An older one ends, and what was kept comes first, whatever the bound.
-    pub fn open(&mut self, agent: u64, number: u64, id: &str, kept: Vec<AgentMessage>) -> Arc<Link> {
+    pub fn open(&mut self, agent: u64, number: u64, id: &str, caller: Caller, kept: Vec<AgentMessage>) -> Arc<Link> {
         let older = self.end(agent, Error::StreamReplaced(id.into()));
         let left = older.map(|older| older.leftovers()).unwrap_or_default();
         let frames = left
@@ -104,6 +107,7 @@ impl Links {
         let link = Arc::new(Link {
             agent,
             number,
+            caller,
             queue,
             more: Notify::new(),
         });

@@ -1,5 +1,6 @@
 //! Messages on their way in: stored once, whatever is sent again.
 
+use nexus_daemon::Caller;
 use nexus_daemon::spans::{self, Span};
 use nexus_proto::orchestrator::v1::{Message, MessageRole};
 use prost::Message as _;
@@ -33,8 +34,8 @@ pub(crate) enum Submitted {
 
 impl Engine {
     /// Stores a message from a unary call.
-    pub async fn send(&self, once: Option<Once>, id: &str, view: View<'_>, message: Message) -> Result<Sent, Error> {
-        let key = self.open_session(id, view).await;
+    pub async fn send(&self, once: Option<Once>, id: &str, caller: &Caller, message: Message) -> Result<Sent, Error> {
+        let key = self.open_session(id, View::of(caller, "send messages")?).await;
         let Some(once) = once else {
             return self.send_one(key?, message, None).await;
         };

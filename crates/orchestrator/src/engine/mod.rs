@@ -18,6 +18,7 @@ mod group;
 mod housekeeping;
 mod life;
 mod links;
+mod listing;
 mod messages;
 mod once;
 mod publish;
@@ -45,8 +46,8 @@ use nexus_store::{Backend, Op, Reader, Room, Store, Transaction, Writer};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-pub use agents::Caller as AgentCaller;
 pub use links::Link;
+pub use listing::Listing;
 pub(crate) use messages::Submitted;
 pub use once::Once;
 pub use reads::Wanted;
@@ -57,12 +58,16 @@ pub use watchers::Watcher;
 use crate::domain::ids::Ids;
 use crate::domain::{Effect, Error, Fact, Rules, State, Step, Time};
 use crate::store;
+use group::Of;
 use links::Links;
 use publish::{Draft, Pending};
 use ring::Ring;
 use streams::Streams;
 use traces::Traces;
 use watchers::Watchers;
+
+/// Deleted sessions whose files may wait to be removed.
+const DELETED: usize = 10_000;
 
 /// How the engine is run.
 #[derive(Clone, Debug)]
@@ -103,6 +108,8 @@ pub(crate) struct Inner {
     timer_armed: AtomicI64,
     daemons_moved: Notify,
     containers_moved: Notify,
+    /// Deleted sessions whose files are still there. What does not fit is found by the look of the next start.
+    deleted: Mutex<Vec<Arc<str>>>,
     /// Sockets of daemons that answer that they serve.
     answering: Mutex<HashSet<PathBuf>>,
     once: once::Gates,
@@ -202,6 +209,7 @@ impl Engine {
                 timer_armed: AtomicI64::new(i64::MAX),
                 daemons_moved: Notify::new(),
                 containers_moved: Notify::new(),
+                deleted: Mutex::default(),
                 answering: Mutex::default(),
                 once: once::Gates::default(),
                 room: Mutex::new(room),
@@ -305,24 +313,27 @@ impl Engine {
                     .get_mut(session)
                     .expect("a message is decided with its session");
                 found.version = tx;
-                let (id, metadata, creator) = (found.id.clone(), found.metadata.clone(), found.creator.clone());
-                Some(Draft::Message {
+                let of = Of {
                     session,
-                    id,
-                    metadata,
-                    creator,
-                    message,
-                    time,
-                })
+                    creator: found.creator.clone(),
+                    metadata: found.metadata.clone(),
+                };
+                let id = found.id.clone();
+                Some(Draft::Message { id, of, message, time })
             }
             Fact::Event { session, event } => {
                 let found = core.state.sessions.get(session);
-                let creator = found.map_or_else(|| "".into(), |session| session.creator.clone());
-                Some(Draft::Event {
+                let (creator, metadata) = found.map_or_else(
+                    || ("".into(), Arc::default()),
+                    |session| (session.creator.clone(), session.metadata.clone()),
+                );
+                let of = Of {
                     session,
                     creator,
-                    event: Box::new(event),
-                })
+                    metadata,
+                };
+                let event = Box::new(event);
+                Some(Draft::Event { of, event })
             }
             Fact::Session(session) => {
                 if let Some(session) = core.state.sessions.get_mut(session) {
@@ -414,6 +425,21 @@ impl Engine {
         }
     }
 
+    /// The files of a deleted session are to go.
+    fn session_gone(&self, id: Arc<str>) {
+        let mut deleted = self.inner.deleted.lock();
+        if deleted.len() < DELETED {
+            deleted.push(id);
+        }
+        drop(deleted);
+        self.inner.containers_moved.notify_one();
+    }
+
+    /// Sessions that were deleted since this was asked the last time.
+    pub(crate) fn take_deleted(&self) -> Vec<Arc<str>> {
+        std::mem::take(&mut *self.inner.deleted.lock())
+    }
+
     fn dispatch_later(&self, session: u64) {
         self.inner.dispatch.lock().insert(session);
         self.inner.dispatch_more.notify_one();
@@ -473,6 +499,7 @@ impl Engine {
                     request,
                 } => self.offer(core, session, n, agent, *request),
                 Effect::TurnOver { session, n, error } => core.turn_over(session, n, error),
+                Effect::SessionGone { id } => self.session_gone(id),
                 Effect::Close { session, id } => core.close_streams(session, &id),
                 Effect::Deliver { agent, message, mail } => self.deliver(core, agent, *message, mail),
                 Effect::Task { task, note } => core.tell_task(task, &note),

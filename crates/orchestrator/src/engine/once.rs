@@ -57,7 +57,7 @@ impl Once {
     }
 
     /// Keeps an answer as the first.
-    pub(super) fn keep<R: Message>(&self, answer: &R) -> Op {
+    pub(crate) fn keep<R: Message>(&self, answer: &R) -> Op {
         let expires = wall().saturating_add(KEPT_NS);
         let first = First {
             request: self.request.clone(),
@@ -114,6 +114,24 @@ impl Engine {
             Some(answer) => Ok(answer),
             None => self.queue_with(f, |answer| Some(once.keep(answer))).await?.done().await,
         }
+    }
+
+    /// As [`Engine::once`] for work that takes its time and may be done again where its answer was not kept.
+    pub(super) async fn once_done<R: Message + Default>(
+        &self,
+        once: Option<Once>,
+        work: impl Future<Output = Result<R, Error>>,
+    ) -> Result<R, Error> {
+        let Some(once) = once else { return work.await };
+        let _gate = self.gate(&once).await;
+        if let Some(answer) = self.first(&once).await? {
+            return Ok(answer);
+        }
+        let answer = work.await?;
+        self.queue_with(|_, _| Ok(answer), |answer| Some(once.keep(answer)))
+            .await?
+            .done()
+            .await
     }
 
     /// Waits until no other call with this key is under way.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use nexus_proto::orchestrator::v1::{Event, Message, SessionMetadata};
+use nexus_proto::orchestrator::v1::{Event, Message};
 use nexus_store::{Committed, Receipt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Engine;
-use super::group::{Group, Writing};
+use super::group::{Group, Of, Writing};
 use crate::domain::{Effect, Error, Time};
 
 /// Committed groups that may wait to be published before the writer has to.
@@ -17,16 +17,13 @@ const GROUPS: usize = 8;
 #[derive(Debug)]
 pub(crate) enum Draft {
     Message {
-        session: u64,
         id: Arc<str>,
-        metadata: Arc<SessionMetadata>,
-        creator: Arc<str>,
+        of: Of,
         message: Arc<Message>,
         time: Time,
     },
     Event {
-        session: u64,
-        creator: Arc<str>,
+        of: Of,
         event: Box<Event>,
     },
 }
@@ -71,21 +68,8 @@ fn encode(committed: &Committed<Pending>) -> Group {
     for (pending, _) in committed.receipts.iter().filter(|(_, result)| result.is_ok()) {
         for (seq, draft) in (pending.first..).zip(&pending.drafts) {
             match draft {
-                Draft::Message {
-                    session,
-                    id,
-                    metadata,
-                    creator,
-                    message,
-                    time,
-                } => {
-                    group.message(seq, (*session, id, creator.clone()), &metadata.labels, message, *time);
-                }
-                Draft::Event {
-                    session,
-                    creator,
-                    event,
-                } => group.event(seq, *session, creator.clone(), event),
+                Draft::Message { id, of, message, time } => group.message(seq, id, of.clone(), message, *time),
+                Draft::Event { of, event } => group.event(seq, of.clone(), event),
             }
         }
     }

@@ -3,25 +3,20 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use nexus_daemon::Caller;
 use nexus_proto::orchestrator::v1::{
     CloseSessionRequest, CloseSessionResponse, CreateSessionRequest, CreateSessionResponse, DeleteSessionRequest,
-    DeleteSessionResponse, GetSessionResponse, Message, Session as Wire, SessionContext, SessionFilter,
-    SessionMetadata, SessionState, UpdateSessionRequest, UpdateSessionResponse,
+    DeleteSessionResponse, GetSessionResponse, Message, Session as Wire, SessionContext, SessionMetadata, SessionState,
+    UpdateSessionRequest, UpdateSessionResponse,
 };
 
+use super::listing::LISTED_MESSAGES;
 use super::{Engine, Once, wire as wire_form};
 use crate::domain::session::wire;
 use crate::domain::sessions::{View, gone};
-use crate::domain::{Error, filter, ids};
-use crate::store::{self, CLOSED};
+use crate::domain::{Error, ids};
+use crate::store;
 
-/// Messages of one session in a listing.
-const LISTED_MESSAGES: usize = 100;
-/// Sessions in one page when the caller asks for pages without a usable size.
-const MAX_PAGE: usize = 1000;
-
-/// What makes a listing smaller.
-const PAGE_LESS: &str = "page_size or without_messages";
 /// Messages read from disk at once.
 const READ_AT_ONCE: usize = 256;
 
@@ -31,14 +26,6 @@ pub struct Wanted {
     pub newest: usize,
     /// Only those before this number; 0 for all.
     pub before: u64,
-}
-
-/// One page of a listing.
-#[derive(Debug)]
-pub struct Page {
-    pub sessions: Vec<Wire>,
-    pub total: usize,
-    pub next: String,
 }
 
 /// A session as far as memory goes.
@@ -59,13 +46,14 @@ impl Engine {
     pub async fn create_session(
         &self,
         once: Option<Once>,
-        creator: &str,
+        caller: &Caller,
         request: CreateSessionRequest,
     ) -> Result<CreateSessionResponse, Error> {
+        View::of(caller, "make sessions")?;
         self.room()?;
         self.once(once, |parts, step| {
             let metadata = request.metadata.unwrap_or_default();
-            let key = parts.state.create_session(step, creator, metadata, request.config)?;
+            let key = parts.state.create_session(step, caller, metadata, request.config)?;
             let session = parts.state.sessions.get(key).expect("it was just made");
             let wire = wire(session, Vec::new(), 0);
             Ok(CreateSessionResponse {
@@ -79,11 +67,13 @@ impl Engine {
     pub async fn update_session(
         &self,
         once: Option<Once>,
-        view: View<'_>,
+        caller: &Caller,
         request: UpdateSessionRequest,
     ) -> Result<UpdateSessionResponse, Error> {
         self.room()?;
-        let key = self.open_session_for(&request.session_id, view, &once).await?;
+        let key = self
+            .open_session_for(&request.session_id, View::of(caller, "update sessions")?, &once)
+            .await?;
         let mut answer: UpdateSessionResponse = self
             .once(once, |parts, step| {
                 let key = key?;
@@ -117,10 +107,12 @@ impl Engine {
     pub async fn close_session(
         &self,
         once: Option<Once>,
-        view: View<'_>,
+        caller: &Caller,
         request: CloseSessionRequest,
     ) -> Result<CloseSessionResponse, Error> {
-        let key = self.open_session_for(&request.session_id, view, &once).await?;
+        let key = self
+            .open_session_for(&request.session_id, View::of(caller, "close sessions")?, &once)
+            .await?;
         self.once(once, |parts, step| {
             parts.state.close_session(step, key?, &request.reason)?;
             Ok(CloseSessionResponse {
@@ -134,10 +126,12 @@ impl Engine {
     pub async fn delete_session(
         &self,
         once: Option<Once>,
-        view: View<'_>,
+        caller: &Caller,
         request: DeleteSessionRequest,
     ) -> Result<DeleteSessionResponse, Error> {
-        let key = self.open_session_for(&request.session_id, view, &once).await?;
+        let key = self
+            .open_session_for(&request.session_id, View::of(caller, "delete sessions")?, &once)
+            .await?;
         if key.is_ok() {
             self.forget_answers(&request.session_id).await?;
         }
@@ -239,7 +233,8 @@ impl Engine {
     }
 
     /// The same as a `GetSessionResponse` that is ready to be sent.
-    pub async fn session_found(&self, id: &str, view: View<'_>, wanted: Wanted) -> Result<Bytes, Error> {
+    pub async fn session_found(&self, id: &str, caller: &Caller, wanted: Wanted) -> Result<Bytes, Error> {
+        let view = self.look(|core| core.state.reading_view(id, caller))?;
         let max = self.max_message_bytes();
         let found = match self.session_held(id, view, wanted, wire_form::session_found).await? {
             Held::Whole(found) => found,
@@ -320,96 +315,6 @@ impl Engine {
             messages.extend(read);
         }
         Ok(messages)
-    }
-
-    /// Sessions in the order of their making.
-    pub async fn sessions(
-        &self,
-        filter: &SessionFilter,
-        view: View<'_>,
-        page_size: i32,
-        token: &str,
-        without_messages: bool,
-    ) -> Result<Page, Error> {
-        let size = usize::try_from(page_size).map_err(|_| Error::Invalid("page_size must not be negative".into()))?;
-        let size = match size {
-            0 if token.is_empty() => usize::MAX,
-            0 => MAX_PAGE,
-            size => size.min(MAX_PAGE),
-        };
-        let after = if token.is_empty() {
-            0
-        } else {
-            u64::from_str_radix(token, 16).map_err(|_| Error::Invalid("page_token is not one of ours".into()))?
-        };
-        self.settled(self.look(|core| core.tx)).await?;
-        let mut keys = self.matching(filter, view).await?;
-        keys.sort_unstable();
-        keys.dedup(); // one that was closed between the two looks
-        let total = keys.len();
-        keys.retain(|key| *key > after);
-        let next = if keys.len() > size {
-            format!("{:016x}", keys[size - 1])
-        } else {
-            String::new()
-        };
-        keys.truncate(size);
-        let wanted = Wanted {
-            newest: if without_messages { 0 } else { LISTED_MESSAGES },
-            before: 0,
-        };
-        let mut sessions = Vec::with_capacity(keys.len());
-        let mut bytes = 0;
-        for key in keys {
-            let Some((id, _, _)) = self.session_by_key(key).await? else {
-                continue;
-            };
-            let session = match self.session(&id, View::All, wanted).await {
-                Err(Error::SessionNotFound(_)) => continue, // deleted meanwhile
-                Err(Error::TooLarge { max, .. }) => return Err(Error::TooLarge { max, with: PAGE_LESS }),
-                other => other?,
-            };
-            bytes += prost::Message::encoded_len(&session) + 8;
-            if bytes > self.max_message_bytes() {
-                return Err(Error::TooLarge {
-                    max: self.max_message_bytes(),
-                    with: PAGE_LESS,
-                });
-            }
-            sessions.push(session);
-        }
-        Ok(Page { sessions, total, next })
-    }
-
-    /// Keys of all sessions that a listing shows.
-    async fn matching(&self, filter: &SessionFilter, view: View<'_>) -> Result<Vec<u64>, Error> {
-        let mut keys: Vec<u64> = self.look(|core| {
-            let live = core.state.sessions.iter().filter(|session| !session.is_closed());
-            live.filter(|s| view.shows(s) && filter::shows(s, filter))
-                .map(|session| session.key)
-                .collect()
-        });
-        let closed = filter.state == 0 || filter.state == i32::from(SessionState::Closed);
-        let mut from = Vec::new();
-        if !closed {
-            return Ok(keys);
-        }
-        loop {
-            let page = self
-                .inner
-                .reader
-                .scan(CLOSED, from.clone(), vec![0xff; 9], 1024)
-                .await?;
-            let Some((last, _)) = page.last() else { break };
-            from = [last, &[0][..]].concat();
-            for (key, value) in &page {
-                let session = store::session(key, value)?;
-                if view.shows(&session) && filter::shows(&session, filter) {
-                    keys.push(session.key);
-                }
-            }
-        }
-        Ok(keys)
     }
 
     /// Sessions that are ACTIVE or IDLE.

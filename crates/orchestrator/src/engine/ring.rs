@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use nexus_daemon::Caller;
 use nexus_proto::orchestrator::v1::{Event, Message};
 use nexus_store::Row;
 use parking_lot::Mutex;
@@ -15,8 +16,9 @@ use prost::Message as _;
 use tokio::sync::Notify;
 
 use super::Engine;
-use super::group::{Group, Sight, Writing, gap};
+use super::group::{Group, Of, Sight, Writing, gap};
 use crate::domain::filter::Wanted;
+use crate::domain::sessions::View;
 use crate::domain::{Error, Time};
 use crate::store;
 
@@ -141,8 +143,12 @@ impl Engine {
         wanted: Wanted,
         after: Option<u64>,
         log_id: Option<&str>,
-        only: Option<Arc<str>>,
+        caller: &Caller,
     ) -> Result<Subscription, Error> {
+        let only = match View::of(caller, "read events")? {
+            View::All => None,
+            View::Own(principal) => Some(principal.into()),
+        };
         let newest = self.inner.ring.newest();
         if let Some(theirs) = log_id.filter(|theirs| *theirs != self.log_id()) {
             let ours = self.log_id();
@@ -252,23 +258,17 @@ impl Engine {
         };
         let session = self.session_by_key(row.stream).await?;
         let (id, metadata, creator) = session.unwrap_or_else(|| ("".into(), Arc::default(), "".into()));
+        let of = Of {
+            session: row.stream,
+            creator,
+            metadata,
+        };
         match row.kind {
             store::MESSAGE => {
                 let message = Message::decode(row.body.clone()).map_err(damaged)?;
-                into.message(
-                    row.seq,
-                    (row.stream, &id, creator),
-                    &metadata.labels,
-                    &message,
-                    row.time,
-                );
+                into.message(row.seq, &id, of, &message, row.time);
             }
-            _ => into.event(
-                row.seq,
-                row.stream,
-                creator,
-                &Event::decode(row.body.clone()).map_err(damaged)?,
-            ),
+            _ => into.event(row.seq, of, &Event::decode(row.body.clone()).map_err(damaged)?),
         }
         Ok(())
     }

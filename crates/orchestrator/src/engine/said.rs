@@ -9,7 +9,7 @@ use nexus_proto::agent::v1::{
 };
 use nexus_proto::words;
 
-use super::Engine;
+use super::{Engine, Link};
 use crate::domain::Error;
 
 /// What of an answer's headers is kept with it.
@@ -17,12 +17,14 @@ const KEPT: [&str; 5] = ["model", "provider", "finish_reason", "input_tokens", "
 
 impl Engine {
     /// What an agent said on its stream.
-    pub async fn agent_said(&self, from: u64, message: AgentMessage) -> Result<(), Error> {
+    pub async fn agent_said(&self, link: &Link, message: AgentMessage) -> Result<(), Error> {
+        let from = link.agent;
         let kind = MessageType::try_from(message.r#type).unwrap_or_default();
-        let target = message.target_id.clone();
+        let target = message.target_id.as_str();
         if !target.is_empty() && target != "orchestrator" && kind != MessageType::Heartbeat {
-            let sent = self.send_to_agent(None, &target, message).await;
-            return sent.map(drop);
+            self.room()?;
+            let relayed = self.write(|state, step| state.relay(step, &link.caller, from, message));
+            return relayed.await.map(drop);
         }
         let about = message.metadata.as_ref();
         match (kind, message.payload) {

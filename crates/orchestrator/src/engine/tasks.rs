@@ -1,5 +1,6 @@
 //! The calls about tasks.
 
+use nexus_daemon::Caller;
 use nexus_proto::agent::v1::{CancelTaskRequest, CancelTaskResponse, ExecuteTaskRequest, Task as Wire, TaskFilter};
 
 use super::{Engine, Once};
@@ -11,16 +12,15 @@ use crate::store;
 const READ_AT_ONCE: usize = 512;
 
 impl Engine {
-    pub async fn execute_task(&self, once: Option<Once>, request: ExecuteTaskRequest) -> Result<Wire, Error> {
+    pub async fn execute_task(
+        &self,
+        once: Option<Once>,
+        caller: &Caller,
+        request: ExecuteTaskRequest,
+    ) -> Result<Wire, Error> {
         self.room()?;
         self.once(once, |parts, step| {
-            let named = !request.agent_id.is_empty();
-            let agent = if named {
-                Some(parts.state.agents.find(&request.agent_id)?.key)
-            } else {
-                None
-            };
-            let key = parts.state.execute_task(step, agent, request)?;
+            let key = parts.state.execute_task(step, caller, request)?;
             Ok(parts.state.tasks.get(key).expect("it was just made").wire.clone())
         })
         .await
@@ -30,11 +30,12 @@ impl Engine {
     pub async fn cancel_task(
         &self,
         once: Option<Once>,
+        caller: &Caller,
         request: CancelTaskRequest,
     ) -> Result<CancelTaskResponse, Error> {
         let cancelled = self
             .once(once, |parts, step| {
-                let key = parts.state.tasks.find(&request.task_id)?.key;
+                let key = parts.state.visible_task(&request.task_id, caller)?.key;
                 let cancelled = parts.state.cancel_task(step, key, &request.reason, request.force);
                 let state = parts.state.tasks.get(key).map_or(0, |task| task.wire.state);
                 Ok(CancelTaskResponse {
@@ -46,7 +47,7 @@ impl Engine {
             .await;
         match cancelled {
             Err(Error::TaskNotFound) => {
-                let over = self.task(&request.task_id).await?;
+                let over = self.task(&request.task_id, caller).await?;
                 Ok(CancelTaskResponse {
                     task_id: over.id,
                     state: over.state,
@@ -57,24 +58,27 @@ impl Engine {
         }
     }
 
-    /// A task that is open, or that ended not long ago.
-    pub async fn task(&self, id: &str) -> Result<Wire, Error> {
+    /// A task that is open, or that ended not long ago, if this caller may know of it.
+    pub async fn task(&self, id: &str, caller: &Caller) -> Result<Wire, Error> {
         loop {
             let (seen, open) = self.look(|core| {
-                let open = core.state.tasks.find(id).map(|task| task.wire.clone());
+                let open = match core.state.tasks.find(id) {
+                    Ok(_) => core.state.visible_task(id, caller).map(|task| Some(task.wire.clone())),
+                    Err(Error::TaskNotFound) => Ok(None),
+                    Err(error) => Err(error),
+                };
                 ((core.epoch, core.tx), open)
             });
-            match open {
-                Err(Error::TaskNotFound) => break,
-                Ok(task) if self.came_to_be(seen).await? => return Ok(task),
-                Ok(_) => {}
-                Err(error) => return Err(error),
+            match open? {
+                None => break,
+                Some(task) if self.came_to_be(seen).await? => return Ok(task),
+                Some(_) => {}
             }
         }
         let key = ids::number(id).ok_or(Error::TaskNotFound)?;
         let kept = self.inner.reader.get(store::TASK, store::key(key).to_vec()).await?;
         let task = store::task(&store::key(key), &kept.ok_or(Error::TaskNotFound)?)?;
-        if *task.id == *id {
+        if *task.id == *id && self.look(|core| core.state.shows_ended_task(&task.wire, caller)) {
             Ok(task.wire)
         } else {
             Err(Error::TaskNotFound)
@@ -82,7 +86,13 @@ impl Engine {
     }
 
     /// Tasks of an agent, oldest first, by every field of the filter.
-    pub async fn tasks(&self, agent_id: &str, filter: &TaskFilter) -> Result<Vec<Wire>, Error> {
+    pub async fn tasks(&self, caller: &Caller, agent_id: &str, filter: &TaskFilter) -> Result<Vec<Wire>, Error> {
+        if agent_id.is_empty() {
+            return Err(Error::Required("agent_id"));
+        }
+        if !caller.is_admin() {
+            self.look(|core| core.state.agents.owned(agent_id, caller).map(drop))?;
+        }
         self.settled(self.look(|core| core.tx)).await?;
         let (mut found, mut from) = (Vec::new(), Vec::new());
         loop {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use nexus_daemon::Caller;
 use nexus_proto::agent::v1::{
     AgentMessage, AgentMessageMetadata, CancelCommand, ControlCommand, ControlMessage, MessageType, StreamTaskResponse,
     TaskComplete, TaskInput, TaskState, TaskStatusUpdate, agent_message, stream_task_request,
@@ -13,8 +14,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::Notify;
 
-use super::agents::owned;
-use super::{AgentCaller, Core, Engine, wall};
+use super::{Core, Engine, wall};
 use crate::domain::task::{Note, Task, is_workers};
 use crate::domain::{Error, event};
 
@@ -35,6 +35,8 @@ pub(crate) struct Watchers {
 #[derive(Debug)]
 pub struct Watcher {
     id: u64,
+    /// Who watches: an agent's caller only for as long as the task is one of its own.
+    caller: Caller,
     queue: Mutex<Queue>,
     more: Notify,
 }
@@ -141,6 +143,10 @@ impl Core {
             .unwrap_or_default();
         let over = matches!(note, Note::Complete(_) | Note::Failed(_));
         for watcher in self.watchers.of_task.get(&key).into_iter().flatten() {
+            if !watcher.caller.is_admin() && self.state.visible_task(&id, &watcher.caller).is_err() {
+                watcher.end(Err(Error::TaskNotFound));
+                continue;
+            }
             match note {
                 Note::Cancel { reason, force } if watcher.works() => {
                     watcher.push(Payload::Cancel(CancelCommand {
@@ -217,11 +223,12 @@ fn cancel_message(task: &Task, reason: &str, force: bool) -> AgentMessage {
 
 impl Engine {
     /// Opens a StreamTask; which task it is about is told later.
-    pub fn watch(&self) -> Arc<Watcher> {
+    pub fn watch(&self, caller: Caller) -> Arc<Watcher> {
         self.look_mut(|core| {
             core.watchers.last += 1;
             Arc::new(Watcher {
                 id: core.watchers.last,
+                caller,
                 queue: Mutex::default(),
                 more: Notify::new(),
             })
@@ -245,29 +252,23 @@ impl Engine {
     }
 
     /// Ties a stream to its task. One that is over is told so, and the stream ends.
-    pub async fn watch_task(
-        &self,
-        watcher: &Arc<Watcher>,
-        id: &str,
-        agent: Option<(&str, &AgentCaller)>,
-    ) -> Result<(), Error> {
+    pub async fn watch_task(&self, watcher: &Arc<Watcher>, id: &str, agent: Option<&str>) -> Result<(), Error> {
         let open = self.look_mut(|core| {
-            let task = core.state.tasks.find(id)?;
-            let key = task.key;
+            let key = core.state.visible_task(id, &watcher.caller)?.key;
             watcher.queue.lock().task = Some(key);
             core.watchers.of_task.entry(key).or_default().push(watcher.clone());
             Ok(key)
         });
         match open {
             Ok(_) => {
-                if let Some((agent_id, caller)) = agent {
-                    self.work(watcher, agent_id, caller).await?;
+                if let Some(agent_id) = agent {
+                    self.work(watcher, agent_id).await?;
                     self.hand_early_input(watcher);
                 }
                 Ok(())
             }
             Err(Error::TaskNotFound) => {
-                let over = self.task(id).await?;
+                let over = self.task(id, &watcher.caller).await?;
                 watcher.push(status(over.state(), ""));
                 watcher.push(
                     match over.error.clone().filter(|_| over.state() != TaskState::Cancelled) {
@@ -287,10 +288,10 @@ impl Engine {
     }
 
     /// The stream is its task's worker: the agent that names itself, if the task is its own.
-    async fn work(&self, watcher: &Watcher, agent_id: &str, caller: &AgentCaller) -> Result<(), Error> {
+    async fn work(&self, watcher: &Watcher, agent_id: &str) -> Result<(), Error> {
         let Some(task) = watcher.task() else { return Ok(()) };
         self.write(|state, step| {
-            let agent = owned(&state.agents, agent_id, caller)?;
+            let agent = state.agents.owned(agent_id, &watcher.caller)?;
             let Some(found) = state.tasks.get(task) else {
                 return Ok(());
             };
@@ -319,6 +320,7 @@ impl Engine {
     pub async fn task_said(&self, watcher: &Watcher, said: stream_task_request::Payload) -> Result<(), Error> {
         use stream_task_request::Payload as Said;
         let Some(key) = watcher.task() else { return Ok(()) };
+        self.look(|core| core.still_visible(key, &watcher.caller))?;
         let workers = is_workers(&said);
         if !matches!(said, Said::Heartbeat(())) && !watcher.judge(workers) && workers {
             let task = self.look(|core| core.state.tasks.get(key).map(|task| task.id.to_string()));
@@ -391,6 +393,14 @@ impl Engine {
 }
 
 impl Core {
+    /// Refuses a caller whose task went on to an agent of another; one that is over stays as it is.
+    fn still_visible(&self, key: u64, caller: &Caller) -> Result<(), Error> {
+        match self.state.tasks.get(key) {
+            Some(task) => self.state.visible_task(&task.id, caller).map(drop),
+            None => Ok(()),
+        }
+    }
+
     fn keep_input(&mut self, key: u64, input: TaskInput) -> Result<(), Error> {
         if self.state.tasks.get(key).is_none() {
             return Ok(()); // over: nobody wants it

@@ -8,7 +8,6 @@ use nexus_proto::orchestrator::v1::{Message, Session};
 use nexus_proto::words;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::domain::{Time, event};
@@ -22,7 +21,6 @@ const ABOUT: u32 = 6;
 const SEQUENCE: u32 = 100;
 const NAME: u32 = 102;
 const ABOUT_SESSION: u32 = 2;
-const ABOUT_LABELS: u32 = 5;
 const ABOUT_PRIORITY: u32 = 6;
 const KEY: u32 = 1;
 const VALUE: u32 = 2;
@@ -32,14 +30,7 @@ const CONTEXT: u32 = 9;
 const MESSAGES: u32 = 1;
 
 /// Appends what [`event::of_message`] is, encoded, at its place in the log.
-pub(super) fn message_sent(
-    into: &mut BytesMut,
-    seq: u64,
-    message: &Message,
-    session_id: &str,
-    labels: &HashMap<String, String>,
-    stored: Time,
-) {
+pub(super) fn message_sent(into: &mut BytesMut, seq: u64, message: &Message, session_id: &str, stored: Time) {
     let timestamp = event::timestamp(stored);
     text(into, ID, &message.id);
     text(into, SOURCE, event::ORCHESTRATOR);
@@ -50,16 +41,9 @@ pub(super) fn message_sent(
     entry(into, DATA, "session_id", session_id);
 
     let priority = u64::try_from(i32::from(Priority::Normal)).expect("no value of this enum is negative");
-    let labelled: usize = labels
-        .iter()
-        .map(|(key, value)| whole(ABOUT_LABELS, entry_len(key, value)))
-        .sum();
-    let about = text_len(ABOUT_SESSION, session_id) + labelled + key_len(ABOUT_PRIORITY) + encoded_len_varint(priority);
+    let about = text_len(ABOUT_SESSION, session_id) + key_len(ABOUT_PRIORITY) + encoded_len_varint(priority);
     open(into, ABOUT, about);
     text(into, ABOUT_SESSION, session_id);
-    for (key, value) in labels {
-        entry(into, ABOUT_LABELS, key, value);
-    }
     encode_key(ABOUT_PRIORITY, WireType::Varint, into);
     encode_varint(priority, into);
 
@@ -135,14 +119,13 @@ mod tests {
             id in ".{0,40}",
             role in 0..6i32,
             session in "[0-9a-f]{0,32}",
-            labels in proptest::collection::hash_map(".{0,9}", ".{0,200}", 0..4),
             stored in 0..i64::MAX,
             seq in 1..u64::MAX,
         ) {
             let message = Message { id, role, content: "unseen".into(), ..Message::default() };
             let mut wire = BytesMut::new();
-            message_sent(&mut wire, seq, &message, &session, &labels, stored);
-            let made = Event { sequence: seq, ..event::of_message(&message, &session, &labels, stored) };
+            message_sent(&mut wire, seq, &message, &session, stored);
+            let made = Event { sequence: seq, ..event::of_message(&message, &session, stored) };
             prop_assert_eq!(Event::decode(wire.freeze()).unwrap(), made);
         }
 

@@ -65,7 +65,10 @@ impl FrontDoor {
             .http2_only(true)
             .http2_initial_stream_window_size(1 << 20)
             .http2_initial_connection_window_size(2 << 20)
-            .build(Socket(socket.into()));
+            .build(Socket {
+                path: socket.into(),
+                uid: self.engine.server_uid(socket),
+            });
         clients.insert(socket.into(), client.clone());
         client
     }
@@ -137,9 +140,22 @@ fn broken(service: &str) -> Response<Body> {
     status.into_http()
 }
 
-/// Dials one socket, whatever the address says.
+/// Dials one socket, whatever the address says, and talks only to the process of whoever registered it.
 #[derive(Clone, Debug)]
-struct Socket(PathBuf);
+struct Socket {
+    path: PathBuf,
+    /// Another user's daemon; `None` for one of our own user, or root's.
+    uid: Option<u32>,
+}
+
+impl Socket {
+    fn trusts(&self, uid: u32) -> bool {
+        match self.uid {
+            Some(named) => uid == named,
+            None => uid == nix::unistd::geteuid().as_raw() || uid == 0,
+        }
+    }
+}
 
 impl tower::Service<Uri> for Socket {
     type Response = Dialed;
@@ -151,10 +167,15 @@ impl tower::Service<Uri> for Socket {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let path = self.0.clone();
+        let socket = self.clone();
         Box::pin(async move {
-            let dialed = tokio::time::timeout(DIAL, UnixStream::connect(path)).await;
+            let dialed = tokio::time::timeout(DIAL, UnixStream::connect(&socket.path)).await;
             let stream = dialed.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+            let uid = stream.peer_cred()?.uid();
+            if !socket.trusts(uid) {
+                let why = format!("{} belongs to uid {uid}", socket.path.display());
+                return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, why));
+            }
             Ok(Dialed(TokioIo::new(stream)))
         })
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nexus_client::{Address, Connection, Options};
+use nexus_client::{Address, Connection, Options, ServerUid};
 use nexus_config::services::{SERVICES, Service};
 use nexus_daemon::Health;
 use tokio::task::JoinHandle;
@@ -61,15 +61,25 @@ pub async fn answer_again(engine: Engine) {
     let sockets: std::collections::HashSet<PathBuf> = engine.daemons().into_values().flatten().collect();
     for socket in sockets {
         let mut pause = PAUSE;
-        while engine.is_answering(&socket) && !asked(&socket).await {
+        while engine.is_answering(&socket) && !asked(&engine, &socket).await {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST);
         }
     }
 }
 
-async fn asked(socket: &Path) -> bool {
-    let connection = Connection::lazy(&Address::Unix(socket.into()), &Options::default());
+/// Nothing is said to a process that is not of the uid that registered the socket.
+fn connection(engine: &Engine, socket: &Path) -> Connection {
+    let server_uid = engine.server_uid(socket).map_or(ServerUid::OwnOrRoot, ServerUid::Is);
+    let options = Options {
+        server_uid,
+        ..Options::default()
+    };
+    Connection::lazy(&Address::Unix(socket.into()), &options)
+}
+
+async fn asked(engine: &Engine, socket: &Path) -> bool {
+    let connection = connection(engine, socket);
     let answer = connection.health().check(HealthCheckRequest::default()).await;
     answer.is_ok_and(|answer| answer.into_inner().status() == ServingStatus::Serving)
 }
@@ -89,7 +99,7 @@ async fn follow(engine: Engine, socket: PathBuf) {
 
 /// Returns whether the daemon answered at all.
 async fn watch_once(engine: &Engine, socket: &Path) -> bool {
-    let connection = Connection::lazy(&Address::Unix(socket.into()), &Options::default());
+    let connection = connection(engine, socket);
     let watching = connection.health().watch(HealthCheckRequest::default()).await;
     let Ok(mut states) = watching.map(tonic::Response::into_inner) else {
         return false;

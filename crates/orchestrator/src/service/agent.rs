@@ -14,10 +14,10 @@ use tokio::task::JoinHandle;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status::refuse;
-use super::{Unread, VERSION, agent_caller, once, uptime};
+use super::{Unread, VERSION, once, uptime};
 use crate::domain::Error;
 use crate::domain::event::timestamp;
-use crate::engine::{AgentCaller, Engine, Link, Watcher};
+use crate::engine::{Engine, Link, Watcher};
 
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -42,22 +42,15 @@ impl AgentService for Service {
     async fn register(&self, request: Request<RegisterRequest>) -> Answer<RegisterResponse> {
         let caller = Caller::of(&request);
         let once = once(&request, "Register").map_err(refuse)?;
-        let mut request = request.into_inner();
-        if caller.role != nexus_daemon::Role::Admin {
-            // Only a daemon of our own uid may serve for others behind the front door.
-            if let Some(metadata) = &mut request.metadata {
-                metadata.labels.retain(|name, _| !name.starts_with("nexus."));
-            }
-        }
         self.engine
-            .register(once, &caller.principal, request)
+            .register(once, &caller, request.into_inner())
             .await
             .map(Response::new)
             .map_err(refuse)
     }
 
     async fn unregister(&self, request: Request<UnregisterRequest>) -> Answer<UnregisterResponse> {
-        let caller = agent_caller(&Caller::of(&request));
+        let caller = Caller::of(&request);
         let once = once(&request, "Unregister").map_err(refuse)?;
         self.engine
             .unregister(once, &caller, request.into_inner())
@@ -67,7 +60,7 @@ impl AgentService for Service {
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Answer<HeartbeatResponse> {
-        let caller = agent_caller(&Caller::of(&request));
+        let caller = Caller::of(&request);
         let once = once(&request, "Heartbeat").map_err(refuse)?;
         self.engine
             .heartbeat(once, &caller, request.into_inner())
@@ -77,10 +70,11 @@ impl AgentService for Service {
     }
 
     async fn execute_task(&self, request: Request<ExecuteTaskRequest>) -> Answer<ExecuteTaskResponse> {
+        let caller = Caller::of(&request);
         let once = once(&request, "ExecuteTask").map_err(refuse)?;
         let task = self
             .engine
-            .execute_task(once, request.into_inner())
+            .execute_task(once, &caller, request.into_inner())
             .await
             .map_err(refuse)?;
         Ok(Response::new(ExecuteTaskResponse {
@@ -90,18 +84,17 @@ impl AgentService for Service {
     }
 
     async fn stream_task(&self, request: Request<Streaming<StreamTaskRequest>>) -> Answer<Self::StreamTaskStream> {
-        let caller = agent_caller(&Caller::of(&request));
+        let caller = Caller::of(&request);
         let agent_id = request
             .metadata()
             .get(words::metadata::AGENT_ID)
             .and_then(|id| id.to_str().ok())
             .map(str::to_owned);
-        let watcher = self.engine.watch();
+        let watcher = self.engine.watch(caller);
         let unread = Unread::default();
         let reader = tokio::spawn(read_task(
             self.engine.clone(),
             watcher.clone(),
-            caller,
             agent_id,
             request.into_inner(),
             unread.clone(),
@@ -124,39 +117,44 @@ impl AgentService for Service {
     }
 
     async fn cancel_task(&self, request: Request<CancelTaskRequest>) -> Answer<CancelTaskResponse> {
+        let caller = Caller::of(&request);
         let once = once(&request, "CancelTask").map_err(refuse)?;
         self.engine
-            .cancel_task(once, request.into_inner())
+            .cancel_task(once, &caller, request.into_inner())
             .await
             .map(Response::new)
             .map_err(refuse)
     }
 
     async fn list_tasks(&self, request: Request<ListTasksRequest>) -> Answer<ListTasksResponse> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
-        required(&request.agent_id, "agent_id")?;
         let tasks = self
             .engine
-            .tasks(&request.agent_id, &request.filter.unwrap_or_default())
+            .tasks(&caller, &request.agent_id, &request.filter.unwrap_or_default())
             .await
             .map_err(refuse)?;
         let total_count = i32::try_from(tasks.len()).unwrap_or(i32::MAX);
         Ok(Response::new(ListTasksResponse { tasks, total_count }))
     }
 
-    async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Answer<ListAgentsResponse> {
-        Ok(Response::new(ListAgentsResponse {
-            agents: self.engine.agents(),
-        }))
+    async fn list_agents(&self, request: Request<ListAgentsRequest>) -> Answer<ListAgentsResponse> {
+        let agents = self.engine.agents(&Caller::of(&request));
+        Ok(Response::new(ListAgentsResponse { agents }))
     }
 
     async fn get_task_status(&self, request: Request<GetTaskStatusRequest>) -> Answer<GetTaskStatusResponse> {
-        let task = self.engine.task(&request.into_inner().task_id).await.map_err(refuse)?;
+        let caller = Caller::of(&request);
+        let task = self
+            .engine
+            .task(&request.get_ref().task_id, &caller)
+            .await
+            .map_err(refuse)?;
         Ok(Response::new(GetTaskStatusResponse { task: Some(task) }))
     }
 
     async fn stream_agent(&self, request: Request<Streaming<StreamAgentRequest>>) -> Answer<Self::StreamAgentStream> {
-        let caller = agent_caller(&Caller::of(&request));
+        let caller = Caller::of(&request);
         Ok(Response::new(Box::pin(agent_stream(
             self.engine.clone(),
             caller,
@@ -165,12 +163,13 @@ impl AgentService for Service {
     }
 
     async fn send_message(&self, request: Request<AgentSendMessageRequest>) -> Answer<AgentSendMessageResponse> {
+        let caller = Caller::of(&request);
         let once = once(&request, "AgentSendMessage").map_err(refuse)?;
         let request = request.into_inner();
         required(&request.agent_id, "agent_id")?;
         let message = request.message.ok_or_else(|| refuse(Error::Required("message")))?;
         self.engine
-            .send_to_agent(once, &request.agent_id, message)
+            .send_to_agent(once, &caller, &request.agent_id, message)
             .await
             .map(Response::new)
             .map_err(refuse)
@@ -235,7 +234,6 @@ impl Drop for Watching {
 async fn read_task(
     engine: Engine,
     watcher: Arc<Watcher>,
-    caller: AgentCaller,
     agent_id: Option<String>,
     mut inbound: Streaming<StreamTaskRequest>,
     unread: Unread,
@@ -260,8 +258,7 @@ async fn read_task(
             if named.is_empty() && !beat {
                 break Err(Error::FirstMessage("task_id"));
             }
-            let agent = agent_id.as_deref().map(|id| (id, &caller));
-            match engine.watch_task(&watcher, &named, agent).await {
+            match engine.watch_task(&watcher, &named, agent_id.as_deref()).await {
                 Ok(()) => {}
                 Err(_) if beat => {
                     watcher.heartbeat();
@@ -286,7 +283,7 @@ async fn read_task(
 /// An agent's stream: its first frame names it.
 fn agent_stream(
     engine: Engine,
-    caller: AgentCaller,
+    caller: Caller,
     inbound: Streaming<StreamAgentRequest>,
 ) -> impl Stream<Item = Result<StreamAgentResponse, Status>> + Send {
     stream::try_unfold(
@@ -312,7 +309,7 @@ fn agent_stream(
 enum Talk {
     Opening {
         engine: Engine,
-        caller: AgentCaller,
+        caller: Caller,
         inbound: Streaming<StreamAgentRequest>,
     },
     Open(Talking),
@@ -348,7 +345,7 @@ impl Drop for Talking {
 
 async fn open(
     engine: Engine,
-    caller: AgentCaller,
+    caller: Caller,
     mut inbound: Streaming<StreamAgentRequest>,
 ) -> Result<Option<(StreamAgentResponse, Talk)>, Status> {
     use stream_agent_request::Payload;
@@ -401,7 +398,7 @@ async fn read_agent(
     while let Some(frame) = next {
         let taken = match frame.payload {
             Some(Payload::Heartbeat(())) => engine.link_heartbeat(&link).await,
-            Some(Payload::Message(message)) => engine.agent_said(link.agent, message).await,
+            Some(Payload::Message(message)) => engine.agent_said(&link, message).await,
             None => Ok(()),
         };
         if let Err(error) = taken {

@@ -44,26 +44,22 @@ pub fn code(error: &nexus_runtime::Error) -> (Code, &'static str) {
     }
 }
 
-pub fn who(caller: &Caller) -> Who {
-    Who {
-        principal: caller.principal.clone(),
-        only_own: caller.role == Role::User,
-        admin: caller.role == Role::Admin,
-    }
+fn who<T>(request: &Request<T>) -> Result<Who, Status> {
+    Who::of(&Caller::of(request)).map_err(refuse)
 }
 
 pub async fn create(
     containers: &Containers,
     request: Request<CreateContainerRequest>,
 ) -> Answer<CreateContainerResponse> {
-    let who = who(&Caller::of(&request));
+    let who = who(&request)?;
     let once = once(&request, "CreateContainer").map_err(refuse)?;
     let made = containers.create(once, who, request.into_inner()).await;
     made.map(Response::new).map_err(refuse)
 }
 
 pub async fn get(containers: &Containers, request: Request<GetContainerRequest>) -> Answer<GetContainerResponse> {
-    let who = who(&Caller::of(&request));
+    let who = who(&request)?;
     let found = containers
         .get(&request.get_ref().container_id, &who)
         .await
@@ -72,7 +68,7 @@ pub async fn get(containers: &Containers, request: Request<GetContainerRequest>)
 }
 
 pub fn list(containers: &Containers, request: Request<ListContainersRequest>) -> Answer<ListContainersResponse> {
-    let who = who(&Caller::of(&request));
+    let who = who(&request)?;
     let containers = containers.list(&request.into_inner().filter.unwrap_or_default(), &who);
     let total_count = i32::try_from(containers.len()).unwrap_or(i32::MAX);
     Ok(Response::new(ListContainersResponse {
@@ -82,36 +78,20 @@ pub fn list(containers: &Containers, request: Request<ListContainersRequest>) ->
 }
 
 pub async fn stop(containers: &Containers, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
-    let who = who(&Caller::of(&request));
+    let who = who(&request)?;
     let once = once(&request, "StopContainer").map_err(refuse)?;
-    let request = request.into_inner();
-    let state = containers
-        .stop(once, &request.container_id, request.timeout_ns, &who)
-        .await
-        .map_err(refuse)?;
-    Ok(Response::new(StopContainerResponse {
-        container_id: request.container_id,
-        state: state.into(),
-    }))
+    let stopped = containers.stop(once, request.into_inner(), &who).await;
+    stopped.map(Response::new).map_err(refuse)
 }
 
 pub async fn remove(
     containers: &Containers,
     request: Request<RemoveContainerRequest>,
 ) -> Answer<RemoveContainerResponse> {
-    let who = who(&Caller::of(&request));
+    let who = who(&request)?;
     let once = once(&request, "RemoveContainer").map_err(refuse)?;
-    let request = request.into_inner();
-    match containers.remove(&request.container_id, request.force, &who).await {
-        Ok(()) => {}
-        // The first call under this key removed it.
-        Err(Error::ContainerNotFound(_))
-            if once.is_some() && crate::domain::ids::number(&request.container_id).is_some() => {}
-        Err(error) => return Err(refuse(error)),
-    }
-    Ok(Response::new(RemoveContainerResponse {
-        container_id: request.container_id,
-    }))
+    let removed = containers.remove(once, request.into_inner(), &who).await;
+    removed.map(Response::new).map_err(refuse)
 }
 
 fn admin(caller: &Caller, doing: &str) -> Result<(), Status> {
@@ -127,7 +107,7 @@ impl ContainerService for Service {
     type PullImageStream = Pin<Box<dyn Stream<Item = Result<PullImageResponse, Status>> + Send>>;
 
     async fn container_logs(&self, request: Request<ContainerLogsRequest>) -> Answer<Self::ContainerLogsStream> {
-        let who = who(&Caller::of(&request));
+        let who = who(&request)?;
         let request = request.into_inner();
         let tail =
             usize::try_from(request.tail).map_err(|_| refuse(Error::Invalid("tail must not be negative".into())))?;
@@ -157,13 +137,13 @@ impl ContainerService for Service {
     }
 
     async fn exec_container(&self, request: Request<ExecContainerRequest>) -> Answer<ExecContainerResponse> {
-        let who = who(&Caller::of(&request));
+        let who = who(&request)?;
         let done = self.containers.exec(request.into_inner(), &who).await;
         done.map(Response::new).map_err(refuse)
     }
 
     async fn container_stats(&self, request: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {
-        let who = who(&Caller::of(&request));
+        let who = who(&request)?;
         let used = self
             .containers
             .stats(&request.get_ref().container_id, &who)

@@ -13,8 +13,9 @@ use tokio::task::JoinHandle;
 use tonic::{Status, Streaming};
 
 use super::status::refuse;
-use super::{Unread, in_band, view};
+use super::{Unread, in_band};
 use crate::domain::Error;
+use crate::domain::sessions::View;
 use crate::engine::{Engine, Joined, Opened, Pull, StreamId, Submitted};
 
 /// Frames taken from the engine at once.
@@ -180,7 +181,8 @@ impl<'a> Reading<'a> {
         if frame.session_id.is_empty() {
             return Err(Error::FirstMessage("session_id"));
         }
-        let session = self.engine.open_session(&frame.session_id, view(self.caller)).await?;
+        let view = View::of(self.caller, "exchange messages")?;
+        let session = self.engine.open_session(&frame.session_id, view).await?;
         self.engine.join(
             self.id,
             session,

@@ -11,33 +11,17 @@ pub mod tool;
 use nexus_proto::words;
 use std::sync::{Arc, OnceLock};
 
-use nexus_daemon::{Caller, Role};
+use nexus_daemon::Caller;
 use prost::Message;
 use tonic::{Request, Status};
 
 use crate::domain::Error;
-use crate::domain::sessions::View;
-use crate::engine::{AgentCaller, Once};
+use crate::engine::Once;
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What was wrong with a frame that could not be read: told at the end of its stream, after what came before it.
 pub type Unread = Arc<OnceLock<Status>>;
-
-/// Which sessions a caller may see.
-pub fn view(caller: &Caller) -> View<'_> {
-    match caller.role {
-        Role::Admin | Role::Agent => View::All,
-        Role::User => View::Own(&caller.principal),
-    }
-}
-
-pub fn agent_caller(caller: &Caller) -> AgentCaller {
-    AgentCaller {
-        principal: caller.principal.clone(),
-        admin: caller.role == Role::Admin,
-    }
-}
 
 /// The idempotency key of a call, if it carries one.
 pub fn once<T: Message + Default + PartialEq>(request: &Request<T>, method: &str) -> Result<Option<Once>, Error> {

@@ -10,7 +10,7 @@ use nexus_proto::orchestrator::v1::*;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status::refuse;
-use super::{VERSION, containers, messages, once, uptime, view};
+use super::{VERSION, containers, messages, once, uptime};
 use crate::domain::Error;
 use crate::domain::event::timestamp;
 use crate::engine::Engine;
@@ -33,10 +33,7 @@ impl OrchestratorService for Service {
     async fn create_session(&self, request: Request<CreateSessionRequest>) -> Answer<CreateSessionResponse> {
         let caller = Caller::of(&request);
         let once = once(&request, "CreateSession").map_err(refuse)?;
-        let made = self
-            .engine
-            .create_session(once, &caller.principal, request.into_inner())
-            .await;
+        let made = self.engine.create_session(once, &caller, request.into_inner()).await;
         made.map(Response::new).map_err(refuse)
     }
 
@@ -47,12 +44,7 @@ impl OrchestratorService for Service {
 
     async fn list_sessions(&self, request: Request<ListSessionsRequest>) -> Answer<ListSessionsResponse> {
         let caller = Caller::of(&request);
-        let r = request.into_inner();
-        let filter = r.filter.unwrap_or_default();
-        let page = self
-            .engine
-            .sessions(&filter, view(&caller), r.page_size, &r.page_token, r.without_messages)
-            .await;
+        let page = self.engine.sessions(&caller, request.into_inner()).await;
         let page = page.map_err(refuse)?;
         Ok(Response::new(ListSessionsResponse {
             sessions: page.sessions,
@@ -64,10 +56,7 @@ impl OrchestratorService for Service {
     async fn update_session(&self, request: Request<UpdateSessionRequest>) -> Answer<UpdateSessionResponse> {
         let caller = Caller::of(&request);
         let once = once(&request, "UpdateSession").map_err(refuse)?;
-        let updated = self
-            .engine
-            .update_session(once, view(&caller), request.into_inner())
-            .await;
+        let updated = self.engine.update_session(once, &caller, request.into_inner()).await;
         updated.map(Response::new).map_err(refuse)
     }
 
@@ -75,20 +64,15 @@ impl OrchestratorService for Service {
         let caller = Caller::of(&request);
         let once = once(&request, "CloseSession").map_err(refuse)?;
         let request = request.into_inner();
-        let closed = self.engine.close_session(once, view(&caller), request).await;
+        let closed = self.engine.close_session(once, &caller, request).await;
         closed.map(Response::new).map_err(refuse)
     }
 
     async fn delete_session(&self, request: Request<DeleteSessionRequest>) -> Answer<DeleteSessionResponse> {
         let caller = Caller::of(&request);
         let once = once(&request, "DeleteSession").map_err(refuse)?;
-        let deleted = self
-            .engine
-            .delete_session(once, view(&caller), request.into_inner())
-            .await;
-        let deleted = deleted.map_err(refuse)?;
-        self.containers.session_gone(&deleted.session_id);
-        Ok(Response::new(deleted))
+        let deleted = self.engine.delete_session(once, &caller, request.into_inner()).await;
+        deleted.map(Response::new).map_err(refuse)
     }
 
     async fn send_message(&self, request: Request<SendMessageRequest>) -> Answer<SendMessageResponse> {
@@ -101,7 +85,7 @@ impl OrchestratorService for Service {
         let message = request.message.ok_or_else(|| refuse(Error::Required("message")))?;
         let sent = self
             .engine
-            .send(once, &request.session_id, view(&caller), message)
+            .send(once, &request.session_id, &caller, message)
             .await
             .map_err(refuse)?;
         Ok(Response::new(SendMessageResponse {

@@ -11,7 +11,7 @@ use bytes::{BufMut, Bytes};
 use futures_util::stream::{self, Stream};
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Frame;
-use nexus_daemon::{Caller, Role};
+use nexus_daemon::Caller;
 use nexus_proto::orchestrator::v1::{GetSessionRequest, SubscribeEventsRequest};
 use nexus_proto::words;
 use tonic::body::Body;
@@ -20,7 +20,6 @@ use tonic::server::{Grpc, UnaryService};
 use tonic::{Code, Request, Response, Status};
 
 use super::status::refuse;
-use super::view;
 use crate::domain::Error;
 use crate::domain::filter::Wanted;
 use crate::engine::{self, Engine};
@@ -79,7 +78,7 @@ impl UnaryService<GetSessionRequest> for GetSession {
                 newest: if limit == 0 { usize::MAX } else { limit },
                 before: request.messages_before,
             };
-            let found = engine.session_found(&request.session_id, view(&caller), wanted).await;
+            let found = engine.session_found(&request.session_id, &caller, wanted).await;
             found.map(Response::new).map_err(refuse)
         })
     }
@@ -142,7 +141,6 @@ impl SubscribeEvents {
     /// Opens the reader; its cursor's log is named in the answer's headers.
     async fn subscribe(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let caller = Caller::of_http(&request);
-        let only = (caller.role == Role::User).then(|| caller.principal.clone());
         let log_id = request
             .headers()
             .get(LOG_ID)
@@ -152,7 +150,7 @@ impl SubscribeEvents {
         let wanted = Wanted::new(request.filter).map_err(refuse)?;
         let reader = self
             .engine
-            .subscribe(wanted, request.after_sequence, log_id.as_deref(), only);
+            .subscribe(wanted, request.after_sequence, log_id.as_deref(), &caller);
         let reader = reader.await.map_err(refuse)?;
         let pieces = stream::try_unfold(reader, |mut reader| async move {
             let next = reader.next().await.map_err(refuse)?;

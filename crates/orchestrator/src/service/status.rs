@@ -28,6 +28,8 @@ impl From<Refusal> for Status {
             Error::MessageNotFound(_) => (Code::NotFound, "MESSAGE_NOT_FOUND"),
             Error::AgentNotFound => (Code::NotFound, "AGENT_NOT_FOUND"),
             Error::NotYourAgent { .. } => (Code::PermissionDenied, "NOT_YOUR_AGENT"),
+            Error::RoleRefused { .. } => (Code::PermissionDenied, "ROLE"),
+            Error::NotNamed { .. } => (Code::PermissionDenied, "NOT_NAMED"),
             Error::ContainerNotFound(_) => (Code::NotFound, "CONTAINER_NOT_FOUND"),
             Error::ContainerState { .. } => (Code::FailedPrecondition, "CONTAINER_STATE"),
             Error::Forbidden(_) => (Code::PermissionDenied, "POLICY_VIOLATION"),

@@ -40,6 +40,8 @@ struct SessionDoc {
     task_history: Vec<String>,
     #[prost(string, tag = "12")]
     creator: String,
+    #[prost(bool, tag = "13")]
+    limited: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -105,6 +107,8 @@ struct TaskDoc {
     started: Option<Time>,
     #[prost(int64, tag = "6")]
     expires: Time,
+    #[prost(string, optional, tag = "7")]
+    giver: Option<String>,
 }
 
 /// The first answer to a call that carried an idempotency key.
@@ -132,6 +136,7 @@ pub fn session_doc(session: &Session) -> Bytes {
         current_task: session.current_task.clone(),
         task_history: session.task_history.clone(),
         creator: session.creator.to_string(),
+        limited: session.limited,
     };
     doc.encode_to_vec().into()
 }
@@ -144,6 +149,7 @@ pub fn task_doc(task: &Task) -> Bytes {
         attempt: task.attempt,
         started: task.started,
         expires: task.expires,
+        giver: task.giver.as_deref().map(str::to_owned),
     };
     doc.encode_to_vec().into()
 }
@@ -163,6 +169,7 @@ pub fn session(key: &[u8], value: &[u8]) -> Result<Session, Error> {
     session.current_task = doc.current_task;
     session.task_history = doc.task_history;
     session.creator = doc.creator.as_str().into();
+    session.limited = doc.limited;
     Ok(session)
 }
 
@@ -188,6 +195,7 @@ pub fn task(key: &[u8], value: &[u8]) -> Result<Task, Error> {
         attempt: doc.attempt,
         started: doc.started,
         expires: doc.expires,
+        giver: doc.giver.map(Into::into),
         wire,
     })
 }

@@ -6,7 +6,10 @@ use prost::Message as _;
 
 use super::containers::container_doc;
 use super::docs::{agent_doc, kept_doc, over_doc, session_doc, task_doc, turn_doc};
-use super::{AGENT, CHOSEN, CLOSED, CONTAINER, EVENT, KEPT, LIVE, MESSAGE, OPEN, OVER, TASK, above, key, pair, text};
+use super::{
+    AGENT, CHOSEN, CLOSED, CONTAINER, EVENT, KEPT, LIVE, MESSAGE, OPEN, OVER, SESSION_USAGE, TASK, USER_USAGE, above,
+    key, pair, text,
+};
 use crate::domain::{Fact, State, Time};
 
 /// The changes on disk that a fact asks for, with the state as it is after the step.
@@ -145,9 +148,24 @@ pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
                 key: pair(*agent, *n),
             },
         }),
+        Fact::SessionUsage(session) => {
+            let Some(session) = state.sessions.get(*session) else {
+                return;
+            };
+            out.push(Op::Put {
+                table: SESSION_USAGE,
+                key: key(session.key),
+                value: key(session.stored),
+            });
+        }
+        Fact::UserUsage(user) => out.push(Op::Put {
+            table: USER_USAGE,
+            key: Bytes::copy_from_slice(user.as_bytes()),
+            value: key(state.usage.stored(user)),
+        }),
         Fact::SessionGone(session) => {
             out.push(Op::Erase { stream: *session });
-            for table in [LIVE, CLOSED] {
+            for table in [LIVE, CLOSED, SESSION_USAGE] {
                 out.push(Op::Delete {
                     table,
                     key: key(*session),

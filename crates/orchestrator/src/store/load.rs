@@ -4,7 +4,7 @@ use nexus_store::Read;
 
 use super::containers::container;
 use super::docs::{agent, kept, session, task, turn};
-use super::{AGENT, CLOSED, CONTAINER, KEPT, LIVE, OPEN, TASK, number};
+use super::{AGENT, CLOSED, CONTAINER, KEPT, LIVE, OPEN, SESSION_USAGE, TASK, USER_USAGE, number};
 use crate::domain::container::Phase;
 use crate::domain::session::Session;
 use crate::domain::timers::Timer;
@@ -19,10 +19,21 @@ pub fn find_session(read: &mut dyn Read, id: u64) -> Result<Option<Session>, nex
         if let Some(value) = read.get(table, &id.to_be_bytes())? {
             let mut found = session(&id.to_be_bytes(), &value).map_err(damaged)?;
             set_head(&mut found, read.heads(&[id])?[0]);
+            set_usage(read, &mut found)?;
             return Ok(Some(found));
         }
     }
     Ok(None)
+}
+
+/// What is kept of a session that counts against a share.
+fn set_usage(read: &mut dyn Read, session: &mut Session) -> Result<(), nexus_store::Error> {
+    if session.limited
+        && let Some(stored) = read.get(SESSION_USAGE, &session.key.to_be_bytes())?
+    {
+        session.stored = number(&stored);
+    }
+    Ok(())
 }
 
 fn set_head(session: &mut Session, head: Option<nexus_store::Head>) {
@@ -44,6 +55,7 @@ pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64)
     for ((key, value), head) in sessions.iter().zip(heads) {
         let mut session = session(key, value).map_err(damaged)?;
         set_head(&mut session, head);
+        set_usage(read, &mut session)?;
         last = last.max(session.key);
         state.look_again(&session);
         state.sessions.insert(session);
@@ -89,6 +101,9 @@ pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64)
     // Closed sessions are not loaded, but their keys are taken.
     if let Some(key) = read.last(CLOSED)? {
         last = last.max(number(&key));
+    }
+    for (user, stored) in read.scan(USER_USAGE, &[], &[0xff; 9], usize::MAX)? {
+        state.usage.load(&String::from_utf8_lossy(&user), number(&stored));
     }
     let mut from = Vec::new();
     loop {

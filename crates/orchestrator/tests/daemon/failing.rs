@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use nexus_daemon::Stop;
+use nexus_daemon::{Caller, Role, Stop};
 use nexus_orchestrator::domain::sessions::View;
 use nexus_orchestrator::domain::{Error, Rules};
-use nexus_orchestrator::engine::{AgentCaller, Engine, Link, Options, Wanted};
+use nexus_orchestrator::engine::{Engine, Link, Options, Wanted};
 use nexus_proto::agent::v1::{
     AgentMessage, AgentMessageMetadata, DataMessage, MessageType, RegisterRequest, agent_message, stream_agent_response,
 };
@@ -70,6 +70,11 @@ impl Write for FailingWrite {
     }
 }
 
+/// This process's own uid.
+fn admin() -> Caller {
+    Caller::of_uid(1, Role::Admin)
+}
+
 struct Disk {
     engine: Engine,
     failures: Arc<AtomicU64>,
@@ -114,7 +119,7 @@ impl Disk {
     async fn session(&self) -> String {
         let made = self
             .engine
-            .create_session(None, "uid:1", CreateSessionRequest::default())
+            .create_session(None, &admin(), CreateSessionRequest::default())
             .await;
         made.unwrap().session_id
     }
@@ -139,17 +144,8 @@ impl Disk {
             name: "assistant".into(),
             ..RegisterRequest::default()
         };
-        let id = self.engine.register(None, "uid:1", request).await.unwrap().agent_id;
-        self.engine
-            .link(
-                &id,
-                &AgentCaller {
-                    principal: "uid:1".into(),
-                    admin: true,
-                },
-            )
-            .await
-            .unwrap()
+        let id = self.engine.register(None, &admin(), request).await.unwrap().agent_id;
+        self.engine.link(&id, &admin()).await.unwrap()
     }
 
     async fn asked(&self, link: &Link) -> AgentMessage {
@@ -174,7 +170,7 @@ impl Disk {
             payload: Some(agent_message::Payload::DataMessage(data)),
             ..AgentMessage::default()
         };
-        self.engine.agent_said(link.agent, message).await
+        self.engine.agent_said(link, message).await
     }
 }
 
@@ -208,24 +204,18 @@ fn is_full<T: std::fmt::Debug>(result: Result<T, Error>) -> bool {
 async fn a_failed_write_is_refused_and_the_next_takes_its_place() {
     let disk = Disk::new();
     let session = disk.session().await;
-    disk.engine
-        .send(None, &session, View::All, system("one"))
-        .await
-        .unwrap();
+    disk.engine.send(None, &session, &admin(), system("one")).await.unwrap();
     disk.fail(1);
     assert!(is_full(
         disk.engine
-            .send(None, &session, View::All, with_id("x", system("lost")))
+            .send(None, &session, &admin(), with_id("x", system("lost")))
             .await
     ));
-    disk.engine
-        .send(None, &session, View::All, system("two"))
-        .await
-        .unwrap();
+    disk.engine.send(None, &session, &admin(), system("two")).await.unwrap();
     assert_eq!(disk.said(&session).await, [(1, "one".into()), (2, "two".into())]);
     let again = disk
         .engine
-        .send(None, &session, View::All, with_id("x", system("lost")))
+        .send(None, &session, &admin(), with_id("x", system("lost")))
         .await
         .unwrap();
     assert_eq!(again.n, 3, "a repeat is stored now");
@@ -242,7 +232,7 @@ async fn under_load_exactly_what_was_acknowledged_is_there() {
             let (engine, session, id) = (&disk.engine, &session, format!("{round}-{n}"));
             async move {
                 let message = with_id(&id, system(&id));
-                (engine.send(None, session, View::All, message).await.is_ok(), id)
+                (engine.send(None, session, &admin(), message).await.is_ok(), id)
             }
         });
         let sent = futures_util::future::join_all(sends).await;
@@ -264,7 +254,7 @@ async fn a_session_that_was_not_stored_is_not_there() {
     disk.fail(1);
     let made = disk
         .engine
-        .create_session(None, "uid:1", CreateSessionRequest::default())
+        .create_session(None, &admin(), CreateSessionRequest::default())
         .await;
     assert!(is_full(made));
     assert_eq!(disk.engine.active_sessions(), 0);
@@ -277,17 +267,17 @@ async fn an_assistant_keeps_its_turn_through_the_failure_of_another_write() {
     let disk = Disk::new();
     let session = disk.session().await;
     let link = disk.assistant().await;
-    disk.engine.send(None, &session, View::All, user("hi")).await.unwrap();
+    disk.engine.send(None, &session, &admin(), user("hi")).await.unwrap();
     let request = disk.asked(&link).await;
     disk.fail(1);
     assert!(is_full(
         disk.engine
-            .create_session(None, "uid:1", CreateSessionRequest::default())
+            .create_session(None, &admin(), CreateSessionRequest::default())
             .await
     ));
     disk.answer(&link, &request, "hello").await.unwrap();
     assert_eq!(disk.said(&session).await[1].1, "hello");
-    disk.engine.send(None, &session, View::All, user("more")).await.unwrap();
+    disk.engine.send(None, &session, &admin(), user("more")).await.unwrap();
     assert_eq!(
         disk.asked(&link).await.id.len(),
         32,
@@ -302,12 +292,12 @@ async fn an_answer_that_cannot_be_stored_fails_its_turn_and_is_not_asked_for_aga
     let link = disk.assistant().await;
     let message = with_id("m", user("hi"));
     disk.engine
-        .send(None, &session, View::All, message.clone())
+        .send(None, &session, &admin(), message.clone())
         .await
         .unwrap();
     let request = disk.asked(&link).await;
     let all = nexus_orchestrator::domain::filter::Wanted::new(None).unwrap();
-    let mut events = disk.engine.subscribe(all, None, None, None).await.unwrap();
+    let mut events = disk.engine.subscribe(all, None, None, &admin()).await.unwrap();
     // The answer, and the first try to say that it failed.
     disk.fail(2);
     assert!(is_full(disk.answer(&link, &request, "hello").await));
@@ -318,7 +308,7 @@ async fn an_answer_that_cannot_be_stored_fails_its_turn_and_is_not_asked_for_aga
         }
     };
     assert!(failed.data["error"].starts_with("UNAVAILABLE"), "{failed:?}");
-    disk.engine.send(None, &session, View::All, message).await.unwrap();
+    disk.engine.send(None, &session, &admin(), message).await.unwrap();
     let again = disk.asked(&link).await;
     assert_ne!(
         again.metadata.as_ref().unwrap().correlation_id,
@@ -335,8 +325,8 @@ async fn a_message_whose_write_failed_is_never_offered() {
     let session = disk.session().await;
     let link = disk.assistant().await;
     disk.fail(1);
-    assert!(is_full(disk.engine.send(None, &session, View::All, user("lost")).await));
-    disk.engine.send(None, &session, View::All, user("kept")).await.unwrap();
+    assert!(is_full(disk.engine.send(None, &session, &admin(), user("lost")).await));
+    disk.engine.send(None, &session, &admin(), user("kept")).await.unwrap();
     let request = disk.asked(&link).await;
     let Some(agent_message::Payload::DataMessage(data)) = request.payload else {
         panic!("a request")
@@ -359,14 +349,14 @@ async fn trimmed_events_are_told_as_a_gap_and_messages_stay() {
     let session = disk.session().await;
     for n in 0..20 {
         disk.engine
-            .send(None, &session, View::All, system(&format!("{n}")))
+            .send(None, &session, &admin(), system(&format!("{n}")))
             .await
             .unwrap();
     }
     disk.engine.tidy().await.unwrap();
     disk.session().await;
     let all = nexus_orchestrator::domain::filter::Wanted::new(None).unwrap();
-    let mut events = disk.engine.subscribe(all, Some(0), None, None).await.unwrap();
+    let mut events = disk.engine.subscribe(all, Some(0), None, &admin()).await.unwrap();
     let first = decoded(soon(events.next()).await.unwrap().unwrap()).remove(0);
     let gap = first.gap.expect("what is gone is told first");
     assert!((gap.first, gap.last) == (1, 21) && first.sequence == 0, "{gap:?}");

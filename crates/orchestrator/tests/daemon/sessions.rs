@@ -13,6 +13,15 @@ fn get(id: &str) -> GetSessionRequest {
     }
 }
 
+fn numbers(session: &Session) -> Vec<u64> {
+    let messages = &session.context.as_ref().unwrap().messages;
+    messages.iter().map(|message| message.sequence).collect()
+}
+
+fn omitted(session: &Session) -> u64 {
+    session.context.as_ref().unwrap().messages_omitted
+}
+
 #[tokio::test]
 async fn a_session_needs_nothing_and_always_carries_its_metadata() {
     let site = Site::new().await;
@@ -91,17 +100,6 @@ async fn an_answer_carries_as_many_messages_as_asked_for() {
     for n in 1..=150 {
         site.send(&id, system(&format!("{n}"))).await.unwrap();
     }
-    let numbers = |session: &Session| -> Vec<u64> {
-        session
-            .context
-            .as_ref()
-            .unwrap()
-            .messages
-            .iter()
-            .map(|message| message.sequence)
-            .collect()
-    };
-    let omitted = |session: &Session| session.context.as_ref().unwrap().messages_omitted;
     let whole = site.get(&id).await;
     assert_eq!((numbers(&whole), omitted(&whole)), ((1..=150).collect(), 0));
     let request = GetSessionRequest {
@@ -163,14 +161,53 @@ async fn an_answer_that_would_be_too_large_says_what_to_ask_for() {
         ..get(&id)
     };
     assert!(site.orchestrator().get_session(request).await.is_ok());
-    let message = refused(
-        site.orchestrator().list_sessions(ListSessionsRequest::default()).await,
-        Code::ResourceExhausted,
+}
+
+#[tokio::test]
+async fn a_listing_answers_whatever_is_stored() {
+    let site = Site::with(&[("common.max_message_bytes", "1MiB")]).await;
+    let list =
+        async |request: ListSessionsRequest| site.orchestrator().list_sessions(request).await.unwrap().into_inner();
+    let (silent, busy) = (site.session().await, site.session().await);
+    for session in [&silent, &busy] {
+        for _ in 0..4 {
+            site.send(session, system(&"x".repeat(200 << 10))).await.unwrap();
+        }
+    }
+    let all = list(ListSessionsRequest::default()).await;
+    let shown: Vec<_> = all
+        .sessions
+        .iter()
+        .map(|one| (one.id.clone(), numbers(one), omitted(one)))
+        .collect();
+    assert_eq!(
+        shown,
+        [(silent.clone(), vec![4], 3), (busy.clone(), vec![1, 2, 3, 4], 0)],
+        "the oldest of the session that was silent for longer are left out"
     );
-    assert!(
-        message.contains("page_size") || message.contains("message_limit"),
-        "{message}"
-    );
+    assert_eq!((all.total_count, all.next_page_token.as_str()), (2, ""));
+
+    // Even bare sessions may be too many for one answer: then it is a page.
+    let metadata = SessionMetadata {
+        description: "d".repeat(100 << 10),
+        ..SessionMetadata::default()
+    };
+    for _ in 0..14 {
+        let request = CreateSessionRequest {
+            metadata: Some(metadata.clone()),
+            ..CreateSessionRequest::default()
+        };
+        site.orchestrator().create_session(request).await.unwrap();
+    }
+    let first = list(ListSessionsRequest::default()).await;
+    assert!(!first.next_page_token.is_empty() && first.total_count == 16);
+    let rest = ListSessionsRequest {
+        page_token: first.next_page_token,
+        ..ListSessionsRequest::default()
+    };
+    let rest = list(rest).await;
+    assert_eq!(first.sessions.len() + rest.sessions.len(), 16);
+    assert_eq!(rest.next_page_token, "");
 }
 
 #[tokio::test]

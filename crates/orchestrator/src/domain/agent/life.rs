@@ -2,21 +2,24 @@
 
 use std::collections::BTreeMap;
 
+use nexus_daemon::Caller;
 use nexus_proto::agent::v1::{AgentMessage, AgentType, RegisterRequest};
 use nexus_proto::common::v1::ResourceUsage;
 use nexus_proto::words;
 
-use super::{Agent, PROTOCOL, SOCKET};
+use super::{Agent, PROTOCOL, SOCKET, label};
 use crate::domain::event::{self, About};
 use crate::domain::timers::Timer;
 use crate::domain::{Effect, Error, Fact, State, Step};
 
 impl State {
     /// Registers an agent. A daemon that comes again from the same place gets its old id back.
-    pub fn register(&mut self, step: &mut Step<'_>, owner: &str, request: RegisterRequest) -> Result<u64, Error> {
+    pub fn register(&mut self, step: &mut Step<'_>, caller: &Caller, request: RegisterRequest) -> Result<u64, Error> {
         if request.name.is_empty() {
             return Err(Error::Required("name"));
         }
+        self.may_register(caller, &request)?;
+        let owner = &caller.principal;
         let labels = request.metadata.as_ref().map(|m| &m.labels);
         if let Some(theirs) = labels
             .and_then(|l| l.get(PROTOCOL))
@@ -35,12 +38,12 @@ impl State {
                 "the label {SOCKET} must be an absolute path, not {relative:?}"
             )));
         }
-        let same = |agent: &&Agent| agent.request.name == request.name && *agent.owner == *owner;
+        let same = |agent: &&Agent| agent.request.name == request.name && *agent.owner == **owner;
         let before = socket.and_then(|socket| {
             self.agents
                 .iter()
                 .filter(same)
-                .find(|agent| agent.label(SOCKET) == Some(socket))
+                .find(|agent| label(&agent.request, SOCKET) == Some(socket))
                 .map(|agent| agent.key)
         });
         let key = match before {
@@ -54,13 +57,14 @@ impl State {
                 key
             }
             None => {
+                self.share_of_agents(caller)?;
                 self.room_for_agent(step)?;
                 let (key, id) = step.ids.keyed(step.now);
                 self.agents.insert(Agent {
                     key,
                     id: id.into(),
                     request,
-                    owner: owner.into(),
+                    owner: owner.clone(),
                     registered: step.now,
                     heartbeat: step.now,
                     lost: None,
@@ -137,6 +141,15 @@ impl State {
             self.agent_event(step, key, words::event::AGENT_RECOVERED, "");
             step.effect(Effect::Daemons);
         }
+    }
+
+    /// The agent whose stream this caller may open.
+    pub fn linkable(&self, id: &str, caller: &Caller) -> Result<u64, Error> {
+        let key = self.agents.owned(id, caller)?;
+        // It may have been registered when the settings said otherwise.
+        let agent = self.agents.get(key).expect("it was just found");
+        self.may_register(caller, &agent.request)?;
+        Ok(key)
     }
 
     /// An agent opened a StreamAgent: the newest wins. Returns the link's number and what was kept for it, in order.

@@ -1,5 +1,6 @@
 //! Messages for agents that hold no stream: kept in order, within a bound and until they expire.
 
+use nexus_daemon::Caller;
 use nexus_proto::agent::v1::AgentMessage;
 
 use super::Kept;
@@ -7,8 +8,40 @@ use crate::domain::event::timestamp;
 use crate::domain::{Effect, Error, Fact, State, Step};
 
 impl State {
+    /// A message from a caller to an agent that it may speak for. Returns its id.
+    pub fn message_agent(
+        &mut self,
+        step: &mut Step<'_>,
+        caller: &Caller,
+        id: &str,
+        mut message: AgentMessage,
+    ) -> Result<String, Error> {
+        let key = self.agents.owned(id, caller)?;
+        self.sign(&mut message, caller);
+        self.send_to_agent(step, key, message)
+    }
+
+    /// A message from one agent to another, sent over the first one's stream by its caller.
+    pub fn relay(
+        &mut self,
+        step: &mut Step<'_>,
+        caller: &Caller,
+        from: u64,
+        mut message: AgentMessage,
+    ) -> Result<String, Error> {
+        let key = self.agents.owned(&message.target_id, caller)?;
+        let from = self.agents.get(from).ok_or(Error::AgentNotFound)?;
+        message.source_id = from.id.to_string();
+        self.send_to_agent(step, key, message)
+    }
+
     /// Keeps a message for an agent that holds no stream, or hands it over. Returns its id.
-    pub fn send_to_agent(&mut self, step: &mut Step<'_>, key: u64, mut message: AgentMessage) -> Result<String, Error> {
+    pub(in crate::domain) fn send_to_agent(
+        &mut self,
+        step: &mut Step<'_>,
+        key: u64,
+        mut message: AgentMessage,
+    ) -> Result<String, Error> {
         let max = self.rules.max_kept_messages;
         let agent = self.agents.get_mut(key).ok_or(Error::AgentNotFound)?;
         if message.id.is_empty() {

@@ -107,10 +107,16 @@ fn the_longest_lost_agent_makes_room_and_a_live_one_never_does() {
         name: "c".into(),
         ..RegisterRequest::default()
     };
-    assert!(world.step(|state, step| state.register(step, "", request())).is_err());
+    assert!(
+        world
+            .step(|state, step| state.register(step, &admin(), request()))
+            .is_err()
+    );
     world.link(alive);
     world.pass(90 * SECOND);
-    let new = world.step(|state, step| state.register(step, "", request())).unwrap();
+    let new = world
+        .step(|state, step| state.register(step, &admin(), request()))
+        .unwrap();
     assert!(world.state.agents.get(lost).is_none());
     assert!(world.state.agents.get(alive).is_some() && world.state.agents.get(new).is_some());
     world.check();
@@ -127,15 +133,15 @@ fn a_daemon_from_the_same_place_gets_its_id_back() {
         }),
         ..RegisterRequest::default()
     };
-    let mut register = |owner: &str, socket| {
+    let mut register = |uid, socket| {
         world
-            .step(|state, step| state.register(step, owner, request(socket)))
+            .step(|state, step| state.register(step, &caller(Role::Agent, uid), request(socket)))
             .unwrap()
     };
-    let first = register("uid:1", "/a");
-    assert_eq!(register("uid:1", "/a"), first);
-    assert_ne!(register("uid:1", "/b"), first);
-    assert_ne!(register("uid:2", "/a"), first);
+    let first = register(1, "/a");
+    assert_eq!(register(1, "/a"), first);
+    assert_ne!(register(1, "/b"), first);
+    assert_ne!(register(2, "/a"), first);
 }
 
 #[test]
@@ -152,7 +158,7 @@ fn another_protocol_is_refused_with_both_versions_named() {
         ..RegisterRequest::default()
     };
     let refused = world
-        .step(|state, step| state.register(step, "", request))
+        .step(|state, step| state.register(step, &admin(), request))
         .unwrap_err()
         .to_string();
     assert!(

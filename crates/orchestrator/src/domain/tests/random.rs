@@ -104,7 +104,9 @@ impl World {
                     ..Default::default()
                 };
                 let metadata = SessionMetadata::default();
-                self.step(|state, step| state.create_session(step, "uid:1", metadata, Some(config)))
+                // Every other session counts against a user's share.
+                let by = if ends { caller(Role::User, 2) } else { admin() };
+                self.step(|state, step| state.create_session(step, &by, metadata, Some(config)))
                     .ok()?;
             }
             Act::Say(i) => drop(self.say(self.session_at(i)?, "hello")),

@@ -4,7 +4,7 @@ use super::*;
 
 fn with(config: SessionConfig) -> (World, u64) {
     let mut world = World::new(Rules::default());
-    let made = world.step(|state, step| state.create_session(step, "uid:1", SessionMetadata::default(), Some(config)));
+    let made = world.step(|state, step| state.create_session(step, &admin(), SessionMetadata::default(), Some(config)));
     (world, made.unwrap())
 }
 
@@ -62,7 +62,8 @@ fn negative_durations_are_refused() {
             ..SessionConfig::default()
         },
     ] {
-        let made = world.step(|state, step| state.create_session(step, "", SessionMetadata::default(), Some(config)));
+        let made =
+            world.step(|state, step| state.create_session(step, &admin(), SessionMetadata::default(), Some(config)));
         assert!(matches!(made, Err(Error::Invalid(_))));
     }
 }
@@ -75,7 +76,7 @@ fn the_limit_counts_active_sessions_and_idle_ones_with_a_stream() {
     });
     let (first, second) = (world.session(), world.session());
     let full = |world: &mut World| {
-        let made = world.step(|state, step| state.create_session(step, "", SessionMetadata::default(), None));
+        let made = world.step(|state, step| state.create_session(step, &admin(), SessionMetadata::default(), None));
         matches!(made, Err(Error::Limit { .. }))
     };
     assert!(full(&mut world));

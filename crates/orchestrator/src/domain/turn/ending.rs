@@ -6,6 +6,8 @@ use std::sync::Arc;
 use nexus_proto::orchestrator::v1::{Message, MessageMetadata, MessageRole};
 use nexus_proto::words;
 
+use prost::Message as _;
+
 use super::{Over, Phase, Turn};
 use crate::domain::event::{self, TURN_FAILED, timestamp};
 use crate::domain::sessions::about;
@@ -96,8 +98,12 @@ impl State {
         if matches!(&turn.phase, Phase::Running { text, .. } if !text.is_empty()) {
             session.streamed = Some(turn.answer_id.clone());
         }
+        let counted = session.limited.then(|| message.encoded_len() as i64);
         let grown = session.push(message.clone());
         self.sessions.grew(key, n, grown);
+        if let Some(bytes) = counted {
+            self.charge(step, key, bytes);
+        }
         self.left(step, &turn, key);
         step.fact(Fact::Message {
             session: key,

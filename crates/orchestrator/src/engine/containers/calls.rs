@@ -5,6 +5,7 @@ use std::time::Duration;
 use nexus_proto::common::v1::ResourceUsage;
 use nexus_proto::orchestrator::v1::{
     Container as Wire, ContainerFilter, ContainerState, ExecContainerRequest, ExecContainerResponse,
+    RemoveContainerRequest, RemoveContainerResponse, StopContainerRequest, StopContainerResponse,
 };
 use nexus_runtime::{Chunks, ExecSpec, Found, LogOptions};
 
@@ -72,23 +73,27 @@ impl Containers {
     pub async fn stop(
         &self,
         once: Option<Once>,
-        id: &str,
-        timeout_ns: i64,
+        request: StopContainerRequest,
         who: &Who,
-    ) -> Result<ContainerState, Error> {
-        let timeout = match u64::try_from(timeout_ns) {
+    ) -> Result<StopContainerResponse, Error> {
+        let timeout = match u64::try_from(request.timeout_ns) {
             Err(_) => return Err(Error::Invalid("timeout_ns must not be negative".into())),
             Ok(0) => self.options().stop_timeout,
             Ok(ns) => Duration::from_nanos(ns),
         };
-        // Stopping is safe to repeat: a key needs no answer of its own.
-        drop(once);
-        let one = self.find(id, who)?;
-        let this = self.clone();
-        let stopped = tokio::spawn(async move { this.stop_now(&one, timeout).await });
-        stopped
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        let stopped = async {
+            let one = self.find(&request.container_id, who)?;
+            let this = self.clone();
+            let stopped = tokio::spawn(async move { this.stop_now(&one, timeout).await });
+            let state = stopped
+                .await
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+            Ok(StopContainerResponse {
+                container_id: request.container_id,
+                state: state.into(),
+            })
+        };
+        self.engine().once_done(once, stopped).await
     }
 
     pub(super) async fn stop_now(&self, one: &Container, timeout: Duration) -> Result<ContainerState, Error> {
@@ -127,20 +132,45 @@ impl Containers {
         })
     }
 
-    pub async fn remove(&self, id: &str, force: bool, who: &Who) -> Result<(), Error> {
-        let one = self.find(id, who)?;
-        if !force && matches!(one.phase, Phase::Running | Phase::Paused | Phase::Restarting { .. }) {
+    /// Once it is noted that a container is to be removed it will be, whatever becomes of this call.
+    pub async fn remove(
+        &self,
+        once: Option<Once>,
+        request: RemoveContainerRequest,
+        who: &Who,
+    ) -> Result<RemoveContainerResponse, Error> {
+        let answer = RemoveContainerResponse {
+            container_id: request.container_id.clone(),
+        };
+        let Some(once) = once else {
+            return self.remove_now(None, request, who).await.map(|()| answer);
+        };
+        let _gate = self.engine().gate(&once).await;
+        match self.engine().first(&once).await? {
+            Some(answer) => Ok(answer),
+            None => self.remove_now(Some(once.clone()), request, who).await.map(|()| answer),
+        }
+    }
+
+    async fn remove_now(&self, once: Option<Once>, request: RemoveContainerRequest, who: &Who) -> Result<(), Error> {
+        let one = self.find(&request.container_id, who)?;
+        if !request.force && matches!(one.phase, Phase::Running | Phase::Paused | Phase::Restarting { .. }) {
             return Err(state(&one, "stop it first, or use force"));
         }
         let this = self.clone();
         let removed = tokio::spawn(async move {
             let key = one.key;
             let _hold = this.held(key).await?;
-            let noted = this.engine().write(|state, step| {
-                state.remove_container(step, key);
-                Ok(())
-            });
-            noted.await?;
+            let noted = this.engine().queue_with(
+                |parts, step| {
+                    parts.state.remove_container(step, key);
+                    Ok(RemoveContainerResponse {
+                        container_id: one.id.to_string(),
+                    })
+                },
+                |answer| once.map(|once| once.keep(answer)),
+            );
+            noted.await?.done().await?;
             this.forget(&one).await
         });
         removed

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nexus_daemon::Health;
+use nexus_daemon::{Caller, Health};
 use nexus_proto::common::v1::ResourceUsage;
 use nexus_runtime::{Found, PullPolicy, Stats};
 use parking_lot::Mutex;
@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use super::Engine;
 use crate::domain::Error;
 use crate::domain::container::Policy;
+use crate::domain::sessions::View;
 use crate::remote::runtime::{Runtime, within};
 
 /// Labels by which a container is known to be ours, in every engine.
@@ -101,8 +102,17 @@ pub struct Who {
 }
 
 impl Who {
-    fn view(&self) -> crate::domain::sessions::View<'_> {
-        use crate::domain::sessions::View;
+    /// Refuses those whose role has no business with containers.
+    pub fn of(caller: &Caller) -> Result<Who, Error> {
+        View::of(caller, "use containers")?;
+        Ok(Who {
+            principal: caller.principal.clone(),
+            only_own: !caller.is_admin(),
+            admin: caller.is_admin(),
+        })
+    }
+
+    fn view(&self) -> View<'_> {
         if self.only_own {
             View::Own(&self.principal)
         } else {

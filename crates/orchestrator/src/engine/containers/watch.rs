@@ -44,6 +44,9 @@ impl Containers {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.listen_to_all(&mut listening, &tell, &stop).await;
+            for session in self.engine().take_deleted() {
+                self.session_gone(&session);
+            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.engine().inner.containers_moved.notified() => self.work(),

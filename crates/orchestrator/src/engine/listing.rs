@@ -1,0 +1,196 @@
+//! Listings of sessions: whatever is stored, as much of it as one answer may hold.
+
+use nexus_daemon::Caller;
+use nexus_proto::orchestrator::v1::{ListSessionsRequest, Message, Session as Wire, SessionFilter, SessionState};
+use prost::Message as _;
+
+use super::Engine;
+use super::reads::Wanted;
+use crate::domain::sessions::View;
+use crate::domain::{Error, filter};
+use crate::store::{self, CLOSED};
+
+/// Messages of one session in a listing.
+pub(super) const LISTED_MESSAGES: usize = 100;
+/// Sessions in one page when the caller asks for pages without a usable size.
+const MAX_PAGE: usize = 1000;
+/// Messages read from disk at once, first and at most: they may be large, and only some may fit.
+const FIRST_READ: usize = 4;
+const MOST_READ: usize = 64;
+/// Bytes kept free for each session and each message: the heads of what encloses them.
+const HEADS: usize = 32;
+
+/// One page of a listing.
+#[derive(Debug)]
+pub struct Listing {
+    pub sessions: Vec<Wire>,
+    pub total: usize,
+    /// Where the next page begins; empty at the end.
+    pub next: String,
+}
+
+impl Engine {
+    /// Sessions in the order of their making. Where their messages do not all fit into an answer, those of the sessions
+    /// that were silent for the longest are left out first, and of one session the oldest; where not even the sessions
+    /// fit, the answer is a page.
+    pub async fn sessions(&self, caller: &Caller, request: ListSessionsRequest) -> Result<Listing, Error> {
+        let view = View::of(caller, "list sessions")?;
+        let (size, after) = page(request.page_size, &request.page_token)?;
+        self.settled(self.look(|core| core.tx)).await?;
+        let filter = request.filter.unwrap_or_default();
+        let mut keys = self.matching(&filter, view).await?;
+        keys.sort_unstable();
+        keys.dedup(); // one that was closed between the two looks
+        let total = keys.len();
+        keys.retain(|key| *key > after);
+        let mut more = keys.len() > size;
+        keys.truncate(size);
+
+        let max = self.max_message_bytes();
+        let mut listed: Vec<(u64, Wire)> = Vec::with_capacity(keys.len());
+        let mut bytes = HEADS;
+        let mut last = after;
+        for key in keys {
+            let bare = self.bare_session(key).await?;
+            let Some(session) = bare else {
+                continue; // deleted meanwhile
+            };
+            let size = session.encoded_len() + HEADS;
+            if bytes + size > max && !listed.is_empty() {
+                more = true;
+                break;
+            }
+            bytes += size;
+            last = key;
+            listed.push((key, session));
+        }
+        if !request.without_messages {
+            self.add_messages(&mut listed, max.saturating_sub(bytes)).await?;
+        }
+        Ok(Listing {
+            sessions: listed.into_iter().map(|(_, session)| session).collect(),
+            total,
+            next: if more { format!("{last:016x}") } else { String::new() },
+        })
+    }
+
+    async fn bare_session(&self, key: u64) -> Result<Option<Wire>, Error> {
+        let wanted = Wanted { newest: 0, before: 0 };
+        let Some((id, _, _)) = self.session_by_key(key).await? else {
+            return Ok(None);
+        };
+        match self.session(&id, View::All, wanted).await {
+            Err(Error::SessionNotFound(_)) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    /// Fills `room` bytes with messages, beginning with the sessions that something happened in last.
+    async fn add_messages(&self, listed: &mut [(u64, Wire)], mut room: usize) -> Result<(), Error> {
+        let mut by_age: Vec<usize> = (0..listed.len()).collect();
+        by_age.sort_by_key(|place| {
+            let updated = listed[*place].1.updated_at.unwrap_or_default();
+            std::cmp::Reverse((updated.seconds, updated.nanos))
+        });
+        for place in by_age {
+            let (key, session) = &mut listed[place];
+            room -= self.show_newest(*key, session, room).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts the newest messages into a session that is to be shown, at most `room` bytes of them. Returns how many bytes.
+    async fn show_newest(&self, key: u64, session: &mut Wire, room: usize) -> Result<usize, Error> {
+        let committed = |engine: &Engine| {
+            let head = |core: &super::Core| core.state.sessions.get(key).map(|session| session.committed);
+            engine.look(head)
+        };
+        let context = session.context.get_or_insert_default();
+        // A session that left the memory is closed: nothing is added to it.
+        let newest = committed(self).unwrap_or(context.messages_omitted);
+        let (mut shown, mut bytes, mut before, mut read) = (Vec::new(), 0, newest + 1, FIRST_READ);
+        'full: while shown.len() < LISTED_MESSAGES && before > 1 {
+            let most = read.min(LISTED_MESSAGES - shown.len());
+            let piece = self.messages_before(key, before, most).await?;
+            read = (read * 2).min(MOST_READ);
+            if piece.is_empty() {
+                break; // deleted meanwhile
+            }
+            for message in piece.into_iter().rev() {
+                let size = message.encoded_len() + HEADS;
+                if bytes + size > room {
+                    break 'full;
+                }
+                bytes += size;
+                before = message.sequence;
+                shown.push(message);
+            }
+        }
+        shown.reverse();
+        context.messages = shown;
+        context.messages_omitted = before - 1;
+        Ok(bytes)
+    }
+
+    /// The newest `most` messages before a number, oldest first, from memory where they are there.
+    async fn messages_before(&self, key: u64, before: u64, most: usize) -> Result<Vec<Message>, Error> {
+        let held: Vec<Message> = self.look(|core| {
+            let Some(session) = core.state.sessions.get(key) else {
+                return Vec::new();
+            };
+            let start = before.saturating_sub(most as u64).max(session.tail_start());
+            let messages = (start..before).filter_map(|n| session.in_tail(n));
+            messages.map(|message| Message::clone(message)).collect()
+        });
+        if !held.is_empty() {
+            return Ok(held);
+        }
+        self.read_messages(key, 0, before, most, true).await
+    }
+
+    /// Keys of all sessions that a listing shows.
+    async fn matching(&self, filter: &SessionFilter, view: View<'_>) -> Result<Vec<u64>, Error> {
+        let mut keys: Vec<u64> = self.look(|core| {
+            let live = core.state.sessions.iter().filter(|session| !session.is_closed());
+            live.filter(|s| view.shows(s) && filter::shows(s, filter))
+                .map(|session| session.key)
+                .collect()
+        });
+        let closed = filter.state == 0 || filter.state == i32::from(SessionState::Closed);
+        let mut from = Vec::new();
+        if !closed {
+            return Ok(keys);
+        }
+        loop {
+            let page = self
+                .inner
+                .reader
+                .scan(CLOSED, from.clone(), vec![0xff; 9], 1024)
+                .await?;
+            let Some((last, _)) = page.last() else { break };
+            from = [last, &[0][..]].concat();
+            for (key, value) in &page {
+                let session = store::session(key, value)?;
+                if view.shows(&session) && filter::shows(&session, filter) {
+                    keys.push(session.key);
+                }
+            }
+        }
+        Ok(keys)
+    }
+}
+
+/// How many sessions a page holds, and the key that it begins after.
+fn page(size: i32, token: &str) -> Result<(usize, u64), Error> {
+    let size = usize::try_from(size).map_err(|_| Error::Invalid("page_size must not be negative".into()))?;
+    let size = match size {
+        0 if token.is_empty() => usize::MAX,
+        0 => MAX_PAGE,
+        size => size.min(MAX_PAGE),
+    };
+    let after = match token {
+        "" => 0,
+        token => u64::from_str_radix(token, 16).map_err(|_| Error::Invalid("page_token is not one of ours".into()))?,
+    };
+    Ok((size, after))
+}
