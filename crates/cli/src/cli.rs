@@ -6,7 +6,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use nexus_config::services;
 
 const EXITS: &str = "\
 Exit codes:
@@ -120,6 +121,25 @@ pub enum Command {
     /// Print the manual, page by page, for packages
     #[command(hide = true)]
     Manual,
+}
+
+/// Commands that need a daemon, by its program.
+const OF_A_DAEMON: [(&str, &str); 5] = [
+    ("gateway-daemon", "nexus-gateway"),
+    ("cloud", "nexus-cloud"),
+    ("hub", "nexus-hub"),
+    ("skills", "nexus-hub"),
+    ("collab", "nexus-collab"),
+];
+
+/// The tree of commands, without those whose daemon is not part of this build. They stay known, to say so.
+pub fn command() -> clap::Command {
+    let of_this_build = |binary: &str| services::SERVICES.iter().any(|service| service.binary == binary);
+    let mut command = Cli::command();
+    for (verb, _) in OF_A_DAEMON.into_iter().filter(|(_, binary)| !of_this_build(binary)) {
+        command = command.mut_subcommand(verb, |verb| verb.hide(true));
+    }
+    command
 }
 
 #[derive(Debug, Args)]
@@ -482,6 +502,22 @@ mod tests {
         assert_eq!(wait(&["nexus", "up"]), Duration::from_secs(30));
         assert_eq!(wait(&["nexus", "up", "--wait"]), Duration::from_secs(30));
         assert_eq!(wait(&["nexus", "up", "--wait", "2s"]), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn help_names_no_command_whose_daemon_is_not_part_of_this_build() {
+        let help = command().render_long_help().to_string();
+        let lists = |verb: &str| {
+            help.lines()
+                .any(|line| line.trim_start().starts_with(&format!("{verb} ")))
+        };
+        for (verb, binary) in OF_A_DAEMON {
+            let built = services::SERVICES.iter().any(|service| service.binary == binary);
+            assert_eq!(lists(verb), built, "{verb}");
+            // It stays known, to say that it is not there.
+            assert!(command().try_get_matches_from(["nexus", verb]).is_ok(), "{verb}");
+        }
+        assert!(lists("chat") && lists("up"));
     }
 
     #[test]

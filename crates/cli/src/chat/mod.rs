@@ -11,6 +11,7 @@ mod answer;
 mod prompt;
 mod screen;
 mod session;
+mod slash;
 mod talk;
 
 use std::io::{self, IsTerminal, Read};
@@ -18,11 +19,12 @@ use std::io::{self, IsTerminal, Read};
 use crate::{
     cli::ChatArgs,
     failure::{Exit, Failure},
-    output::Output,
+    output::{Output, clean, table::table},
     place::Place,
 };
 
 use screen::Screen;
+use slash::Typed;
 use talk::{End, Talk};
 
 /// More than this from standard input is not a message.
@@ -93,6 +95,18 @@ async fn converse(place: &Place, talk: &mut Talk, screen: &mut Screen<'_>, outpu
             prompt::Line::Interrupted => continue,
             prompt::Line::End => break,
         };
+        let text = match slash::read(text) {
+            Typed::Message(text) => text,
+            Typed::Quit => break,
+            asked => {
+                match obey(asked, talk, output).await {
+                    Ok(()) => {}
+                    Err(failure) if failure.quiet => return Err(failure),
+                    Err(failure) => drop(output.fail(&failure)),
+                }
+                continue;
+            }
+        };
         match talk.turn(text, screen).await {
             Ok(End::Answered | End::Cancelled) => {}
             Ok(End::Failed(error)) => drop(output.fail(&explain(&error))),
@@ -105,6 +119,46 @@ async fn converse(place: &Place, talk: &mut Talk, screen: &mut Screen<'_>, outpu
         output.note(&output.dim(&format!("go on with: nexus chat --session {id}")));
     }
     Ok(Exit::Ok)
+}
+
+/// Conversations that `/sessions` lists.
+const LISTED: usize = 10;
+
+async fn obey(asked: Typed, talk: &mut Talk, output: &Output) -> Result<(), Failure> {
+    match asked {
+        Typed::Help => output.note(slash::HELP),
+        Typed::New => {
+            talk.begin_another();
+            output.note("the next message begins another conversation");
+        }
+        Typed::Model(None) => match talk.model() {
+            Some(model) => output.note(&format!("{model} is asked")),
+            None => output.note("the default model is asked; which there are: nexus models"),
+        },
+        Typed::Model(Some(name)) => {
+            output.note(&format!("{} is asked from now on", clean(&name)));
+            talk.ask_model(name);
+        }
+        Typed::Sessions => {
+            let latest = session::listed(talk.connection(), LISTED).await?;
+            let rows = latest.into_iter().map(|(id, name, changed)| [id, name, changed]);
+            output.line(table(output, ["ID", "NAME", "CHANGED"], rows))?;
+        }
+        Typed::Stop => {
+            let stopped = talk.stop().await?;
+            output.note(if stopped {
+                "(stopped)"
+            } else {
+                "no answer is being written"
+            });
+        }
+        Typed::Unknown(word) => output.note(&format!(
+            "there is no /{}; what there is: /help. A message that begins with a slash takes two: //",
+            clean(&word)
+        )),
+        Typed::Message(_) | Typed::Quit => {}
+    }
+    Ok(())
 }
 
 /// A turn that failed, in the words of the daemon, with what helps against it.

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     failure::Failure,
-    output::{Output, clean, view},
+    output::{Output, clean, view, wrap::Wrap},
 };
 
 /// What is new in an answer.
@@ -20,13 +20,19 @@ pub enum Show {
 
 pub struct Screen<'a> {
     output: &'a Output,
+    /// Where the lines of a terminal break.
+    wrap: Option<Wrap>,
     /// The last thing written did not end its line.
     open: bool,
 }
 
 impl<'a> Screen<'a> {
     pub fn new(output: &'a Output) -> Self {
-        Screen { output, open: false }
+        Screen {
+            output,
+            wrap: output.columns().map(Wrap::new),
+            open: false,
+        }
     }
 
     pub fn wants_text(&self) -> bool {
@@ -43,7 +49,11 @@ impl<'a> Screen<'a> {
                 text
             }
         };
-        self.output.piece(text)?;
+        match &mut self.wrap {
+            // Cleaned first: what takes the place of a character may be wider than it.
+            Some(wrap) => self.output.piece(&wrap.piece(&clean(text)))?,
+            None => self.output.piece(text)?,
+        }
         if !text.is_empty() {
             self.open = !text.ends_with('\n');
         }
@@ -127,11 +137,17 @@ impl<'a> Screen<'a> {
                 clean(&message.content)
             ));
         }
-        self.output
-            .note(&self.output.dim("Ctrl-C stops an answer, Ctrl-D leaves."));
+        self.output.note(
+            &self
+                .output
+                .dim("Ctrl-C stops an answer, Ctrl-D leaves, /help says more."),
+        );
     }
 
     fn end_line(&mut self) -> io::Result<()> {
+        if let Some(wrap) = &mut self.wrap {
+            self.output.piece(&wrap.end())?;
+        }
         if std::mem::take(&mut self.open) {
             self.output.piece("\n")?;
         }

@@ -12,7 +12,7 @@ use crate::{
     cli::ChatArgs,
     commands::sessions::{all, find},
     failure::{Exit, Failure},
-    output::table::cut,
+    output::{table::cut, time::ago},
 };
 
 /// The label of conversations that were begun here.
@@ -64,6 +64,23 @@ pub async fn choose(connection: &Connection, args: &ChatArgs) -> Result<Option<S
         cursor,
         recent,
     }))
+}
+
+/// The latest conversations of `nexus chat`: id, name, and when each changed.
+pub async fn listed(connection: &Connection, most: usize) -> Result<Vec<(String, String, String)>, Failure> {
+    let labels = HashMap::from([(CLIENT.0.to_owned(), CLIENT.1.to_owned())]);
+    let filter = SessionFilter {
+        labels,
+        ..SessionFilter::default()
+    };
+    let mut sessions = all(connection, filter).await?;
+    sessions.sort_by_key(|session| std::cmp::Reverse(session.updated_at.map(|at| (at.seconds, at.nanos))));
+    sessions.truncate(most);
+    let row = |session: nexus_proto::orchestrator::v1::Session| {
+        let name = session.metadata.unwrap_or_default().name;
+        (session.id, name, ago(session.updated_at.as_ref()))
+    };
+    Ok(sessions.into_iter().map(row).collect())
 }
 
 async fn latest(connection: &Connection) -> Result<String, Failure> {

@@ -98,6 +98,59 @@ impl Talk {
         self.session.as_ref().map_or(&[], |session| &session.recent)
     }
 
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    pub fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
+    /// As `provider/model`.
+    pub fn ask_model(&mut self, name: String) {
+        self.model = Some(name);
+    }
+
+    pub fn begin_another(&mut self) {
+        self.session = None;
+        self.own.clear();
+    }
+
+    /// Stops whatever answer is being written in this conversation, also one that is no longer followed here. False: there
+    /// is none.
+    pub async fn stop(&mut self) -> Result<bool, Failure> {
+        let Some(session) = &self.session else { return Ok(false) };
+        let cancel = StreamMessageRequest {
+            session_id: session.id.clone(),
+            payload: Some(stream_message_request::Payload::Cancel(CancelTurn::default())),
+            after_sequence: Some(session.cursor),
+            ..StreamMessageRequest::default()
+        };
+        let frames = tokio_stream::once(cancel);
+        let mut inbox = self
+            .connection
+            .orchestrator()
+            .stream_messages(frames)
+            .await?
+            .into_inner();
+        // Our half is closed: the stream delivers the answer that is still owed, and ends.
+        let ended = async {
+            while let Some(frame) = inbox.message().await? {
+                if let Some(Payload::Message(message)) = frame.payload {
+                    let extra = message.metadata.map(|metadata| metadata.extra).unwrap_or_default();
+                    if extra.contains_key("cancelled") {
+                        return Ok(true);
+                    }
+                }
+            }
+            Ok::<bool, tonic::Status>(false)
+        };
+        match tokio::time::timeout(CANCEL_WAIT, ended).await {
+            Ok(ended) => Ok(ended?),
+            Err(_) => Ok(false),
+        }
+    }
+
     pub async fn turn(&mut self, content: String, screen: &mut Screen<'_>) -> Result<End, Failure> {
         let extra: HashMap<String, String> = self
             .model

@@ -1,10 +1,9 @@
 use std::io::{self, Write};
 
-use clap::CommandFactory;
 use clap_complete::{Shell, generate};
 
 use crate::{
-    cli::Cli,
+    cli,
     failure::{Exit, Failure},
     output::Output,
 };
@@ -12,7 +11,7 @@ use crate::{
 pub fn run(shell: Shell, _output: &Output) -> Result<Exit, Failure> {
     // Through memory: the generator panics where the reader has gone.
     let mut script = Vec::new();
-    generate(shell, &mut Cli::command(), "nexus", &mut script);
+    generate(shell, &mut cli::command(), "nexus", &mut script);
     io::stdout().lock().write_all(&script)?;
     Ok(Exit::Ok)
 }

@@ -13,7 +13,7 @@ use super::sessions::find;
 use crate::{
     cli::{ExportArgs, Format},
     failure::{Exit, Failure},
-    output::{Output, time::exact, view},
+    output::{Output, clean, escaped, table::one_line, time::exact, view},
     place::Place,
 };
 
@@ -66,21 +66,21 @@ async fn read(connection: &Connection, id: String) -> Result<(Session, Vec<Messa
 fn write(out: &mut impl Write, format: Format, session: &Session, messages: &[Message]) -> io::Result<()> {
     match format {
         Format::Jsonl => {
-            serde_json::to_writer(&mut *out, &serde_json::json!({ "session": view::session(session) }))?;
-            out.write_all(b"\n")?;
+            let head = serde_json::json!({ "session": view::session(session) });
+            writeln!(out, "{}", escaped(&head.to_string()))?;
             for message in messages {
-                serde_json::to_writer(&mut *out, &view::message(message))?;
-                out.write_all(b"\n")?;
+                let message = serde_json::to_string(&view::message(message))?;
+                writeln!(out, "{}", escaped(&message))?;
             }
         }
         Format::Markdown => {
             let shown = view::session(session);
             let title = if shown.name.is_empty() { &shown.id } else { &shown.name };
-            writeln!(out, "# {title}\n\nSession `{}`, {}.", shown.id, shown.state)?;
+            writeln!(out, "# {}\n\nSession `{}`, {}.", one_line(title), shown.id, shown.state)?;
             for message in messages {
                 let role = view::word(message.role().as_str_name(), "MESSAGE_ROLE_");
                 let when = exact(message.timestamp.as_ref()).unwrap_or_default();
-                writeln!(out, "\n## {role} ({when})\n\n{}", message.content)?;
+                writeln!(out, "\n## {role} ({when})\n\n{}", clean(&message.content))?;
             }
         }
     }

@@ -2,16 +2,14 @@
 
 use std::io::{self, Write};
 
-use clap::CommandFactory;
-
 use crate::{
-    cli::Cli,
+    cli,
     failure::{Exit, Failure},
 };
 
 /// Each page behind a form feed and a line with its name.
 pub fn run() -> Result<Exit, Failure> {
-    let mut root = Cli::command();
+    let mut root = cli::command();
     root.build();
     let mut pages = Vec::new();
     page(root, "nexus".to_owned(), &mut pages)?;

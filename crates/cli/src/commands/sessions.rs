@@ -131,12 +131,7 @@ pub async fn show(place: &Place, args: &ShowArgs, output: &Output) -> Result<Exi
     for message in &context.messages {
         let role = view::word(message.role().as_str_name(), "MESSAGE_ROLE_");
         let head = format!("#{} {role}, {}", message.sequence, ago(message.timestamp.as_ref()));
-        let text = if output.terminal {
-            clean(&message.content)
-        } else {
-            message.content.clone()
-        };
-        output.line(format!("\n{}\n{text}", output.dim(&head)))?;
+        output.line(format!("\n{}\n{}", output.dim(&head), clean(&message.content)))?;
     }
     Ok(Exit::Ok)
 }

@@ -211,3 +211,25 @@ async fn an_unknown_session_has_its_own_exit_code() {
     assert_eq!(done.status.code(), Some(4));
     assert!(text(&done.stderr).contains("session not found"));
 }
+
+/// The attack: a model's answer sets the terminal's title and turns the text of a link around.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_model_says_cannot_command_the_terminal() {
+    let hostile = "fine \u{1b}]0;owned\u{7} \u{9b}31m \u{202e}moc.live\u{2066}";
+    let fake = start([
+        vec![Act::Delta("a", 0, "fine \u{1b}]0;owned\u{7}"), Act::Answer(hostile)],
+        vec![Act::Answer(hostile)],
+    ])
+    .await;
+    let hides = |c: char| (c.is_control() && c != '\n') || matches!(c, '\u{202e}' | '\u{2066}');
+    // Into a pipe, which often ends at a terminal.
+    let done = fake.run(&["chat", "hi"]).await;
+    let shown = text(&done.stdout);
+    assert!(shown.starts_with("fine ") && shown.contains("moc.live"), "{shown:?}");
+    assert!(!shown.contains(hides), "{shown:?}");
+    let done = fake.run(&["chat", "--json", "hi"]).await;
+    let shown = text(&done.stdout);
+    assert!(!shown.contains(hides), "{shown:?}");
+    let line: Value = serde_json::from_str(shown.trim()).unwrap();
+    assert_eq!(line["content"], hostile, "nothing is lost");
+}

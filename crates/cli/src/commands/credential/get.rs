@@ -28,7 +28,7 @@ pub async fn run(resolver: &Resolver, args: &GetArgs, output: &Output) -> Result
         }
         output.value(&said)?;
     } else if shown {
-        output.line(found.secret.reveal())?;
+        output.exact(found.secret.reveal())?;
     } else {
         output.line(found.secret.masked())?;
         output.note(&format!(

@@ -145,5 +145,5 @@ fn say(record: &Record, width: usize, output: &Output) -> Result<(), Failure> {
         record.service,
         clean(&record.text())
     );
-    Ok(output.piece_raw(&line)?)
+    Ok(output.piece(&line)?)
 }
