@@ -8,6 +8,7 @@ mod chat;
 mod cli;
 mod commands;
 mod doctor;
+mod environment;
 mod failure;
 mod output;
 mod place;
@@ -20,10 +21,11 @@ mod upgrade;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 
 use crate::{
     cli::{Cli, Command, ServicesCommand, SessionCommand},
+    environment::Environment,
     failure::{Exit, Failure},
     output::Output,
     place::{Mistakes, Place},
@@ -33,12 +35,25 @@ fn main() -> ExitCode {
     if let Some(failed) = supervise::detach::run_if_asked() {
         return failed;
     }
-    let cli = Cli::parse();
+    let cli = match Cli::from_arg_matches(&cli::command().get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     let output = Output::new(cli.global.json);
+    let environment = match &cli.command {
+        Command::Supervise => match environment::seclude() {
+            Ok(environment) => environment,
+            Err(error) => {
+                let failure = Failure::new(Exit::Failed, format!("failed to keep the environment apart: {error}"));
+                return output.fail(&failure).into();
+            }
+        },
+        _ => Environment::of_process(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(run(cli, &output));
+            let result = runtime.block_on(run(cli, environment, &output));
             // A prompt that waits for a key must not hold the exit.
             runtime.shutdown_background();
             result
@@ -51,14 +66,14 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
+async fn run(cli: Cli, environment: Environment, output: &Output) -> Result<Exit, Failure> {
     let strict = |mistakes| Place::resolve(&cli.global, mistakes, output);
     match cli.command {
         Command::Up(args) => services::up::run(&strict(Mistakes::Fail)?, &args, output).await,
         Command::Down(args) => services::down::run(&strict(Mistakes::Show)?, &args, output).await,
         Command::Status(args) => commands::status::run(&strict(Mistakes::Show)?, &args, output).await,
         Command::Services(command) => service(command, &cli.global, output).await,
-        Command::Supervise => supervise::run(strict(Mistakes::Fail)?).await,
+        Command::Supervise => supervise::run(strict(Mistakes::Fail)?, environment).await,
         Command::GatewayDaemon(args) => Err(services::foreground::run(
             &strict(Mistakes::Show)?,
             "nexus-gateway",

@@ -214,7 +214,7 @@ impl Service {
             Some(section.eq_ignore_ascii_case(self.section))
         };
         let listed = EVERY_DAEMON.iter().chain(self.variables);
-        matches(listed, variable) || of_common(variable) || own().unwrap_or(false)
+        matches(listed, variable) || is_common(variable) || own().unwrap_or(false)
     }
 }
 
@@ -223,9 +223,12 @@ pub fn is_for_every_daemon(variable: &str) -> bool {
     matches(EVERY_DAEMON.iter(), variable)
 }
 
-fn of_common(variable: &str) -> bool {
+/// Whether the environment variable of this name sets something in `[common]`, by a name of its own or by that of a
+/// setting whose value is taken.
+pub fn is_common(variable: &str) -> bool {
+    let borrowed = |(section, key): (&str, &str)| crate::layers::variable(section, key) == variable;
     let mut settings = crate::common().settings.into_iter();
-    settings.any(|setting| setting.env.contains(&variable))
+    settings.any(|setting| setting.env.contains(&variable) || setting.borrowed.is_some_and(borrowed))
 }
 
 fn matches<'a>(mut patterns: impl Iterator<Item = &'a &'static str>, name: &str) -> bool {

@@ -3,7 +3,9 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
 
+mod environment;
 mod promises;
+mod sockets;
 mod world;
 
 use std::{

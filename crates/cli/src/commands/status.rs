@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration, time::SystemTime};
 
 use futures_util::future::join_all;
 use nexus_client::{Address, Connection, Kind};
+use nexus_daemon::Standing;
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -22,6 +23,7 @@ use crate::{
         self,
         ask::{self, Said},
         peer::{Found, look},
+        survey,
         table::{self, ASSISTANT, ORCHESTRATOR, TABLE},
     },
 };
@@ -153,7 +155,14 @@ async fn one(place: &Place, service: String) -> Line {
     };
     if let Address::Unix(path) = &address {
         let found = match look(path).await {
-            Ok(Found::Absent) => return line,
+            Ok(Found::Absent) => match survey::running_without_socket(&place.root, &line.service) {
+                Some(pid) => {
+                    line.pid = Some(pid);
+                    let (message, fix) = survey::socket_gone(&path.display().to_string(), &line.service);
+                    Err((State::Failed, format!("{message}; {fix}")))
+                }
+                None => return line,
+            },
             Ok(Found::Running(peer)) => {
                 line.pid = Some(peer.pid);
                 let foreign = peer.is_of_another_tree(&place.root.state());
@@ -183,7 +192,7 @@ async fn one(place: &Place, service: String) -> Line {
     }
     let connection = Connection::lazy(&address, &place.options);
     match timeout(PATIENCE, ask::daemon(&connection, &line.service)).await {
-        Ok(Ok(said)) => put(said, &mut line),
+        Ok(Ok(said)) => put(place, said, &mut line),
         Ok(Err(error)) if error.kind == Kind::NotRunning => {}
         Ok(Err(error)) => (line.state, line.error) = (State::Failed, Some(error.message)),
         Err(_) => (line.state, line.error) = (State::Failed, Some("is there, and does not answer".to_owned())),
@@ -191,7 +200,13 @@ async fn one(place: &Place, service: String) -> Line {
     line
 }
 
-fn put(said: Said, line: &mut Line) {
+fn put(place: &Place, said: Said, line: &mut Line) {
+    let file = Standing::file(&place.root, &line.service);
+    let standing = line.pid.and_then(|pid| Standing::of(pid.unsigned_abs(), &file));
+    if let Some(limp) = said.limp(standing.as_ref()).filter(|_| said.serving) {
+        let fix = limp.fix.map(|fix| format!("; {fix}")).unwrap_or_default();
+        line.error = Some(limp.message + &fix);
+    }
     line.state = match (said.serving, said.limps()) {
         (false, _) => State::NotServing,
         (true, true) => State::Degraded,

@@ -13,6 +13,7 @@ use crate::{
     place::Place,
     services::{
         peer::{self, Found},
+        survey,
         table::{TABLE, sockets},
     },
 };
@@ -37,7 +38,14 @@ pub(super) async fn look(place: &Place, fix: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (entry, socket) in TABLE.iter().zip(known) {
         let id = format!("sockets.{}", entry.name);
-        findings.push(one(id, &socket.path, fix).await);
+        let running = survey::running_without_socket(&place.root, entry.name);
+        match running.filter(|_| socket.path.symlink_metadata().is_err()) {
+            Some(_) => {
+                let (message, fix) = survey::socket_gone(&socket.path.display().to_string(), entry.name);
+                findings.push(Finding::fail(id, format!("{}: {message}", entry.name), fix));
+            }
+            None => findings.push(one(id, &socket.path, fix).await),
+        }
     }
     findings
 }

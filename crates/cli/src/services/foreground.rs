@@ -2,8 +2,11 @@
 
 use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
 
+use nexus_config::services::SERVICES;
+
 use super::programs;
 use crate::{
+    environment::Environment,
     failure::{Exit, Failure},
     place::Place,
 };
@@ -14,6 +17,12 @@ pub fn run(place: &Place, binary: &str, args: &[OsString]) -> Failure {
         return not_here(binary);
     };
     let mut command = Command::new(&program);
+    // As the supervisor would start it: what else this shell knows is none of the daemon's business.
+    if let Some(service) = SERVICES.iter().find(|service| service.binary == binary) {
+        command
+            .env_clear()
+            .envs(Environment::of_process().for_service(service, &place.root));
+    }
     command.args(args).env("NEXUS_ROOT", place.root.path());
     if let Some(socket) = &place.told {
         command.env("GRPC_SOCKET_PATH", socket);

@@ -15,10 +15,10 @@ use tokio::{
 use super::{
     control::{self, Conversation, Request},
     model::Snapshot,
-    process::MARK,
     table::{self, ORCHESTRATOR},
 };
 use crate::{
+    environment::Environment,
     failure::{Exit, Failure},
     place::Place,
     supervise::{detach, own_program},
@@ -122,16 +122,21 @@ fn spawn(place: &Place) -> Result<Child, Failure> {
         .map_err(|error| Failure::new(Exit::Failed, format!("failed to find this program: {error}")))?;
     let shim =
         own_program().map_err(|error| Failure::new(Exit::Failed, format!("failed to find this program: {error}")))?;
+    let environment = Environment::of_process();
+    let handed = environment
+        .sealed()
+        .map_err(|error| Failure::new(Exit::Failed, format!("failed to hand over the environment: {error}")))?;
     let mut command = Command::new(shim);
     command
-        .arg(detach::ARGUMENT)
+        .env_clear()
+        .envs(environment.for_supervisor())
+        .arg(detach::WITH_ENVIRONMENT)
         .arg(&own)
         .arg("supervise")
         .arg("--root")
         .arg(place.root.path())
-        .env_remove(MARK)
         .current_dir(place.root.path())
-        .stdin(Stdio::null())
+        .stdin(handed)
         .stdout(Stdio::null())
         .stderr(file);
     if let Some(told) = &place.told {

@@ -7,6 +7,7 @@ use std::{
 
 use futures_util::future::join_all;
 use nexus_client::{Connection, Kind};
+use nexus_config::Root;
 use nexus_daemon::Standing;
 use tokio::time::timeout;
 
@@ -52,7 +53,11 @@ pub async fn deepen(place: &Place, snapshot: Snapshot) -> Result<Snapshot, Failu
         async move {
             if let Some((entry, socket)) = known.filter(|_| service.pid.is_some()) {
                 service.checks.retain(|check| check.id == "process");
-                put(place, entry, socket, &mut service).await;
+                if socket.path.symlink_metadata().is_err() {
+                    put_without_socket(entry, socket, &mut service);
+                } else {
+                    put(place, entry, socket, &mut service).await;
+                }
             }
             service
         }
@@ -98,7 +103,15 @@ pub async fn one(place: &Place, entry: &Entry, socket: &Socket, desired: Desired
         (state, check)
     };
     let there = match look(&socket.path).await {
-        Ok(Found::Absent) => Ok(false),
+        Ok(Found::Absent) => match running_without_socket(&place.root, entry.name) {
+            Some(pid) => {
+                service.pid = Some(pid);
+                service.start_time = process::start_time(pid);
+                put_without_socket(entry, socket, &mut service);
+                return service;
+            }
+            None => Ok(false),
+        },
         Ok(Found::Stale) if desired == Desired::Running => {
             Err(wrong(State::Failed, "died, and nobody starts it again", "nexus up"))
         }
@@ -194,6 +207,31 @@ pub fn recall(place: &Place, service: &mut Service, fed: Option<SystemTime>) {
         .map(stamp)
         .map_or(standing.observed_at.clone(), |fed| fed.max(standing.observed_at));
     service.checks.push(health);
+}
+
+/// What is said of a daemon that runs and whose socket's file is gone, and what to do.
+pub fn socket_gone(path: &str, service: &str) -> (String, String) {
+    (
+        format!("runs, and the file of its socket {path} is gone"),
+        format!("it binds it again within seconds; if it does not: nexus services restart {service}"),
+    )
+}
+
+fn put_without_socket(entry: &Entry, socket: &Socket, service: &mut Service) {
+    let (message, fix) = socket_gone(&socket.path.display().to_string(), entry.name);
+    service.state = State::Unhealthy;
+    service
+        .checks
+        .push(check("socket", Verdict::Fail, message, None, Some(fix)));
+}
+
+/// The process of a service that cannot be found by its socket: the one that wrote down how it is, if it still runs.
+pub fn running_without_socket(root: &Root, service: &str) -> Option<i32> {
+    let told = std::fs::read(Standing::file(root, service)).ok()?;
+    let told: Standing = serde_json::from_slice(&told).ok()?;
+    let pid = i32::try_from(told.pid).ok()?;
+    let ours = process::is_daemon(pid) && !process::is_of_another_tree(pid, &root.state());
+    ours.then_some(pid)
 }
 
 /// What the daemon says now.

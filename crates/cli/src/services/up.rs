@@ -163,7 +163,8 @@ impl Line {
             Some(exit) => exit.message.clone(),
             None if orphaned => ORPHANED.to_owned(),
             None => match service.and_then(Service::problem) {
-                Some((problem, _)) => format!("is not ready in time: {problem}; it goes on trying"),
+                Some((problem, Some(fix))) => format!("is not ready in time: {problem}; {fix}"),
+                Some((problem, None)) => format!("is not ready in time: {problem}; it goes on trying"),
                 None => "did not become ready in time; it goes on trying".to_owned(),
             },
         });

@@ -17,7 +17,10 @@ use nix::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::failure::{Exit, Failure};
+use crate::{
+    environment::Environment,
+    failure::{Exit, Failure},
+};
 
 /// A program that only prints takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,7 +37,7 @@ pub struct Program {
 /// What the asked program sees of this environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sees {
-    /// All of it: the answer is what a daemon started from here would do.
+    /// All settings in it: the answer is what a daemon started from here would do.
     Everything,
     /// No settings in it: the answer is about the file alone.
     FileOnly,
@@ -156,8 +159,10 @@ pub async fn run(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    if sees == Sees::FileOnly {
-        command.env_clear();
+    command.env_clear();
+    if sees == Sees::Everything {
+        command.envs(Environment::of_process().settings());
+    } else {
         for kept in ["PATH", "HOME", "TMPDIR", "LLVM_PROFILE_FILE"] {
             if let Some(value) = env::var_os(kept) {
                 command.env(kept, value);

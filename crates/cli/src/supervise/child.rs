@@ -13,8 +13,9 @@ use std::{
 use nix::{sys::signal::Signal, unistd::Pid};
 use tokio::{task::JoinHandle, time::timeout};
 
-use super::{detach, handover, machine::Exit};
+use super::{detach, machine::Exit};
 use crate::{
+    environment::Environment,
     place::Place,
     services::{
         process::{self, Held, MARK},
@@ -63,6 +64,7 @@ pub fn mark(place: &Place, entry: &Entry) -> String {
 
 pub fn spawn(
     place: &Place,
+    environment: &Environment,
     entry: &Entry,
     program: &Path,
     socket: &UnixListener,
@@ -74,9 +76,10 @@ pub fn spawn(
         .arg(detach::WITH_SOCKET)
         .arg(&program)
         .args(entry.args)
+        .env_clear()
+        .envs(environment.for_service(entry, &place.root))
         .envs(variables(place))
         .env(MARK, mark(place, entry))
-        .env_remove(handover::VARIABLE)
         .current_dir(place.root.path())
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(socket.try_clone()?)))
         .stdout(pipe.try_clone()?)

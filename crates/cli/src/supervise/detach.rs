@@ -15,10 +15,11 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-/// The first argument that asks for it. Not a command of the tree: it is of no use to people.
-pub const ARGUMENT: &str = "\u{1}detach";
-/// The same, with a listening socket as standard input that the program is to get as systemd passes one.
+/// The first argument that asks for it, with a listening socket as standard input that the program is to get as systemd
+/// passes one. Not a command of the tree: it is of no use to people.
 pub const WITH_SOCKET: &str = "\u{1}detach-with-socket";
+/// The same, with the file of [`crate::environment`] as standard input, which the program is to inherit.
+pub const WITH_ENVIRONMENT: &str = "\u{1}detach-with-environment";
 
 /// The number of the first socket that is passed in.
 const FIRST: RawFd = 3;
@@ -28,7 +29,8 @@ pub fn run_if_asked() -> Option<ExitCode> {
     let mut args = env::args_os().skip(1);
     let asked = args.next()?;
     let socket = asked == WITH_SOCKET;
-    if asked != ARGUMENT && !socket {
+    let environment = asked == WITH_ENVIRONMENT;
+    if !environment && !socket {
         return None;
     }
     let program = args.next()?;
@@ -50,16 +52,16 @@ pub fn run_if_asked() -> Option<ExitCode> {
         command.env_remove(name);
     }
     close_inherited();
+    if let Err(error) = pass_input() {
+        eprintln!("failed to pass what was handed over: {error}");
+        return Some(ExitCode::from(71));
+    }
     if socket {
-        match pass_socket() {
-            Ok(()) => command
-                .env("LISTEN_FDS", "1")
-                .env("LISTEN_PID", std::process::id().to_string()),
-            Err(error) => {
-                eprintln!("failed to pass the socket: {error}");
-                return Some(ExitCode::from(71));
-            }
-        };
+        command
+            .env("LISTEN_FDS", "1")
+            .env("LISTEN_PID", std::process::id().to_string());
+    } else {
+        command.env(crate::environment::VARIABLE, FIRST.to_string());
     }
     let error = command.exec();
     eprintln!("failed to start {}: {error}", OsStr::new(&program).display());
@@ -79,7 +81,7 @@ fn close_inherited() {
     }
 }
 
-fn pass_socket() -> io::Result<()> {
+fn pass_input() -> io::Result<()> {
     let number = nix::unistd::dup(io::stdin())?.into_raw_fd();
     if number == FIRST {
         return Ok(());

@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use nexus_daemon::listener::Kept;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    control::{Control, Held},
     executor::Executor,
     handover::{self, Handed},
     machine::{Effect, Event, Exit, Machine, Phase, Unit},
@@ -46,8 +46,16 @@ pub enum Heard {
     Stop,
 }
 
-/// Between two looks whether the tree is still there.
-const TREE_LOOK: Duration = Duration::from_secs(10);
+/// Between two looks whether the tree and our own socket are still there.
+const TREE_LOOK: Duration = Duration::from_secs(1);
+
+/// Why a supervisor is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    Stopped,
+    /// Another one has taken the tree over.
+    Replaced,
+}
 
 pub struct Dispatcher {
     pub machine: Machine,
@@ -114,25 +122,34 @@ impl Dispatcher {
     }
 
     /// Until everything is stopped and told so.
-    pub async fn run(&mut self, inbox: &mut mpsc::Receiver<Heard>, control: &Kept) {
+    pub async fn run(&mut self, inbox: &mut mpsc::Receiver<Heard>, control: &mut Control) -> Over {
         let mut tree = tokio::time::interval(TREE_LOOK);
+        tree.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !(self.stopping && self.machine.units.iter().all(|unit| !unit.is_alive())) {
             let timer = self.machine.next_timer().map(|at| self.begin + at);
             tokio::select! {
                 heard = inbox.recv() => match heard {
                     Some(heard) => self.hear(heard, control),
-                    None => return,
+                    None => return Over::Stopped,
                 },
                 () = sleep_until(timer) => self.step(Event::Tick),
-                _ = tree.tick() => if !self.executor.place.root.run_dir().is_dir() {
-                    self.stop_all(None);
-                },
+                _ = tree.tick() => {
+                    if !self.executor.place.root.run_dir().is_dir() {
+                        self.stop_all(None);
+                        self.publish();
+                    } else if control.keep() == Held::Taken {
+                        return Over::Replaced;
+                    }
+                    // Nothing that anybody follows has changed.
+                    continue;
+                }
             }
             self.publish();
         }
+        Over::Stopped
     }
 
-    fn hear(&mut self, heard: Heard, control: &Kept) {
+    fn hear(&mut self, heard: Heard, control: &Control) {
         match heard {
             Heard::Ended { unit, instance, exit } => {
                 if self.machine.units[unit].instance == instance {
@@ -219,10 +236,16 @@ impl Dispatcher {
     }
 
     /// Only comes back if it could not be done; then everything is as it was.
-    fn hand_over(&mut self, program: &Path, control: &Kept) -> Result<(), Failure> {
+    fn hand_over(&mut self, program: &Path, control: &Control) -> Result<(), Failure> {
         if self.stopping {
             return Err(Failure::new(failure::Exit::Failed, "everything is being stopped"));
         }
+        let Some(control) = control.kept() else {
+            return Err(Failure::new(
+                failure::Exit::Failed,
+                "the supervisor's own socket cannot be bound",
+            ));
+        };
         self.remember();
         Err(handover::hand_over(program, &self.executor, control))
     }

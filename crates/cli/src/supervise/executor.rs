@@ -28,6 +28,7 @@ use super::{
     pump,
 };
 use crate::{
+    environment::Environment,
     place::Place,
     services::{
         process, programs,
@@ -51,13 +52,21 @@ struct Slot {
 
 pub struct Executor {
     pub place: Arc<Place>,
+    /// What the daemons are given; see [`crate::environment`].
+    pub environment: Environment,
     policy: Policy,
     slots: Vec<Slot>,
     heard: mpsc::Sender<Heard>,
 }
 
 impl Executor {
-    pub fn new(place: Arc<Place>, policy: Policy, sockets: Vec<Socket>, heard: mpsc::Sender<Heard>) -> Executor {
+    pub fn new(
+        place: Arc<Place>,
+        environment: Environment,
+        policy: Policy,
+        sockets: Vec<Socket>,
+        heard: mpsc::Sender<Heard>,
+    ) -> Executor {
         let slot = |(entry, socket)| Slot {
             entry,
             socket,
@@ -68,6 +77,7 @@ impl Executor {
         };
         Executor {
             place,
+            environment,
             policy,
             slots: TABLE.iter().zip(sockets).map(slot).collect(),
             heard,
@@ -132,7 +142,7 @@ impl Executor {
             slot.kept = Some(kept);
         }
         let kept = slot.kept.as_ref().expect("it was just bound");
-        let (child, process, printed) = child::spawn(&place, entry, &program, kept.listener())
+        let (child, process, printed) = child::spawn(&place, &self.environment, entry, &program, kept.listener())
             .map_err(|error| format!("failed to start {}: {error}", program.display()))?;
         slot.process = Some(process);
         let printing = self.pump(unit, printed);

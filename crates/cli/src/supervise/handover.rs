@@ -52,6 +52,21 @@ pub fn hand_over(program: &Path, executor: &Executor, control: &Kept) -> Failure
     let names = names.collect::<Vec<_>>().join(",");
     let place = &executor.place;
     let mut command = Command::new(program);
+    let failed = |error: std::io::Error| {
+        Failure::new(
+            Exit::Failed,
+            format!("the supervisor cannot become {}: {error}", program.display()),
+        )
+    };
+    let environment = &executor.environment;
+    // Held until the exec, which it survives.
+    let sealed = match environment.sealed() {
+        Ok(sealed) => sealed,
+        Err(error) => return failed(error),
+    };
+    if let Err(error) = crate::environment::hand_to(&mut command, environment, &sealed) {
+        return failed(error);
+    }
     command
         .arg("supervise")
         .arg("--root")
@@ -64,10 +79,7 @@ pub fn hand_over(program: &Path, executor: &Executor, control: &Kept) -> Failure
     for (_, descriptor) in &passed {
         survive(*descriptor, false);
     }
-    Failure::new(
-        Exit::Failed,
-        format!("the supervisor cannot become {}: {error}", program.display()),
-    )
+    failed(error)
 }
 
 fn survive(descriptor: BorrowedFd<'_>, survives: bool) {

@@ -15,6 +15,7 @@
 //! becomes the new program, as the same process with the same sockets and children ([`handover`]).
 
 mod child;
+mod control;
 pub mod detach;
 mod dispatcher;
 mod executor;
@@ -37,6 +38,7 @@ use tokio::{
 };
 
 use crate::{
+    environment::Environment,
     failure::{Exit, Failure},
     place::Place,
     services::table,
@@ -50,8 +52,11 @@ const INBOX: usize = 256;
 /// How long who follows may take for the last snapshot.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-pub async fn run(place: Place) -> Result<Exit, Failure> {
+/// `environment` holds what the daemons are given; nothing of it is in the environment of this process.
+pub async fn run(mut place: Place, environment: Environment) -> Result<Exit, Failure> {
     place.local()?;
+    let token = environment.get("NEXUS_TOKEN").and_then(|token| token.to_str());
+    place.options.token = token.filter(|token| !token.is_empty()).map(str::to_owned);
     place
         .root
         .create()
@@ -71,7 +76,6 @@ pub async fn run(place: Place) -> Result<Exit, Failure> {
         control.map_err(|error| Failure::new(Exit::Refused, format!("another supervisor runs here: {error}")))?;
     let failed =
         |action: &str, error: std::io::Error| Failure::new(Exit::Failed, format!("failed to {action}: {error}"));
-    let listener = executor::listen(&control).map_err(|error| failed("listen", error))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed("listen for signals", error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| failed("listen for signals", error))?;
     // The end of a terminal is no reason to end.
@@ -79,14 +83,14 @@ pub async fn run(place: Place) -> Result<Exit, Failure> {
 
     let (heard, mut inbox) = mpsc::channel(INBOX);
     let place = Arc::new(place);
-    let executor = executor::Executor::new(place.clone(), policy.clone(), sockets, heard.clone());
+    let executor = executor::Executor::new(place.clone(), environment, policy.clone(), sockets, heard.clone());
     let machine = machine::Machine::new(policy.machine(), table::needs());
     let mut dispatcher = dispatcher::Dispatcher::new(machine, executor);
     dispatcher.adopt(&Memory::read(&place.root), &disabled, &mut handed);
     drop(handed);
     let room = Arc::new(Semaphore::new(server::MOST_AT_ONCE));
-    let answering = server::run(listener, heard.clone(), dispatcher.snapshots(), room.clone());
-    let serving = tokio::spawn(answering);
+    let control = control::Control::new(path, control, heard.clone(), dispatcher.snapshots(), room.clone());
+    let mut control = control.map_err(|error| failed("listen", error))?;
     tokio::spawn(async move {
         let mut asked = false;
         loop {
@@ -101,10 +105,13 @@ pub async fn run(place: Place) -> Result<Exit, Failure> {
             asked = true;
         }
     });
-    dispatcher.run(&mut inbox, &control).await;
+    if dispatcher.run(&mut inbox, &mut control).await == dispatcher::Over::Replaced {
+        // Nothing is taken down on the way: the daemons and their sockets are another supervisor's now.
+        eprintln!("another supervisor keeps this tree");
+        std::process::exit(Exit::Refused as i32);
+    }
     // Nobody new is heard, and the place is free, before those who follow are told that it is over.
-    serving.abort();
-    drop(control);
+    control.close();
     Memory::forget(&place.root);
     drop(dispatcher);
     let everybody = u32::try_from(server::MOST_AT_ONCE).expect("it is small");

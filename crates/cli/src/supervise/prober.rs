@@ -25,6 +25,8 @@ pub struct Look {
     pub said: Result<Said, String>,
     /// What stands between it and being of use.
     pub unlinked: Option<String>,
+    /// The file of its socket is gone: nobody new reaches it.
+    pub absent: bool,
     /// What it wrote down of itself.
     pub standing: Option<Standing>,
     pub took: Duration,
@@ -35,7 +37,7 @@ impl Look {
     fn is_settled(&self) -> bool {
         let well = self.said.as_ref().is_ok_and(|said| said.serving && !said.limps());
         let asking = self.standing.as_ref().is_some_and(Standing::is_asking);
-        well && self.unlinked.is_none() && !asking
+        well && !self.absent && self.unlinked.is_none() && !asking
     }
 }
 
@@ -115,6 +117,7 @@ impl Prober {
         Look {
             said,
             unlinked,
+            absent: matches!(&self.address, Address::Unix(path) if path.symlink_metadata().is_err()),
             standing: Standing::of(pid, &self.standing),
             took,
         }

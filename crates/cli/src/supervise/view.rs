@@ -1,6 +1,9 @@
 //! The machine's state in the words of the model.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     executor::Executor,
@@ -12,7 +15,7 @@ use crate::services::{
     model::{
         Check, Desired, Endpoint, LastError, LastExit, Manager, Service, Snapshot, State, Supervisor, Verdict, stamp,
     },
-    programs,
+    programs, survey,
     table::{Entry, Link, TABLE},
 };
 
@@ -44,6 +47,7 @@ impl View<'_> {
         let look = self.looks[index].as_ref();
         let said = look.and_then(|(look, _)| look.said.as_ref().ok());
         let socket = self.executor.socket(index);
+        let gone = matches!(unit.phase, Phase::Ready) && socket.path.symlink_metadata().is_err();
         let next = match unit.phase {
             Phase::Backoff { until } => Some(stamp(self.wall + until.saturating_sub(self.now))),
             _ => None,
@@ -59,6 +63,8 @@ impl View<'_> {
             state: match process {
                 // It is about to be told, and then started again.
                 Some(process) if unit.phase == Phase::Ready && unit.wanted && process.held.is_over() => State::Starting,
+                // Looked at now: a daemon that hangs may have been asked long ago.
+                _ if gone => State::Unhealthy,
                 _ => state(unit, look.map(|(look, _)| look)),
             },
             since: (unit.instance > 0).then(|| self.at(unit.since)),
@@ -76,10 +82,10 @@ impl View<'_> {
                 name: "grpc".to_owned(),
                 addr: socket.path.display().to_string(),
                 port: None,
-                listening: said.is_some_and(|said| said.serving),
+                listening: said.is_some_and(|said| said.serving) && !gone,
                 auth: "peer-uid".to_owned(),
             }],
-            checks: self.checks(unit, entry, look),
+            checks: self.checks(unit, entry, look, gone.then_some(&socket.path)),
             credentials: look
                 .and_then(|(look, _)| look.standing.as_ref())
                 .map(|standing| standing.credentials.clone())
@@ -111,8 +117,26 @@ impl View<'_> {
         }
     }
 
-    fn checks(&self, unit: &Unit, entry: &Entry, look: Option<&(Look, SystemTime)>) -> Vec<Check> {
+    /// `gone`: the path where the socket's file should be.
+    fn checks(
+        &self,
+        unit: &Unit,
+        entry: &Entry,
+        look: Option<&(Look, SystemTime)>,
+        gone: Option<&PathBuf>,
+    ) -> Vec<Check> {
         let mut checks = vec![self.process_check(unit, entry)];
+        if let Some(path) = gone {
+            let (message, fix) = survey::socket_gone(&path.display().to_string(), entry.name);
+            checks.push(Check {
+                id: "socket".to_owned(),
+                status: Verdict::Fail,
+                message,
+                observed_at: stamp(self.wall),
+                latency_ms: None,
+                fix: Some(fix),
+            });
+        }
         let Some((look, at)) = look else { return checks };
         let check = |id: &str, status, message: String, fix: Option<String>| Check {
             id: id.to_owned(),

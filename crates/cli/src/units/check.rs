@@ -50,7 +50,7 @@ pub fn may(which: &Which) -> Result<(), Failure> {
 /// This installation, with all that the units will need in place.
 pub fn installation(place: &Place, entries: &[&Entry], scope: Scope) -> Result<Installation, Failure> {
     let bin = bin()?;
-    let needed = entries.iter().map(|entry| entry.binary).chain(["nexus"]);
+    let needed = entries.iter().map(|entry| entry.binary()).chain(["nexus"]);
     let missing: Vec<&str> = needed.filter(|name| !bin.join(name).is_file()).collect();
     if !missing.is_empty() {
         return Err(

@@ -1,4 +1,6 @@
-//! The units as they are checked in, and whose they are. A new service joins by one entry here.
+//! The units as they are checked in, and whose they are: one entry for each service of the catalogue, in its order.
+
+use nexus_config::services::{self, ASSISTANT, GATEWAY, LLM, ORCHESTRATOR, Service};
 
 use super::Scope;
 
@@ -33,39 +35,28 @@ macro_rules! file {
 #[derive(Debug)]
 pub struct Entry {
     pub service: &'static str,
-    pub binary: &'static str,
-    /// Without its suffix.
-    pub unit: &'static str,
     pub daemon: File,
     pub socket: File,
 }
 
 pub const TABLE: &[Entry] = &[
     Entry {
-        service: "orchestrator",
-        binary: "nexus-orchestrator",
-        unit: "nexus-orchestrator",
+        service: ORCHESTRATOR,
         daemon: file!("nexus-orchestrator.service"),
         socket: file!("nexus-orchestrator.socket"),
     },
     Entry {
-        service: "llm",
-        binary: "nexus-llm",
-        unit: "nexus-llm",
+        service: LLM,
         daemon: file!("nexus-llm.service"),
         socket: file!("nexus-llm.socket"),
     },
     Entry {
-        service: "agent-assistant",
-        binary: "nexus-agent",
-        unit: "nexus-agent@assistant",
+        service: ASSISTANT,
         daemon: file!("nexus-agent@.service"),
         socket: file!("nexus-agent@.socket"),
     },
     Entry {
-        service: "gateway",
-        binary: "nexus-gateway",
-        unit: "nexus-gateway",
+        service: GATEWAY,
         daemon: file!("nexus-gateway.service"),
         socket: file!("nexus-gateway.socket"),
     },
@@ -84,11 +75,42 @@ impl Entry {
         [&self.daemon, &self.socket]
     }
 
+    fn catalogued(&self) -> &'static Service {
+        services::find(self.service).expect("every unit is of a service in the catalogue")
+    }
+
+    pub fn binary(&self) -> &'static str {
+        self.catalogued().binary
+    }
+
     pub fn service_unit(&self) -> String {
-        format!("{}.service", self.unit)
+        format!("{}.service", self.catalogued().unit)
     }
 
     pub fn socket_unit(&self) -> String {
-        format!("{}.socket", self.unit)
+        format!("{}.socket", self.catalogued().unit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::launchd;
+
+    #[test]
+    fn every_service_has_its_units() {
+        let catalogue: Vec<&str> = services::SERVICES.iter().map(|service| service.name).collect();
+        let systemd: Vec<&str> = TABLE.iter().map(|entry| entry.service).collect();
+        let launchd: Vec<&str> = launchd::SERVICES.iter().map(|(service, _)| *service).collect();
+        assert_eq!(systemd, catalogue);
+        assert_eq!(launchd, catalogue);
+        for entry in TABLE {
+            let started = entry.daemon.text(Scope::System);
+            assert!(
+                started.contains(entry.binary()),
+                "{} starts another program",
+                entry.service
+            );
+        }
     }
 }
