@@ -89,8 +89,20 @@ impl Failure {
 
     /// A file operation that failed, with the file's name.
     pub fn file(action: &str, path: &std::path::Path, error: &io::Error) -> Self {
-        Failure::new(Exit::Failed, format!("failed to {action} {}: {error}", path.display()))
+        let failed = Failure::new(Exit::Failed, format!("failed to {action} {}: {error}", path.display()));
+        if is_full(error) {
+            let message = format!("failed to {action} {}: the disk is full", path.display());
+            return Failure::new(Exit::Failed, message).hint(MAKE_ROOM);
+        }
+        failed
     }
+}
+
+const MAKE_ROOM: &str = "make room there, then try again";
+
+/// The disk, or this user's share of it, has no room.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl fmt::Display for Failure {
@@ -141,6 +153,9 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         let gone = error.kind() == io::ErrorKind::BrokenPipe;
         let exit = if gone { Exit::Ok } else { Exit::Failed };
+        if is_full(&error) {
+            return Failure::new(exit, "failed to write the output: the disk that it goes to is full").hint(MAKE_ROOM);
+        }
         Failure {
             quiet: gone,
             ..Failure::new(exit, format!("failed to write the output: {error}"))
@@ -158,6 +173,17 @@ mod tests {
         assert!(failure.quiet);
         assert_eq!(failure.exit, Exit::Ok);
         assert!(!Failure::from(io::Error::from(io::ErrorKind::StorageFull)).quiet);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_the_path_and_what_to_do() {
+        let failure = Failure::file(
+            "write",
+            std::path::Path::new("/srv/x"),
+            &io::ErrorKind::StorageFull.into(),
+        );
+        assert_eq!(failure.message, "failed to write /srv/x: the disk is full");
+        assert!(failure.hint.unwrap().contains("make room"));
     }
 
     #[test]

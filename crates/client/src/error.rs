@@ -94,10 +94,12 @@ impl From<Status> for Error {
         } else {
             status.message().to_owned()
         };
-        Error {
-            reason: details::reason(status.details()),
-            ..Error::new(kind, message)
+        let mut error = Error::new(kind, message);
+        error.reason = details::reason(status.details());
+        if let Some(hint) = hint_for_reason(error.reason.as_deref()) {
+            error.hint = Some(hint.to_owned());
         }
+        error
     }
 }
 
@@ -187,6 +189,17 @@ fn kind(code: Code) -> Kind {
     }
 }
 
+/// The reason of an error where the disk of the daemon that was asked has too little room.
+pub(crate) const DISK_FULL: &str = "DISK_FULL";
+
+/// What helps for a reason that a daemon gave; more exact than what helps for its kind.
+fn hint_for_reason(reason: Option<&str>) -> Option<&'static str> {
+    match reason {
+        Some(DISK_FULL) => Some("make room on that disk; nexus sessions prune removes old sessions"),
+        _ => None,
+    }
+}
+
 fn hint(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::NotRunning => Some("start it with: nexus up"),
@@ -236,6 +249,17 @@ mod tests {
         assert_eq!(error.to_string(), "maximum sessions limit reached: 100");
         assert_eq!(error.reason.as_deref(), Some("session_limit"));
         assert!(!error.is_retryable());
+    }
+
+    #[test]
+    fn a_full_disk_has_its_own_hint() {
+        let details = details::encode(DISK_FULL).into();
+        let error = Error::from(Status::with_details(
+            Code::ResourceExhausted,
+            "only 1 byte is free",
+            details,
+        ));
+        assert!(error.hint.unwrap().contains("make room"));
     }
 
     #[test]

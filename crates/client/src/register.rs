@@ -6,7 +6,7 @@ use nexus_proto::agent::v1::{HeartbeatRequest, RegisterRequest, UnregisterReques
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Connection, Error, Kind};
+use crate::{Connection, Error, Kind, error::DISK_FULL};
 
 /// A third of the time after which the orchestrator counts an agent as lost.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
@@ -69,7 +69,11 @@ async fn keep(
                 }
             }
             Err(error) if error.kind == Kind::NotFound && id.is_some() => *id = None,
-            Err(error) => {
+            Err(mut error) => {
+                // It is not this daemon's disk.
+                if error.reason.as_deref() == Some(DISK_FULL) {
+                    error.message = format!("the orchestrator takes nothing new: {}", error.message);
+                }
                 told(Err(&error));
                 // Once for each new reason: an orchestrator that is away for an hour is one line, not a thousand.
                 if said.as_ref() != Some(&error.kind) {

@@ -130,6 +130,13 @@ impl From<BindError> for BootError {
     }
 }
 
+/// The disk, or this user's share of it, has no room.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::{Error, ErrorKind};
+    let kind = error.downcast_ref::<Error>().map(Error::kind);
+    matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+}
+
 /// An error and its causes in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -137,6 +144,9 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     while let Some(error) = cause {
         text.push_str(": ");
         text.push_str(&error.to_string());
+        if is_full(error) {
+            text.push_str("; the disk is full: make room there");
+        }
         cause = error.source();
     }
     text

@@ -271,6 +271,7 @@ impl Daemon for Orchestrator {
             .await
             .map_err(|e| BootError::Failed(format!("failed to note the start: {e}")))?;
         verify_later(&engine, &boot);
+        watch_disk(&engine, &boot);
         tokio::spawn(watch::run(engine.clone(), boot.health.clone(), boot.stop.token()));
 
         engine.follow(&boot.wake);
@@ -433,6 +434,36 @@ fn broken(error: &nexus_store::Error) -> BootError {
         Error::InUse { .. } => BootError::Taken(format!("{error}; another orchestrator runs with this NEXUS_ROOT")),
         other => BootError::Failed(other.to_string()),
     }
+}
+
+/// Between two looks at a disk to which this daemon writes nothing; others may fill it.
+const DISK_LOOK: Duration = Duration::from_secs(10);
+
+/// Reports by health and by one line of the log when the disk has too little room, and when it has enough again.
+fn watch_disk(engine: &Engine, boot: &Boot<Config>) {
+    let Some(room) = engine.disk().cloned() else { return };
+    let (health, stop) = (boot.health.clone(), boot.stop.token());
+    tokio::spawn(async move {
+        let mut changed = room.watch();
+        let mut was_low = false;
+        loop {
+            // A disk that cannot be looked at is reported by the next write.
+            let _told = room.check();
+            let low = changed.borrow_and_update().clone();
+            match &low {
+                Some(error) if !was_low => tracing::error!(%error, "too little room on the disk: nothing new is taken"),
+                None if was_low => tracing::info!("there is enough room on the disk again"),
+                _ => {}
+            }
+            was_low = low.is_some();
+            health.limp("disk", low.map(|error| error.to_string()));
+            tokio::select! {
+                _ = changed.changed() => {}
+                () = tokio::time::sleep(DISK_LOOK) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    });
 }
 
 /// Looks at every page once we serve: a big store must not delay the start, and a damaged one must be told.

@@ -70,6 +70,17 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Bytes that it adds.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Op::Append { body, .. } => body.len(),
+            Op::Put { key, value, .. } => key.len() + value.len(),
+            Op::Delete { .. } | Op::DeleteRange { .. } | Op::Erase { .. } | Op::Trim { .. } => 0,
+        }
+    }
+}
+
 /// An engine, closed or open. Opening twice for writing is refused by the engine.
 pub trait Backend: Debug + Send + Sync + 'static {
     fn open_write(&self) -> Result<Box<dyn Write>, Error>;

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    #[error("no space is left on the disk of {path}")]
+    #[error("the disk of {path} is full: make room there")]
     Full { path: PathBuf },
-    #[error("only {free} bytes are free on the disk of {path}, and {needed} are kept back")]
+    #[error("only {free} bytes are free on the disk of {path}, and {needed} are kept back: make room there")]
     LowDisk { path: PathBuf, free: u64, needed: u64 },
     #[error("the store at {path} is damaged: {detail}")]
     Damaged { path: PathBuf, detail: String },

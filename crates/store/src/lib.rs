@@ -62,6 +62,8 @@ impl Default for Options {
 pub struct Store<T> {
     pub writer: Writer<T>,
     pub reader: Reader,
+    /// Where it is; `None` for an engine that is on no disk of this host.
+    pub room: Option<Room>,
     /// Names this log: a cursor taken from one log means nothing in another.
     pub log_id: Arc<str>,
 }
@@ -76,7 +78,13 @@ impl<T: Receipt> Store<T> {
         let write = backend.open_write()?;
         let log_id: Arc<str> = write.log_id().into();
         let reader = Reader::new(backend.clone(), options);
-        let writer = Writer::spawn(backend, write, options, committed)?;
-        Ok(Store { writer, reader, log_id })
+        let room = backend.directory().map(|dir| Room::new(dir, options.low_disk));
+        let writer = Writer::spawn(backend, write, options, room.clone(), committed)?;
+        Ok(Store {
+            writer,
+            reader,
+            room,
+            log_id,
+        })
     }
 }

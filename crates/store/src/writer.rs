@@ -88,11 +88,11 @@ impl<T: Receipt> Writer<T> {
         backend: Arc<dyn Backend>,
         write: Box<dyn Write>,
         options: &Options,
+        room: Option<Room>,
         committed: impl FnMut(Committed<T>) + Send + 'static,
     ) -> Result<Self, Error> {
         let (queue, transactions) = mpsc::channel(options.queue);
         let (life, alive) = watch::channel(());
-        let room = backend.directory().map(|dir| Room::new(dir, options.low_disk));
         let batch = options.batch;
         let path = backend.directory().map(Into::into).unwrap_or_default();
         std::thread::Builder::new()
@@ -111,18 +111,22 @@ impl<T: Receipt> Writer<T> {
     }
 }
 
+fn charge(room: &Room, ops: &[Op]) -> Result<(), Error> {
+    room.charge(ops.len(), ops.iter().map(Op::bytes).sum())
+}
+
 fn run<T: Receipt>(
     mut queue: mpsc::Receiver<Transaction<T>>,
     mut write: Box<dyn Write>,
-    mut room: Option<Room>,
+    room: Option<Room>,
     batch: usize,
     mut committed: impl FnMut(Committed<T>),
 ) {
     let mut group = Vec::with_capacity(batch);
     let mut seqs = Vec::with_capacity(batch);
     let mut failed_epoch = None;
+    let mut full = false;
     while queue.blocking_recv_many(&mut group, batch) > 0 {
-        let low = room.as_mut().and_then(|room| room.check().err());
         let mut receipts: Vec<(T, Result<(), Error>)> = Vec::with_capacity(group.len());
         let mut spent: Vec<Vec<Op>> = Vec::with_capacity(group.len());
         let mut refused: Vec<(T, Result<(), Error>)> = Vec::new();
@@ -136,9 +140,13 @@ fn run<T: Receipt>(
         {
             if failed_epoch.is_some_and(|failed| epoch <= failed) {
                 refused.push((receipt, Err(Error::Superseded)));
-            } else if let (true, Some(low)) = (grows, &low) {
+            } else if let Some(low) = room
+                .as_ref()
+                .filter(|_| grows)
+                .and_then(|room| charge(room, &ops).err())
+            {
                 failed_epoch = Some(epoch);
-                refused.push((receipt, Err(low.clone())));
+                refused.push((receipt, Err(low)));
             } else {
                 newest_epoch = Some(epoch);
                 spent.push(ops);
@@ -150,12 +158,19 @@ fn run<T: Receipt>(
             let ops: Vec<&[Op]> = spent.iter().map(Vec::as_slice).collect();
             match write.commit(&ops, &mut seqs) {
                 Ok(()) => {
+                    if std::mem::take(&mut full) {
+                        tracing::info!("the disk has room again");
+                    }
                     for ((receipt, _), seq) in receipts.iter_mut().zip(&seqs) {
                         receipt.committed(*seq);
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, transactions = receipts.len(), "failed to commit");
+                    // A disk stays full for a while; that it is full is told once.
+                    if !(full && error.is_space()) {
+                        tracing::error!(%error, transactions = receipts.len(), "failed to commit");
+                    }
+                    full = error.is_space();
                     failed_epoch = newest_epoch;
                     for (_, result) in &mut receipts {
                         *result = Err(error.clone());

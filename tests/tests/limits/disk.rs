@@ -42,6 +42,20 @@ impl Disk {
         }
     }
 
+    /// Bytes that are free.
+    pub fn free_bytes(&self) -> u64 {
+        let seen = nix::sys::statvfs::statvfs(&self.0).expect("it is a file system");
+        #[expect(clippy::useless_conversion, reason = "the width differs between platforms")]
+        let free = u64::from(seen.blocks_available()) * u64::from(seen.fragment_size());
+        free
+    }
+
+    /// So many of them are taken.
+    pub fn take(&self, bytes: u64) {
+        let bytes = usize::try_from(bytes).expect("the disk is small");
+        fs::write(self.filler(), vec![0; bytes]).expect("there is room");
+    }
+
     pub fn free(&self) {
         fs::remove_file(self.filler()).expect("the filler can be removed");
     }

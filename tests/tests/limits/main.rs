@@ -68,6 +68,59 @@ async fn a_nearly_full_disk_refuses_what_grows_and_nothing_else() {
     ask::create(&site.connect(), "room again").await;
 }
 
+/// However many write at once, what is kept back stays free; it is logged once when it begins and once when it ends.
+#[tokio::test]
+async fn a_burst_of_writers_does_not_outrun_the_guard_of_the_disk() {
+    const KEPT_BACK: u64 = 4 << 20;
+    let mut site = Site::new();
+    let disk = match Disk::small(site.folder().path()) {
+        Ok(disk) => disk,
+        Err(missing) => return skipped("a_burst_of_writers_does_not_outrun_the_guard_of_the_disk", &missing),
+    };
+    let database = disk.path().join("o.db");
+    site.set("NEXUS_ORCHESTRATOR__DATABASE", Some(database.to_str().unwrap()));
+    site.set("NEXUS_ORCHESTRATOR__LOW_DISK", Some(&KEPT_BACK.to_string()));
+    site.up(&[Daemon::Orchestrator]).await;
+    let connection = site.connect();
+    let session = ask::create(&connection, "burst").await;
+    let mut writers = JoinSet::new();
+    for _ in 0..64 {
+        let (connection, session) = (site.connect(), session.clone());
+        writers.spawn(async move {
+            let words = "x".repeat(20_000);
+            while ask::send(&connection, &session, system(&words)).await.is_ok() {}
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+    let free = disk.free_bytes();
+    assert!(free >= KEPT_BACK, "{free} bytes are free, and {KEPT_BACK} should be");
+    // What else lies on the disk decides, too.
+    disk.take(free - KEPT_BACK / 2);
+    let log = site.root().log_dir().join("orchestrator.log");
+    let told = |what: &str| std::fs::read_to_string(&log).unwrap_or_default().matches(what).count();
+    let begin = Instant::now();
+    while told("too little room on the disk") == 0 {
+        assert!(begin.elapsed() < PATIENCE, "it is not told");
+        let refused = ask::send(&connection, &session, system("no")).await;
+        ask::refused(refused, Code::ResourceExhausted);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    disk.free();
+    while ask::send(&connection, &session, system("yes")).await.is_err() {
+        assert!(begin.elapsed() < PATIENCE, "there is room");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    while told("enough room on the disk again") == 0 {
+        assert!(begin.elapsed() < PATIENCE, "it is not told");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(told("too little room on the disk"), 1);
+    assert_eq!(told("enough room on the disk again"), 1);
+    site.stopped(Daemon::Orchestrator).await;
+}
+
 #[tokio::test]
 async fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
     let mut site = Site::new();

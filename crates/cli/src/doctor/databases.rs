@@ -14,7 +14,7 @@ use crate::{backup::progress::size, place::Place};
 /// A big database takes a while; longer than this and it is left at that.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub(super) async fn look(place: &Place) -> Vec<Finding> {
+pub(super) async fn look(place: &Place, fix: bool) -> Vec<Finding> {
     let mut found = files(&place.root.db_dir());
     found.sort();
     if found.is_empty() {
@@ -27,9 +27,33 @@ pub(super) async fn look(place: &Place) -> Vec<Finding> {
             .and_then(|name| name.to_str())
             .unwrap_or("unnamed")
             .to_owned();
+        findings.extend(loss(&name, path.clone(), fix).await);
         findings.push(one(format!("databases.{name}"), path).await);
     }
     findings
+}
+
+/// What the store is known to have lost. Looked at before anything opens it: an open forgets what cannot be read.
+async fn loss(name: &str, path: PathBuf, fix: bool) -> Option<Finding> {
+    let id = format!("databases.{name}.lost");
+    let job = tokio::task::spawn_blocking(move || match copy::lost(&path) {
+        Ok(Some(lost)) if fix => copy::acknowledge_loss(&path).map(|()| Some(lost)),
+        other => other,
+    });
+    match tokio::time::timeout(PATIENCE, job).await {
+        Ok(Ok(Ok(Some(lost)))) if fix => Some(Finding::repaired(
+            id,
+            format!("DATA LOSS: {lost}"),
+            "it is known now, and not reported again",
+        )),
+        Ok(Ok(Ok(Some(lost)))) => Some(Finding::fail(
+            id,
+            format!("DATA LOSS: {lost}"),
+            "restore a backup (nexus backup list), or go on without what is lost: nexus doctor --fix",
+        )),
+        // What else is wrong with it is found by the next check.
+        _ => None,
+    }
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {

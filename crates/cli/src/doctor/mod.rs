@@ -114,7 +114,7 @@ pub async fn run(place: &Place, args: &DoctorArgs, output: &Output) -> Result<Ex
     findings.extend(secrets::look(&place.root, args.fix));
     findings.extend(sockets::look(place, args.fix).await);
     findings.extend(daemons::look(place).await);
-    findings.extend(databases::look(place).await);
+    findings.extend(databases::look(place, args.fix).await);
     findings.extend(host::look(&place.root));
     findings.extend(backends::look(place).await);
     findings.extend(managers::look(place).await);

@@ -31,6 +31,9 @@ pub struct Limp {
     pub fix: Option<&'static str>,
 }
 
+/// For a daemon whose disk, or the orchestrator's, has too little room.
+const MAKE_ROOM: &str = "make room on that disk; nexus sessions prune removes old sessions";
+
 /// The health of this name is NOT_SERVING while a daemon waits for a secret.
 const CREDENTIALS: &str = "credentials";
 
@@ -73,8 +76,8 @@ impl Limp {
         let trouble = trouble.unwrap_or_else(|| "says that a part of it does not work".to_owned());
         Limp {
             state: State::Degraded,
+            fix: trouble.contains("make room").then_some(MAKE_ROOM),
             message: format!("serves, but {trouble}"),
-            fix: None,
         }
     }
 }

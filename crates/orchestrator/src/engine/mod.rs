@@ -113,7 +113,7 @@ pub(crate) struct Inner {
     /// Sockets of daemons that answer that they serve.
     answering: Mutex<HashSet<PathBuf>>,
     once: once::Gates,
-    room: Mutex<Option<Room>>,
+    room: Option<Room>,
     /// Set once, by the daemon that this engine is a part of.
     wake: std::sync::OnceLock<nexus_daemon::Wake>,
     started: SystemTime,
@@ -170,9 +170,6 @@ impl Engine {
     /// Opens the store, loads the state and starts what runs beside the calls.
     pub fn open(backend: Arc<dyn Backend>, options: Options, stop: &Stop) -> Result<Self, nexus_store::Error> {
         let (batches, incoming) = publish::channel();
-        let room = backend
-            .directory()
-            .map(|directory| Room::new(directory, options.store.low_disk));
         let store = Store::open(backend, &options.store, batches)?;
         let rules = options.rules.clone();
         let (newest, newest_time) = store.reader.now(|read| {
@@ -212,7 +209,7 @@ impl Engine {
                 deleted: Mutex::default(),
                 answering: Mutex::default(),
                 once: once::Gates::default(),
-                room: Mutex::new(room),
+                room: store.room,
                 wake: std::sync::OnceLock::new(),
                 started: SystemTime::now(),
             }),
@@ -345,9 +342,14 @@ impl Engine {
         }
     }
 
+    /// The disk of the store, if it is on one of this host.
+    pub fn disk(&self) -> Option<&Room> {
+        self.inner.room.as_ref()
+    }
+
     /// Refuses what grows the store while its disk is nearly full. Asked before a change is decided.
     pub(crate) fn room(&self) -> Result<(), Error> {
-        match self.inner.room.lock().as_mut() {
+        match &self.inner.room {
             Some(room) => Ok(room.check()?),
             None => Ok(()),
         }

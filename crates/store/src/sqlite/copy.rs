@@ -103,6 +103,97 @@ pub fn inspect(path: &Path) -> Result<Inspected, Error> {
     })
 }
 
+/// More than this is not kept of what was lost.
+const LONGEST_NOTE: usize = 64 << 10;
+
+/// The file beside a store that says what the store has lost. Not in the store: it must be there whatever is left of that.
+fn note(store: &Path) -> PathBuf {
+    let mut name = store.as_os_str().to_owned();
+    name.push("-lost");
+    PathBuf::from(name)
+}
+
+/// Logs what is lost and notes it beside the store, since after an open the store's files do not show it any more.
+pub(super) fn note_loss(store: &Path, lost: &str) -> Result<(), Error> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt, time::SystemTime};
+    tracing::error!(store = %store.display(), lost, "DATA LOSS: committed changes are gone");
+    let path = note(store);
+    let known = std::fs::read_to_string(&path).unwrap_or_default();
+    if known.contains(lost) || known.len() > LONGEST_NOTE {
+        return Ok(());
+    }
+    let now = humantime::format_rfc3339_seconds(SystemTime::now());
+    let mut options = std::fs::OpenOptions::new();
+    let written = options
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)
+        .and_then(|mut file| writeln!(file, "{now}: {lost}"));
+    written.map_err(|error| Error::Io {
+        path,
+        doing: "note what is lost",
+        cause: error.to_string(),
+    })
+}
+
+/// What is known to be lost of a store, and when that was noticed; also of one whose files show it and that nobody has
+/// opened since.
+///
+/// # Errors
+/// It cannot be read.
+pub fn lost(path: &Path) -> Result<Option<String>, Error> {
+    notice(&Sqlite::new(path, Durability::Full))?;
+    let path = note(path);
+    match std::fs::read_to_string(&path) {
+        Ok(lost) => Ok(Some(lost.trim_end().replace('\n', "; "))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::Io {
+            path,
+            doing: "read what is lost",
+            cause: error.to_string(),
+        }),
+    }
+}
+
+/// Looks for a loss that the files show, before anything opens the store: whatever does forgets it.
+fn notice(store: &Sqlite) -> Result<(), Error> {
+    let look = || {
+        super::wal::lost(&store.path).map_err(|error| Error::Io {
+            path: store.path.clone(),
+            doing: "read the write-ahead log",
+            cause: error.to_string(),
+        })
+    };
+    if look()?.is_none() {
+        return Ok(());
+    }
+    // A log that is being written may show a moment that never was.
+    let Ok(_lock) = super::write::lock(store) else {
+        return Ok(());
+    };
+    match look()? {
+        Some(lost) => note_loss(&store.path, &lost),
+        None => Ok(()),
+    }
+}
+
+/// Forgets what was noted as lost: its owner knows.
+///
+/// # Errors
+/// The note cannot be removed.
+pub fn acknowledge_loss(path: &Path) -> Result<(), Error> {
+    let path = note(path);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::Io {
+            path,
+            doing: "remove",
+            cause: error.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Gives the log of a store another name: for one that went back in time, so that nobody goes on reading it where an
 /// earlier life of it had come to. False if it is no store of ours.
 ///
@@ -150,6 +241,7 @@ pub fn tables(path: &Path) -> Result<Option<Tables>, Error> {
 }
 
 fn open(store: &Sqlite) -> Result<Connection, Error> {
+    notice(store)?;
     let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
     let connection = Connection::open_with_flags(&store.path, flags).map_err(|e| store.fail("open the store", e))?;
     connection

@@ -3,6 +3,7 @@
 pub mod copy;
 mod read;
 mod schema;
+mod wal;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -55,6 +56,8 @@ impl Sqlite {
         let detail = error.to_string();
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Error::Full { path },
+            // Where SQLite grows or creates one of its other files, a full disk is told as a failure of that.
+            Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) if is_full(&path) => Error::Full { path },
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Error::Damaged { path, detail },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::InUse { path },
             _ => Error::Io {
@@ -64,6 +67,13 @@ impl Sqlite {
             },
         }
     }
+}
+
+/// Whether the disk of this file has no room for what SQLite needs at least.
+fn is_full(path: &Path) -> bool {
+    const LEAST: u64 = 64 << 10;
+    let directory = path.parent().unwrap_or(path);
+    crate::disk::free(directory).is_ok_and(|free| free < LEAST)
 }
 
 impl Backend for Sqlite {

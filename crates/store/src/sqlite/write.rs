@@ -1,6 +1,7 @@
 //! The writing connection. A lock file keeps a second writer out, also of another program version.
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -8,7 +9,7 @@ use rusqlite::{Connection, params};
 
 use crate::{Error, Op, Write};
 
-use super::{Durability, Sqlite, schema};
+use super::{Durability, Sqlite, copy, schema, wal};
 
 pub(super) struct SqliteWrite {
     backend: Sqlite,
@@ -22,6 +23,15 @@ pub(super) struct SqliteWrite {
 impl SqliteWrite {
     pub(super) fn open(backend: Sqlite) -> Result<Self, Error> {
         let lock = lock(&backend)?;
+        // Looked at first: SQLite forgets what it cannot read.
+        let lost = wal::lost(&backend.path).map_err(|error| Error::Io {
+            path: backend.path.clone(),
+            doing: "read the write-ahead log",
+            cause: error.to_string(),
+        })?;
+        if let Some(lost) = lost {
+            copy::note_loss(&backend.path, &lost)?;
+        }
         let mut connection = backend.connect(true)?;
         let fail = |e| backend.fail("prepare the store", e);
         let synchronous = match backend.durability {
@@ -171,7 +181,7 @@ fn mark_newest(connection: &Connection, newest: u64) -> rusqlite::Result<usize> 
     )
 }
 
-fn lock(backend: &Sqlite) -> Result<Flock<File>, Error> {
+pub(super) fn lock(backend: &Sqlite) -> Result<Flock<File>, Error> {
     let path = backend.path.with_extension("lock");
     let file = OpenOptions::new()
         .write(true)
@@ -179,10 +189,13 @@ fn lock(backend: &Sqlite) -> Result<Flock<File>, Error> {
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .map_err(|e| Error::Io {
-            path: path.clone(),
-            doing: "open the lock file",
-            cause: e.to_string(),
+        .map_err(|e| match e.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::Full { path: path.clone() },
+            _ => Error::Io {
+                path: path.clone(),
+                doing: "open the lock file",
+                cause: e.to_string(),
+            },
         })?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Error::InUse {
         path: backend.path.clone(),
