@@ -1,7 +1,6 @@
 //! What a file has beside its content: extended attributes, an owner, a time.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -65,7 +64,7 @@ pub fn restore_owner(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
 }
 
 /// Sets when a file was changed last, in seconds and nanoseconds since 1970.
-pub fn set_modified(file: &File, (seconds, nanos): (i64, u32)) -> io::Result<()> {
+pub fn set_modified(file: impl AsFd, (seconds, nanos): (i64, u32)) -> io::Result<()> {
     let times = Timestamps {
         last_access: Timespec {
             tv_sec: 0,

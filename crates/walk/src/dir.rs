@@ -177,12 +177,42 @@ impl Dir {
         use rustix::io::Errno;
         let (name, new) = (plain(name.as_ref())?, plain(new.as_ref())?);
         match renameat_with(&self.fd, name, &to.fd, new, RenameFlags::NOREPLACE) {
-            // File systems that do not know the flag: a second name is never given to what exists.
+            // File systems that do not know the flag: a second name is never given to what exists. A directory can have no
+            // second name, but can only take the place of an empty one.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                if self.meta(name)?.kind == Kind::Dir {
+                    return match to.exists(new)? {
+                        true => Err(io::ErrorKind::AlreadyExists.into()),
+                        false => self.rename(name, to, new),
+                    };
+                }
                 rustix::fs::linkat(&self.fd, name, &to.fd, new, AtFlags::empty())?;
                 self.remove_file(name)
             }
             done => Ok(done?),
+        }
+    }
+
+    /// Gives each of two names to what the other stood for, at once.
+    ///
+    /// # Errors
+    /// `Unsupported` where the file system cannot do so.
+    pub fn exchange(&self, name: impl AsRef<OsStr>, to: &Self, other: impl AsRef<OsStr>) -> io::Result<()> {
+        use rustix::fs::{RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        let (name, other) = (plain(name.as_ref())?, plain(other.as_ref())?);
+        match renameat_with(&self.fd, name, &to.fd, other, RenameFlags::EXCHANGE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Err(io::ErrorKind::Unsupported.into()),
+            done => Ok(done?),
+        }
+    }
+
+    /// Locks the directory against others who ask for the same, for as long as this handle lives. `false` if somebody has.
+    pub fn try_lock(&self) -> io::Result<bool> {
+        use rustix::fs::{FlockOperation, flock};
+        match flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+            done => Ok(done.map(|()| true)?),
         }
     }
 

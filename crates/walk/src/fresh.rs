@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::dir::Dir;
@@ -94,4 +95,13 @@ impl Dir {
         fresh.file_mut().write_all(content)?;
         fresh.replace(name)
     }
+}
+
+/// Writes a whole file in place of what had the name, by a path that is ours to trust. On the disk when this returns.
+///
+/// # Errors
+/// The directory is missing, or nothing can be written there.
+pub fn write_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let (dir, name) = Dir::of(path)?;
+    dir.write(name, content, mode)
 }

@@ -384,14 +384,23 @@ fn allow_all(parent: &Dir, name: &OsStr) -> io::Result<()> {
 }
 
 /// Removes a file or a tree before it returns, by way of a trash directory `trash` beside it, which it takes away as well.
+/// Whatever lies in the trash already is removed too. The number of files and directories.
 ///
 /// # Errors
 /// The first problem, with its path; the rest of the tree is gone, or lies in the trash.
 pub fn remove_now(parent: &Dir, name: impl AsRef<OsStr>, trash: impl AsRef<OsStr>) -> io::Result<u64> {
+    Trash::open(parent, trash.as_ref())?.take(parent, name)?;
+    empty_now(parent, trash)
+}
+
+/// Removes a trash directory with all that is in it before it returns.
+///
+/// # Errors
+/// The first problem, with its path.
+pub fn empty_now(parent: &Dir, trash: impl AsRef<OsStr>) -> io::Result<u64> {
     const AT_ONCE: u32 = 4_096;
-    let place = Trash::open(parent, trash.as_ref())?;
-    place.take(parent, name)?;
-    let mut removal = place.removal()?;
+    let trash = trash.as_ref();
+    let mut removal = Trash::open(parent, trash)?.removal()?;
     let mut removed = 0;
     loop {
         let step = removal.step(AT_ONCE);
@@ -402,9 +411,12 @@ pub fn remove_now(parent: &Dir, name: impl AsRef<OsStr>, trash: impl AsRef<OsStr
     }
     if let Some(first) = removal.problems.into_iter().next() {
         let (path, kind) = (first.path.display().to_string(), first.error.kind());
-        let text = format!("{path:?} stays in {}: {}", trash.as_ref().display(), first.error);
+        let text = format!("{path:?} stays in {}: {}", trash.display(), first.error);
         return Err(io::Error::new(kind, text));
     }
-    parent.remove_dir(trash)?;
-    Ok(removed)
+    match parent.remove_dir(trash) {
+        // Another process uses the same trash: it takes the directory away.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(removed),
+        done => done.map(|()| removed),
+    }
 }

@@ -16,25 +16,54 @@ pub struct Rights {
     thread: PhantomData<*const ()>,
 }
 
-impl Rights {
-    /// The rights of a user, whether or not the system knows a name for it.
-    pub fn assume(uid: u32) -> io::Result<Self> {
-        #[cfg(target_os = "linux")]
-        let before = if rustix::process::geteuid().is_root() && uid != 0 {
-            Some(linux::assume(uid)?)
-        } else {
-            None
-        };
+/// Whether this process may give files to others, and take their rights.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A user and the groups of that user, as the system told when it was asked.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    uid: u32,
+    #[cfg(target_os = "linux")]
+    groups: linux::Groups,
+}
+
+impl Identity {
+    /// Of a user, whether or not the system knows a name for it. One without a name is in no group.
+    #[must_use]
+    pub fn of(uid: u32) -> Self {
+        Self {
+            uid,
+            #[cfg(target_os = "linux")]
+            groups: linux::Groups::of(uid),
+        }
+    }
+
+    /// Takes the rights of this user for the current thread.
+    ///
+    /// # Errors
+    /// The system refuses, or cannot do so.
+    pub fn assume(&self) -> io::Result<Rights> {
+        let needed = is_root() && self.uid != 0;
         #[cfg(not(target_os = "linux"))]
-        if rustix::process::geteuid().is_root() && uid != 0 {
+        if needed {
             let text = "this system cannot lend a thread another user's rights";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
-        Ok(Self {
+        Ok(Rights {
             #[cfg(target_os = "linux")]
-            before,
+            before: needed.then(|| linux::assume(self.uid, &self.groups)).transpose()?,
             thread: PhantomData,
         })
+    }
+}
+
+impl Rights {
+    /// [`Identity::assume`], with groups that are looked up now.
+    pub fn assume(uid: u32) -> io::Result<Self> {
+        Identity::of(uid).assume()
     }
 }
 
@@ -64,18 +93,23 @@ mod linux {
         groups: Vec<Gid>,
     }
 
-    pub fn assume(uid: u32) -> io::Result<Before> {
-        let (gid, groups) = groups_of(uid);
+    #[derive(Clone, Debug)]
+    pub struct Groups {
+        gid: Gid,
+        all: Vec<Gid>,
+    }
+
+    pub fn assume(uid: u32, groups: &Groups) -> io::Result<Before> {
         let before = Before {
             gid: nix::unistd::getegid(),
             groups: getgroups()?,
         };
         // Groups first: changing them needs root. The call changes those of this thread only.
-        set_thread_groups(&raw(&groups))?;
-        setfsgid(gid);
+        set_thread_groups(&raw(&groups.all))?;
+        setfsgid(groups.gid);
         setfsuid(Uid::from_raw(uid));
         // Neither call reports a failure; asked again, both say what holds.
-        let holds = setfsuid(Uid::from_raw(uid)).as_raw() == uid && setfsgid(gid) == gid;
+        let holds = setfsuid(Uid::from_raw(uid)).as_raw() == uid && setfsgid(groups.gid) == groups.gid;
         if !holds {
             give_back(&before);
             return Err(io::Error::from(io::ErrorKind::PermissionDenied));
@@ -94,15 +128,23 @@ mod linux {
         }
     }
 
-    fn groups_of(uid: u32) -> (Gid, Vec<Gid>) {
-        let nobody = || (Gid::from_raw(NOGROUP), Vec::new());
-        let Ok(Some(user)) = User::from_uid(Uid::from_raw(uid)) else {
-            return nobody();
-        };
-        let Ok(name) = CString::new(user.name) else {
-            return nobody();
-        };
-        (user.gid, getgrouplist(&name, user.gid).unwrap_or_default())
+    impl Groups {
+        pub fn of(uid: u32) -> Self {
+            let none = Self {
+                gid: Gid::from_raw(NOGROUP),
+                all: Vec::new(),
+            };
+            let Ok(Some(user)) = User::from_uid(Uid::from_raw(uid)) else {
+                return none;
+            };
+            let Ok(name) = CString::new(user.name) else {
+                return none;
+            };
+            Self {
+                gid: user.gid,
+                all: getgrouplist(&name, user.gid).unwrap_or_default(),
+            }
+        }
     }
 
     fn raw(groups: &[Gid]) -> Vec<rustix::fs::Gid> {
