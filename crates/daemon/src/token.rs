@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Write},
+    io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
@@ -183,23 +183,7 @@ fn change<T>(path: &Path, edit: impl FnOnce(&mut Vec<Token>) -> Result<T, TokenE
     let mut tokens = list(path)?;
     let answer = edit(&mut tokens)?;
     let text = toml::to_string(&Tokens { token: tokens }).map_err(|error| damaged(path, &error.to_string()))?;
-    let fresh = beside(path, ".new");
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&fresh)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, path)?;
-        match path.parent() {
-            Some(parent) => File::open(parent)?.sync_all(),
-            None => Ok(()),
-        }
-    };
-    write().map_err(failed("write", path))?;
+    nexus_walk::write_file(path, text.as_bytes(), 0o600).map_err(failed("write", path))?;
     Ok(answer)
 }
 

@@ -4,8 +4,6 @@
 
 use std::{
     fs, io,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -47,17 +45,8 @@ impl UsageFile {
     }
 
     pub fn save(&self, usage: &Usage) -> Result<(), Error> {
-        let fresh = self.path.with_extension("json.new");
         let bytes = serde_json::to_vec(usage).expect("maps of text to numbers are always JSON");
-        let written = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&fresh)
-            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()));
-        written.map_err(|source| self.io("write", source))?;
-        fs::rename(&fresh, &self.path).map_err(|source| self.io("replace", source))
+        nexus_walk::write_file(&self.path, &bytes, 0o600).map_err(|source| self.io("write", source))
     }
 
     fn io(&self, what: &'static str, source: io::Error) -> Error {

@@ -3,22 +3,25 @@
 //! ```text
 //!  pick (what belongs in) ──▶ create: stage, hash, pack ──▶ nexus-….tar.gz: manifest.json first, then state/…
 //!                                                              │
-//!                    archive: every byte against the manifest ◀┘──▶ verify    restore: staged beside, two renames
+//!                    archive: every byte against the manifest ◀┘──▶ verify    restore: staged beside, one exchange
 //! ```
 //!
 //! A database is copied as of one moment by its own engine, never as a file that somebody writes. What may be restored
-//! is only what the manifest names, below `state/`, as plain files. Restoring deletes nothing: what was there is moved
-//! aside.
+//! is only what the manifest names, below `state/`, as plain files and directories. Restoring deletes nothing: what was there
+//! is moved aside. The format, and what reads it, is `nexus-backup`.
+//!
+//! The state is walked beneath a directory handle, and what a container can write is read with the rights of its owner.
 
 pub mod archive;
 pub mod create;
-pub mod manifest;
 pub mod pick;
 pub mod progress;
 pub mod quiet;
 pub mod restore;
+pub mod staging;
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -28,13 +31,21 @@ pub fn directory(root: &Path) -> PathBuf {
     root.join("backups")
 }
 
-/// Removes what a backup that was killed had begun. Another one that is under way fails by it.
-pub fn sweep(root: &Path) {
-    let entries = std::fs::read_dir(directory(root)).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(create::STAGED)) {
-        // One that stays is in nobody's way.
-        let _gone = std::fs::remove_dir_all(entry.path()).or_else(|_| std::fs::remove_file(entry.path()));
-    }
+/// What a backup, a restore or a reset that was killed has left behind. One that is under way is none of these.
+pub fn left(root: &Path) -> Vec<PathBuf> {
+    let folders = [root.to_path_buf(), directory(root)];
+    let found = folders.iter().map(|folder| (folder, staging::left(folder)));
+    found
+        .flat_map(|(folder, names)| names.into_iter().map(|name| folder.join(name)))
+        .collect()
+}
+
+/// Removes what [`left`] names.
+///
+/// # Errors
+/// The first that stays.
+pub fn sweep(root: &Path) -> io::Result<()> {
+    staging::sweep(root).and(staging::sweep(&directory(root))).map(drop)
 }
 
 /// As it can stand in a file's name: to the second, sorted by time.

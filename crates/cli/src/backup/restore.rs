@@ -1,17 +1,24 @@
-//! Putting a backup back: unpacked and checked beside the old state, then two renames. Nothing is deleted.
+//! Putting a backup back: unpacked and checked beside the old state, then one exchange of names. Nothing is deleted.
 
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
+use nexus_backup::Manifest;
 use nexus_config::Root;
 use nexus_store::copy;
+use nexus_walk::{Dir, Fresh, Kind, Rights};
 
-use super::{archive, manifest::Manifest, pick, progress::Progress, stamp};
+use super::{
+    archive, pick,
+    progress::Progress,
+    staging::{self, Staging},
+    stamp,
+};
 use crate::{
     commands::init::EXAMPLE,
     failure::{Exit, Failure},
@@ -28,13 +35,26 @@ pub struct Restored {
 
 /// Whether there is anything in a state that somebody could miss.
 pub fn is_empty(state: &Path) -> bool {
-    let Ok(picked) = pick::pick(state, true) else {
+    let Ok(state) = Dir::open(state) else {
         return state.symlink_metadata().is_err();
     };
-    picked.left_out.is_empty()
-        && picked.sources.iter().all(|source| {
-            source.to == "state/nexus/config.toml" && fs::read_to_string(&source.from).is_ok_and(|text| text == EXAMPLE)
-        })
+    let mut empty = true;
+    let seen = pick::each(&state, |path, entry, dir| {
+        empty &= match entry.meta.kind {
+            Kind::Dir => true,
+            Kind::File => path == Path::new("nexus/config.toml") && is_example(dir, &entry.name),
+            _ => false,
+        };
+        empty
+    });
+    empty && seen.is_ok()
+}
+
+fn is_example(dir: &Dir, name: &std::ffi::OsStr) -> bool {
+    let read = dir
+        .open_file(name)
+        .and_then(|(file, _)| nexus_walk::read_bounded(&file, EXAMPLE.len() as u64));
+    read.is_ok_and(|text| text == EXAMPLE.as_bytes())
 }
 
 pub fn restore(root: &Root, from: &Path, force: bool, progress: &mut Progress) -> Result<Restored, Failure> {
@@ -52,116 +72,155 @@ pub fn restore(root: &Root, from: &Path, force: bool, progress: &mut Progress) -
         .mode(0o700)
         .create(&parent)
         .map_err(|error| Failure::file("create", &parent, &error))?;
-    let staged = tempfile::Builder::new()
-        .prefix(".nexus-restore-")
-        .tempdir_in(&parent)
+    staging::sweep(&parent).map_err(|error| Failure::file("tidy up", &parent, &error))?;
+    let staged = Staging::new(&parent, staging::RESTORE)
         .map_err(|error| Failure::file("create a directory in", &parent, &error))?;
-    let manifest = archive::read(from, Some(staged.path()), progress)?;
-    let fresh = staged.path().join("state");
-    for name in ["", "nexus", "db", "run", "logs"] {
-        let path = fresh.join(name);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(|error| Failure::file("create", &path, &error))?;
+    let place = parent.join(staged.name());
+    let manifest = archive::read(from, Some(&place), progress)?;
+    for name in ["nexus", "db", "run", "logs"] {
+        let below = Path::new("state").join(name);
+        staged
+            .dir()
+            .create_dirs(&below, 0o700)
+            .map_err(|error| Failure::file("create", &place.join(&below), &error))?;
     }
     for entry in manifest.files.iter().filter(|entry| entry.database.is_some()) {
-        let path = staged.path().join(&entry.path);
         // Whoever read this log further than it goes now must start over, not go on in another history.
-        copy::renew(&path).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        copy::renew(&place.join(&entry.path)).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     }
     let kept = if there {
-        keep_secrets(&state, &fresh)?
+        keep_secrets(&state, &staged)?
     } else {
         Vec::new()
     };
     let mut aside = Vec::new();
-    if there {
-        let old = beside(&state);
-        fs::rename(&state, &old).map_err(|error| Failure::file("move aside", &state, &error))?;
-        if let Err(error) = fs::rename(&fresh, &state) {
-            let back = fs::rename(&old, &state);
-            let failure = Failure::file("put in place", &state, &error);
-            return Err(match back {
-                Ok(()) => failure,
-                Err(_) => failure.hint(format!("the old state is in {}", old.display())),
-            });
-        }
-        aside.push(old);
-    } else {
-        fs::rename(&fresh, &state).map_err(|error| Failure::file("put in place", &state, &error))?;
-    }
+    aside.extend(put_in_place(&state, &staged, there)?);
     for entry in &manifest.files {
         if let Some(original) = &entry.original {
-            aside.extend(elsewhere(&staged.path().join(&entry.path), original)?);
+            aside.extend(elsewhere(staged.dir(), &entry.path, original)?);
         }
     }
-    sync(&parent)?;
     Ok(Restored { manifest, aside, kept })
 }
 
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".before-restore-{}", stamp(SystemTime::now())));
-    let base = PathBuf::from(name);
-    let numbered = (2..).map(|number| PathBuf::from(format!("{}-{number}", base.display())));
-    let mut names = std::iter::once(base.clone()).chain(numbered);
-    names.find(|path| path.symlink_metadata().is_err()).unwrap_or(base)
+/// Where the old state is now.
+fn put_in_place(state: &Path, staged: &Staging, there: bool) -> Result<Option<PathBuf>, Failure> {
+    let failed = |error: io::Error| Failure::file("put in place", state, &error);
+    let (parent, name) = Dir::of(state).map_err(failed)?;
+    if !there {
+        staged.dir().rename_new("state", &parent, &name).map_err(failed)?;
+        parent.sync().map_err(failed)?;
+        return Ok(None);
+    }
+    let base = format!("{}.before-restore-{}", name.to_string_lossy(), stamp(SystemTime::now()));
+    let old = staging::free(&parent, &base).map_err(failed)?;
+    // Killed from here on, a sweep finds the old state in the staged directory, and puts it beside the new one.
+    staged.holds_what_was_before().map_err(failed)?;
+    match staged.dir().exchange("state", &parent, &name) {
+        Ok(()) => staged.dir().rename_new("state", &parent, &old).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            staged.holds_nothing().map_err(failed)?;
+            parent.rename_new(&name, &parent, &old).map_err(failed)?;
+            if let Err(error) = staged.dir().rename_new("state", &parent, &name) {
+                let failure = failed(error);
+                return Err(match parent.rename_new(&old, &parent, &name) {
+                    Ok(()) => failure,
+                    Err(_) => failure.hint(format!("the old state is in {}", old.display())),
+                });
+            }
+        }
+        Err(error) => {
+            staged.holds_nothing().map_err(failed)?;
+            return Err(failed(error));
+        }
+    }
+    parent.sync().map_err(failed)?;
+    Ok(Some(state.with_file_name(old)))
 }
 
-fn keep_secrets(old: &Path, fresh: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let picked = pick::pick(old, true).map_err(|error| Failure::file("read", old, &error))?;
+/// Copies what the backup lacks by intent. A secret in a container's area only if the backup has that area.
+fn keep_secrets(old: &Path, staged: &Staging) -> Result<Vec<PathBuf>, Failure> {
+    let failed = |error: io::Error| Failure::file("read", old, &error);
+    let fresh = staged.dir().open_dir("state").map_err(failed)?;
     let mut kept = Vec::new();
-    for source in picked.sources {
-        let below = source.from.strip_prefix(old).unwrap_or(&source.from);
-        let target = fresh.join(below);
-        if !pick::is_secret(below) || target.exists() {
-            continue;
+    let mut wrong = None;
+    let mut owner = None;
+    pick::each(&Dir::open(old).map_err(failed)?, |path, entry, dir| {
+        let area = pick::area(path);
+        if area.as_deref() == Some(path) {
+            owner = Some(entry.meta.uid);
         }
-        let failed = |error: io::Error| Failure::file("copy", &source.from, &error);
-        let parent = target.parent().expect("it lies below the state");
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(parent)
-            .map_err(failed)?;
-        fs::copy(&source.from, &target).map_err(failed)?;
-        fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        kept.push(below.to_path_buf());
+        if entry.meta.kind == Kind::File && pick::is_secret(path) && wrong.is_none() {
+            let reader = area.as_ref().and(owner);
+            let known = area.is_none_or(|area| fresh.open_dir(area).is_ok());
+            match known.then(|| keep(dir, entry, reader, &fresh, path)) {
+                Some(Ok(true)) => kept.push(path.to_path_buf()),
+                // A container's file that cannot be read stays in the old state.
+                Some(Err(error)) if reader.is_none() => wrong = Some((path.to_path_buf(), error)),
+                _ => {}
+            }
+        }
+        true
+    })
+    .map_err(failed)?;
+    match wrong {
+        Some((path, error)) => Err(Failure::file("copy", &old.join(path), &error)),
+        None => Ok(kept),
     }
-    Ok(kept)
+}
+
+/// `false` if the backup has the file.
+fn keep(dir: &Dir, entry: &nexus_walk::Entry, reader: Option<u32>, fresh: &Dir, path: &Path) -> io::Result<bool> {
+    let (file, meta) = {
+        let _rights = reader.map(Rights::assume).transpose()?;
+        dir.open_file(&entry.name)?
+    };
+    let parent = fresh.create_dirs(path.parent().unwrap_or(Path::new("")), 0o700)?;
+    if parent.exists(&entry.name)? {
+        return Ok(false);
+    }
+    let copy = Fresh::new(&parent, 0o600)?;
+    nexus_walk::copy_sparse(&file, copy.file(), |_| Ok(()))?;
+    if nexus_walk::is_root() {
+        nexus_walk::restore_owner(copy.file(), meta.uid, meta.gid)?;
+    }
+    nexus_walk::set_modified(copy.file(), meta.modified)?;
+    copy.place(&entry.name)?;
+    Ok(true)
 }
 
 /// A database that the settings put somewhere else goes back there.
-fn elsewhere(staged: &Path, original: &Path) -> Result<Vec<PathBuf>, Failure> {
+fn elsewhere(staged: &Dir, from: &str, original: &Path) -> Result<Vec<PathBuf>, Failure> {
     let failed = |error: io::Error| Failure::file("put in place", original, &error);
-    let parent = original.parent().expect("a database lies in a directory");
+    let parent = original
+        .parent()
+        .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(parent)
         .map_err(failed)?;
+    let (dir, name) = Dir::of(original).map_err(failed)?;
+    let (from, meta): (File, _) = staged.open_file(from).map_err(failed)?;
+    let fresh = Fresh::new(&dir, meta.mode & 0o777).map_err(failed)?;
+    nexus_walk::copy_sparse(&from, fresh.file(), |_| Ok(())).map_err(failed)?;
+    let base = format!("{}.before-restore-{}", name.to_string_lossy(), stamp(SystemTime::now()));
+    let old = original.with_file_name(staging::free(&dir, &base).map_err(failed)?);
     let mut aside = Vec::new();
-    let old = beside(original);
     for (there, then) in [original.to_path_buf()]
         .into_iter()
         .chain(copy::companions(original))
         .zip([old.clone()].into_iter().chain(copy::companions(&old)))
     {
-        if there.symlink_metadata().is_ok() {
-            fs::rename(&there, &then).map_err(failed)?;
+        let (there, name) = there
+            .file_name()
+            .zip(then.file_name())
+            .expect("both are names of files");
+        if dir.exists(there).map_err(failed)? {
+            dir.rename_new(there, &dir, name).map_err(failed)?;
             aside.push(then);
         }
     }
-    fs::copy(staged, original).map_err(failed)?;
-    File::open(original).and_then(|file| file.sync_all()).map_err(failed)?;
-    sync(parent)?;
+    fresh.place(&name).map_err(failed)?;
     Ok(aside)
-}
-
-fn sync(directory: &Path) -> Result<(), Failure> {
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|error| Failure::file("write", directory, &error))
 }

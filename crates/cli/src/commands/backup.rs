@@ -7,14 +7,13 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
+use nexus_backup::Manifest;
 use nexus_store::copy;
 use serde_json::json;
 
 use crate::{
     backup::{
         self, archive, create,
-        manifest::Manifest,
-        pick::{self, Source},
         progress::{self, size},
         quiet, restore,
     },
@@ -68,6 +67,9 @@ pub enum BackupCommand {
     },
 }
 
+/// Lines about what was left out.
+const SHOWN: usize = 20;
+
 pub async fn run(place: &Place, args: BackupArgs, output: &Output) -> Result<Exit, Failure> {
     match args.command {
         BackupCommand::Create {
@@ -95,8 +97,13 @@ async fn make(place: &Place, file: Option<PathBuf>, with_keys: bool, output: &Ou
     output.line(done.display().to_string())?;
     let packed = fs::metadata(&done).map(|found| found.len()).unwrap_or_default();
     output.note(&format!("{}, packed to {}", summary(&manifest), size(packed)));
-    for left in &manifest.left_out {
-        output.note(&format!("left out: {} ({})", left.path.display(), left.reason));
+    for left in manifest.left_out.iter().take(SHOWN) {
+        output.note(&format!("left out: {} ({})", left.path, left.reason));
+    }
+    if let Some(more) = manifest.left_out.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        output.note(&format!(
+            "left out: {more} more; all are in manifest.json of the backup, and shown by --json"
+        ));
     }
     if with_keys {
         output.warn("it holds keys: whoever can read it can use them");
@@ -118,13 +125,9 @@ pub async fn take(place: &Place, target: PathBuf, with_keys: bool, output: &Outp
     let outside = databases_elsewhere(place, output).await?;
     let root = place.root.path().to_path_buf();
     progress::run(output, move |progress| {
-        let state = root.join("state");
-        let mut picked = pick::pick(&state, with_keys).map_err(|error| Failure::file("read", &state, &error))?;
-        picked.sources.extend(outside);
         let job = create::Job {
             root,
-            sources: picked.sources,
-            left_out: picked.left_out,
+            elsewhere: outside,
             with_keys,
             target,
         };
@@ -136,18 +139,18 @@ pub async fn take(place: &Place, target: PathBuf, with_keys: bool, output: &Outp
 /// Databases that the settings keep outside of `state/`.
 pub async fn elsewhere(place: &Place, output: &Output) -> Result<Vec<PathBuf>, Failure> {
     let found = databases_elsewhere(place, output).await?;
-    Ok(found.into_iter().map(|source| source.from).collect())
+    Ok(found.into_iter().map(|(path, _)| path).collect())
 }
 
 /// What the settings keep outside of `state/`.
-async fn databases_elsewhere(place: &Place, output: &Output) -> Result<Vec<Source>, Failure> {
+async fn databases_elsewhere(place: &Place, output: &Output) -> Result<Vec<(PathBuf, String)>, Failure> {
     let Ok((programs, _)) = ask::programs() else {
         output.note("no daemon is installed here: only what lies in state/ is taken");
         return Ok(Vec::new());
     };
     let answers = ask::values(&programs, &place.root, None, Sees::Everything, false).await?;
     let state = place.root.state();
-    let mut found: Vec<Source> = Vec::new();
+    let mut found = Vec::new();
     for one in answers.into_iter().flat_map(|answer| answer.settings) {
         let Some(path) = one.value.as_str().map(PathBuf::from) else {
             continue;
@@ -155,19 +158,19 @@ async fn databases_elsewhere(place: &Place, output: &Output) -> Result<Vec<Sourc
         if one.key != "database" || path.starts_with(&state) || !copy::is_database(&path).unwrap_or(false) {
             continue;
         }
-        found.push(Source {
-            from: path.clone(),
-            to: format!("elsewhere/{}.{}", one.section, one.key),
-            database: true,
-            original: Some(path),
-        });
+        found.push((path, format!("elsewhere/{}.{}", one.section, one.key)));
     }
     Ok(found)
 }
 
 fn summary(manifest: &Manifest) -> String {
     let databases = manifest.files.iter().filter(|file| file.database.is_some()).count();
-    let (files, bytes) = (manifest.files.len(), size(manifest.bytes()));
+    let files = manifest
+        .files
+        .iter()
+        .filter(|file| file.kind == nexus_backup::Kind::File)
+        .count();
+    let bytes = size(manifest.bytes());
     format!("{files} files, {databases} of them databases, {bytes}")
 }
 

@@ -5,9 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, BufRead, IsTerminal, Write},
-    os::unix::fs::PermissionsExt,
+    fs,
+    io::{self, BufRead, IsTerminal},
     path::Path,
 };
 
@@ -144,24 +143,15 @@ fn read(path: &Path) -> Result<Keys, Failure> {
 
 fn write(path: &Path, keys: &Keys) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::file("write", path, &error);
-    let parent = path.parent().expect("the key file is inside the tree");
     let text = toml::to_string(keys).map_err(|_| failed(io::Error::other("a key that TOML cannot hold")))?;
     let text = Zeroizing::new(text);
-    let mut fresh = tempfile::Builder::new()
-        .prefix("keys.")
-        .permissions(fs::Permissions::from_mode(0o600))
-        .tempfile_in(parent)
-        .map_err(failed)?;
-    fresh.write_all(text.as_bytes()).map_err(failed)?;
-    fresh.as_file().sync_all().map_err(failed)?;
-    fresh.persist(path).map_err(|error| failed(error.error))?;
-    File::open(parent)
-        .and_then(|directory| directory.sync_all())
-        .map_err(failed)
+    nexus_walk::write_file(path, text.as_bytes(), 0o600).map_err(failed)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -1,16 +1,17 @@
 //! `nexus reset`: removes what a tree has made. Only shows it unless --confirm is given.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
 use clap::{ArgGroup, Args};
 use nexus_config::Root;
+use nexus_walk::{Dir, Kind, Step, Walk};
 use serde::Serialize;
 
 use crate::{
-    backup::{progress::size, quiet},
+    backup::{progress::size, quiet, staging},
     failure::{Exit, Failure},
     output::{Output, table::table},
     place::Place,
@@ -75,7 +76,7 @@ pub async fn run(mut place: Place, args: &ResetArgs, output: &Output) -> Result<
     if args.confirm {
         quiet::demand(&place, "reset").await?;
         for line in &lines {
-            remove(&line.path).map_err(|error| Failure::file("remove", &line.path, &error))?;
+            staging::remove(&line.path).map_err(|error| Failure::file("remove", &line.path, &error))?;
         }
     }
     if output.json {
@@ -107,24 +108,24 @@ pub async fn run(mut place: Place, args: &ResetArgs, output: &Output) -> Result<
     Ok(Exit::Ok)
 }
 
-/// Plain files below a path and their bytes. Links are counted, never followed.
+/// Files below a path and their bytes. Links are counted, never followed.
 fn measure(path: &Path) -> io::Result<(u64, u64)> {
-    let found = path.symlink_metadata()?;
-    if !found.is_dir() {
-        return Ok((1, found.len()));
+    let (parent, name) = Dir::of(path)?;
+    let found = parent.meta(&name)?;
+    if found.kind != Kind::Dir {
+        return Ok((1, found.bytes));
     }
-    let (mut files, mut bytes) = (0, 0);
-    for entry in fs::read_dir(path)? {
-        let (more, size) = measure(&entry?.path())?;
-        (files, bytes) = (files + more, bytes + size);
+    let (mut files, mut bytes) = (0, 0_u64);
+    let mut walk = Walk::new(&parent.open_dir(&name)?)?;
+    while let Some(step) = walk.step() {
+        match step {
+            Step::Entry(entry) if entry.meta.kind == Kind::Dir => {}
+            Step::Entry(entry) => {
+                files += 1;
+                bytes = bytes.saturating_add(entry.meta.bytes.min(entry.meta.allocated));
+            }
+            Step::Problem(problem) => return Err(problem.error),
+        }
     }
     Ok((files, bytes))
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    if path.symlink_metadata()?.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    }
 }

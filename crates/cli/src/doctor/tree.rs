@@ -10,6 +10,7 @@ use nexus_config::Root;
 use nix::unistd::geteuid;
 
 use super::Finding;
+use crate::backup;
 
 /// Bits by which others get at something.
 const OTHERS: u32 = 0o077;
@@ -35,8 +36,34 @@ pub(super) fn look(root: &Root, fix: bool) -> Vec<Finding> {
         ("tree.keys", root.key_file()),
         ("tree.tokens", root.token_file()),
     ];
+    findings.push(unfinished(root, fix));
     findings.extend(files.iter().filter_map(|(id, path)| private_file(id, path, fix)));
     findings
+}
+
+/// What a backup, a restore or a reset that was killed has left.
+fn unfinished(root: &Root, fix: bool) -> Finding {
+    let id = "tree.unfinished";
+    let left = backup::left(root.path());
+    let Some(first) = left.first() else {
+        return Finding::pass(id, "no backup, restore or reset was cut off");
+    };
+    let message = format!(
+        "a backup, restore or reset was cut off and left {} ({} in all)",
+        first.display(),
+        left.len()
+    );
+    if !fix {
+        return Finding::warn(id, message, "nexus doctor --fix, or the next nexus up removes it");
+    }
+    match backup::sweep(root.path()) {
+        Ok(()) => Finding::repaired(id, "nothing is left", message),
+        Err(error) => Finding::fail(
+            id,
+            format!("{message}; it cannot be removed: {error}"),
+            "remove it by hand",
+        ),
+    }
 }
 
 fn directory(id: &str, path: &Path, private: bool, fix: bool) -> Finding {

@@ -18,6 +18,7 @@ use super::{
     table::{self, ORCHESTRATOR, TABLE},
 };
 use crate::{
+    backup,
     cli::UpArgs,
     failure::{Exit, Failure},
     output::{Output, table::table},
@@ -57,6 +58,11 @@ enum State {
 pub async fn run(place: &Place, args: &UpArgs, output: &Output) -> Result<Exit, Failure> {
     let (begin, wall) = (Instant::now(), SystemTime::now());
     place.local()?;
+    if let Err(error) = backup::sweep(place.root.path()) {
+        output.warn(&format!(
+            "what a killed backup or restore has left cannot be removed: {error}"
+        ));
+    }
     if let Some(manager) = units::manager::of(place) {
         return change::managed(place, manager, change::Change::Start, &[], output).await;
     }

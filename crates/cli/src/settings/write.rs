@@ -2,8 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
-    os::unix::fs::PermissionsExt,
+    io,
     path::Path,
 };
 
@@ -14,19 +13,7 @@ use crate::failure::{Exit, Failure};
 /// 0600. A link is followed: what it points to is replaced, not the link.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let target = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let failed = |error: io::Error| Failure::file("write", path, &error);
-    let parent = target.parent().expect("a settings file lies in a directory");
-    let mut fresh = tempfile::Builder::new()
-        .prefix("config.")
-        .permissions(fs::Permissions::from_mode(0o600))
-        .tempfile_in(parent)
-        .map_err(failed)?;
-    fresh.write_all(bytes).map_err(failed)?;
-    fresh.as_file().sync_all().map_err(failed)?;
-    fresh.persist(&target).map_err(|error| failed(error.error))?;
-    File::open(parent)
-        .and_then(|directory| directory.sync_all())
-        .map_err(failed)
+    nexus_walk::write_file(&target, bytes, 0o600).map_err(|error| Failure::file("write", path, &error))
 }
 
 /// The text as it is; empty where there is no file yet.

@@ -2,7 +2,6 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -109,18 +108,13 @@ pub async fn take(steps: &[Step], dry_run: bool, output: &Output) -> Result<(), 
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder)?;
-    let mut fresh = tempfile::NamedTempFile::new_in(folder)?;
-    io::Write::write_all(&mut fresh, text.as_bytes())?;
-    fresh.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-    fresh.as_file().sync_all()?;
-    fresh.persist(path)?;
-    Ok(())
+    nexus_walk::write_file(path, text.as_bytes(), 0o644)
 }
 
 /// A folder goes with what is in it.
 fn remove(path: &Path) -> io::Result<()> {
     let removed = match path.symlink_metadata() {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(found) if found.is_dir() => crate::backup::staging::remove(path),
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };

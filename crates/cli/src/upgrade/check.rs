@@ -3,7 +3,6 @@
 use std::{env, fs, path::Path};
 
 use nexus_config::services;
-use nexus_store::copy;
 
 use super::{
     gate::{self, ASK},
@@ -181,16 +180,9 @@ fn units(place: &Place) -> Result<(), Failure> {
 /// A backup is staged beside itself: it takes its room twice.
 fn room(place: &Place) -> Result<(), Failure> {
     let state = place.root.state();
-    let Ok(picked) = pick::pick(&state, false) else {
+    let Ok(bytes) = pick::measure(&state) else {
         return Ok(());
     };
-    let length = |path: &Path| path.metadata().map_or(0, |found| found.len());
-    let whole = |source: &pick::Source| {
-        let beside = copy::companions(&source.from);
-        let beside = beside.iter().filter(|_| source.database);
-        length(&source.from) + beside.map(|path| length(path)).sum::<u64>()
-    };
-    let bytes: u64 = picked.sources.iter().map(whole).sum();
     let mut folder = backup::directory(place.root.path());
     while !folder.is_dir() && folder.pop() {}
     enough(&folder, bytes.saturating_mul(2).saturating_add(SPARE))

@@ -1,14 +1,10 @@
 //! How far an upgrade has come, on disk before each step is taken: what a killed one leaves to the next.
 
-use std::{
-    fs,
-    io::{self, Write},
-    path::PathBuf,
-};
+use std::{fs, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::layout::{Layout, sync};
+use super::layout::Layout;
 use crate::failure::{Exit, Failure};
 
 const SHAPE: u32 = 1;
@@ -101,12 +97,8 @@ impl Journal {
     pub fn write(&self, layout: &Layout) -> Result<(), Failure> {
         let path = file(layout);
         let failed = |error: io::Error| Failure::file("write", &path, &error);
-        let mut fresh = tempfile::NamedTempFile::new_in(layout.home()).map_err(failed)?;
         let text = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
-        fresh.write_all(&text).map_err(failed)?;
-        fresh.as_file().sync_all().map_err(failed)?;
-        fresh.persist(&path).map_err(|error| failed(error.error))?;
-        sync(layout.home()).map_err(failed)
+        nexus_walk::write_file(&path, &text, 0o600).map_err(failed)
     }
 
     pub fn remove(layout: &Layout) -> Result<(), Failure> {

@@ -20,7 +20,10 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use super::release;
-use crate::failure::{Exit, Failure};
+use crate::{
+    backup::staging,
+    failure::{Exit, Failure},
+};
 
 /// Begins the names of folders that are not whole yet.
 const UNFINISHED: &str = ".new-";
@@ -184,7 +187,7 @@ impl Layout {
         let mut gone = Vec::new();
         for version in versions.into_iter().skip(keep.max(1)) {
             let folder = self.folder(&version);
-            if !is_run(&folder) && fs::remove_dir_all(&folder).is_ok() {
+            if !is_run(&folder) && staging::remove(&folder).is_ok() {
                 gone.push(version);
             }
         }
@@ -197,7 +200,7 @@ impl Layout {
         let entries = fs::read_dir(self.home.join("versions")).into_iter().flatten().flatten();
         for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED)) {
             // One that stays is swept the next time.
-            let _gone = fs::remove_dir_all(entry.path());
+            let _gone = staging::remove(&entry.path());
         }
     }
 

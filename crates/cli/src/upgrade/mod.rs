@@ -37,7 +37,7 @@ use self::{
     release::About,
 };
 use crate::{
-    backup::{self, progress},
+    backup::{self, progress, staging},
     commands,
     failure::{Exit, Failure},
     output::Output,
@@ -278,7 +278,7 @@ impl<'a> Work<'a> {
         }
         if self.journal.fresh {
             // The next try may bring the same version, mended. What stays is pruned some time.
-            let _stays = fs::remove_dir_all(self.layout.folder(&to));
+            let _stays = staging::remove(&self.layout.folder(&to));
         }
         Journal::remove(self.layout)?;
         Ok(End::Returned(trouble))
@@ -325,10 +325,11 @@ impl<'a> Work<'a> {
         self.layout.sweep();
         let to = &self.journal.to;
         if self.journal.fresh && !to.is_empty() && self.layout.current().as_ref() != Some(to) {
-            let _stays = fs::remove_dir_all(self.layout.folder(to));
+            let _stays = staging::remove(&self.layout.folder(to));
         }
         if self.journal.step == Step::Backup {
-            backup::sweep(self.place.root.path());
+            // What stays is told by the doctor, and swept later.
+            let _stays = backup::sweep(self.place.root.path());
         }
         Journal::remove(self.layout)
     }

@@ -17,6 +17,7 @@ use crate::{
     backup::{
         create::hash,
         progress::{Progress, size},
+        staging,
     },
     failure::{Exit, Failure},
 };
@@ -172,7 +173,7 @@ fn tidy(done: Result<About, Failure>, into: &Path) -> Result<(About, PathBuf), F
     match done {
         Ok(about) => Ok((about, into.to_path_buf())),
         Err(failure) => {
-            let _gone = fs::remove_dir_all(into);
+            let _gone = staging::remove(into);
             Err(failure)
         }
     }
@@ -306,10 +307,7 @@ fn changed(source: &Path, name: &str) -> Failure {
 
 fn fresh(into: &Path) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::file("make", into, &error);
-    match fs::remove_dir_all(into) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
+    staging::remove(into).map_err(failed)?;
     DirBuilder::new().mode(0o755).create(into).map_err(failed)
 }
 

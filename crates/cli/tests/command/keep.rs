@@ -12,26 +12,26 @@ use serde_json::Value;
 
 use crate::fake::{nexus, text};
 
-struct Tree {
-    dir: tempfile::TempDir,
+pub struct Tree {
+    pub dir: tempfile::TempDir,
 }
 
 impl Tree {
-    fn new() -> Tree {
+    pub fn make() -> Tree {
         Tree {
             dir: tempfile::tempdir().unwrap(),
         }
     }
 
-    fn root(&self) -> PathBuf {
+    pub fn root(&self) -> PathBuf {
         self.dir.path().join("n")
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.root().join(name)
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: &[&str]) -> Output {
         let mut command = nexus(&self.root(), &self.dir.path().join("o.sock"));
         command
             .env("NEXUS_BIN_DIR", self.dir.path())
@@ -40,17 +40,27 @@ impl Tree {
             .unwrap()
     }
 
-    fn ends(&self, args: &[&str], code: i32) -> (String, String) {
+    pub fn ends(&self, args: &[&str], code: i32) -> (String, String) {
         let done = self.run(args);
         let (out, beside) = (text(&done.stdout), text(&done.stderr));
         assert_eq!(done.status.code(), Some(code), "{args:?}\n{out}\n{beside}");
         (out, beside)
     }
 
-    fn write(&self, name: &str, what: &str) {
+    pub fn write(&self, name: &str, what: &str) {
         let path = self.file(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, what).unwrap();
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        // Some tests make trees that are deeper than the standard library removes.
+        let gone = nexus_walk::Dir::open(self.dir.path()).and_then(|dir| nexus_walk::remove_now(&dir, "n", ".gone"));
+        if let Err(error) = gone {
+            eprintln!("{error}");
+        }
     }
 }
 
@@ -61,7 +71,7 @@ impl Receipt for Nothing {
 }
 
 /// A store with this many rows.
-fn store(path: &Path, rows: u64) {
+pub fn store(path: &Path, rows: u64) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let (told, done) = std::sync::mpsc::channel();
     let committed = move |_: Committed<Nothing>| told.send(()).unwrap();
@@ -96,7 +106,7 @@ fn store(path: &Path, rows: u64) {
 
 #[test]
 fn init_says_what_it_made_and_changes_nothing_twice() {
-    let tree = Tree::new();
+    let tree = Tree::make();
     let (out, said) = tree.ends(&["init"], 0);
     assert!(out.contains("created") && !out.contains("present"), "{out}");
     assert!(said.contains("nexus up"), "{said}");
@@ -122,7 +132,7 @@ fn init_says_what_it_made_and_changes_nothing_twice() {
 
 #[test]
 fn a_backup_brings_back_what_was_there_and_no_key() {
-    let tree = Tree::new();
+    let tree = Tree::make();
     tree.ends(&["init"], 0);
     store(&tree.file("state/db/x.db"), 20);
     tree.write("state/agents/a/SOUL.md", "calm");
@@ -156,7 +166,7 @@ fn a_backup_brings_back_what_was_there_and_no_key() {
         .collect();
     assert_eq!(fs::read_to_string(aside[0].join("agents/b/SOUL.md")).unwrap(), "new");
 
-    let fresh = Tree::new();
+    let fresh = Tree::make();
     fresh.ends(&["init"], 0);
     fresh.ends(&["backup", "restore", file], 0);
     assert!(
@@ -171,7 +181,7 @@ fn a_backup_brings_back_what_was_there_and_no_key() {
 
 #[test]
 fn a_damaged_backup_is_refused_and_nothing_is_touched() {
-    let tree = Tree::new();
+    let tree = Tree::make();
     tree.ends(&["init"], 0);
     store(&tree.file("state/db/x.db"), 200);
     let file = tree.dir.path().join("b.tar.gz");
@@ -205,7 +215,7 @@ fn a_damaged_backup_is_refused_and_nothing_is_touched() {
 
 #[test]
 fn reset_shows_first_and_removes_only_what_it_says() {
-    let tree = Tree::new();
+    let tree = Tree::make();
     tree.ends(&["init"], 0);
     tree.write("state/logs/llm.log", "a line\n");
     tree.write("home/notes.md", "mine");

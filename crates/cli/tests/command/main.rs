@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
 
 mod fake;
+#[cfg(target_os = "linux")]
+mod hostile;
 mod keep;
 #[cfg(target_os = "linux")]
 mod supervise;
