@@ -146,12 +146,13 @@ impl Daemon for Agent {
                 "1000",
                 "turns that may wait for their answer to begin",
             ),
-            Setting::new("turn_timeout", Kind::Duration, "10m", "the longest time for one answer").live(),
+            Setting::new("turn_timeout", Kind::Duration, "1h", "the longest time for one answer").live(),
             Setting::new(
                 "idle_timeout",
                 Kind::Duration,
                 "60s",
-                "the longest silence of a model in an answer",
+                "the longest silence of the model daemon in an answer; it gives a sign of life each second while a model \
+                 loads or thinks",
             )
             .live(),
             Setting::new(

@@ -281,7 +281,7 @@ pub struct ChatArgs {
     #[arg(long, short = 'm')]
     pub model: Option<String>,
     /// Give up after so long without a sign of an answer
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
 }
 

@@ -48,7 +48,9 @@ pub fn read_private(path: &Path) -> Result<Zeroizing<String>, Error> {
         .take(LARGEST)
         .read_to_end(&mut bytes)
         .map_err(|error| wrong(Kind::Failed, format!("failed to read: {}", plain(&error))))?;
-    match std::str::from_utf8(&bytes) {
+    // Editors of other systems put a byte order mark in front; it is no part of a secret.
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+    match std::str::from_utf8(bytes) {
         Ok(text) => Ok(Zeroizing::new(text.to_owned())),
         Err(_) => Err(wrong(Kind::Malformed, "is not text".to_owned())),
     }
@@ -146,6 +148,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = at(dir.path(), "sk-1\n", 0o600);
         assert_eq!(read(&path, None).unwrap(), "sk-1");
+        assert_eq!(read(&at(dir.path(), "\u{feff}sk-2\n", 0o600), None).unwrap(), "sk-2");
         write_private(&path, b"{\"a\": {\"b\": \"deep\"}}").unwrap();
         assert_eq!(read(&path, Some("a.b")).unwrap(), "deep");
         assert_eq!(read(&path, Some("a.c")).unwrap_err().kind, Kind::NotFound);

@@ -46,7 +46,7 @@ impl Config {
             Setting::new(
                 "answer_timeout",
                 Kind::Duration,
-                "10m",
+                "1h",
                 "how long an answer may keep silent",
             )
             .live(),

@@ -1,13 +1,16 @@
 //! The `[llm]` settings.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use nexus_config::{Kind, Setting};
 use nexus_credential::Reference;
 use reqwest::Url;
 use serde::Deserialize;
 
-use crate::domain::{breaker, catalogue, retry};
+use crate::domain::{breaker, catalogue, failure::Field, retry};
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
@@ -30,6 +33,8 @@ pub struct Config {
     pub openrouter_key: String,
     #[serde(default)]
     pub endpoint_keys: BTreeMap<String, String>,
+    #[serde(default)]
+    pub omit_fields: BTreeMap<String, String>,
     pub credential_timeout: Duration,
     pub max_concurrent_requests: usize,
     pub max_waiting_requests: usize,
@@ -107,6 +112,14 @@ pub fn settings() -> Vec<Setting> {
         )
         .live(),
         Setting::new(
+            "omit_fields",
+            Kind::Map,
+            "",
+            "fields that a provider does not take, left out of what it is sent: name = stream_options temperature; max_tokens \
+             goes as max_completion_tokens then, and the other way round",
+        )
+        .live(),
+        Setting::new(
             "credential_timeout",
             Kind::Duration,
             "20s",
@@ -134,10 +147,14 @@ pub fn settings() -> Vec<Setting> {
         time(
             "first_byte_timeout",
             "2m",
-            "how long a provider may take before its first byte",
+            "how long a provider may take before its first byte, or to load a model",
         ),
-        time("idle_timeout", "1m", "the longest silence within an answer"),
-        time("request_timeout", "10m", "the longest a whole request may take").env(&["LLM_TIMEOUT"]),
+        time(
+            "idle_timeout",
+            "1m",
+            "the longest silence within an answer; any byte ends it, also a comment or a ping",
+        ),
+        time("request_timeout", "1h", "the longest a whole request may take").env(&["LLM_TIMEOUT"]),
         count(
             "max_retries",
             10,
@@ -204,6 +221,15 @@ pub fn check(config: &Config) -> Vec<String> {
         }
         if !config.providers().iter().any(|known| known == provider) {
             wrong.push(format!("{setting}: no provider is called {provider}"));
+        }
+    }
+    for (provider, fields) in &config.omit_fields {
+        if !config.providers().contains(provider) {
+            wrong.push(format!("omit_fields: no provider is called {provider}"));
+        }
+        for field in words(fields).filter(|field| Field::parse(field).is_none()) {
+            let known = Field::ALL.map(Field::name).join(", ");
+            wrong.push(format!("omit_fields.{provider}: {field:?} is none of {known}"));
         }
     }
     if !config.default_provider.is_empty() && !config.providers().contains(&config.default_provider) {
@@ -297,6 +323,12 @@ impl Config {
         keys
     }
 
+    /// Fields that a provider is not sent.
+    pub fn omitted(&self, provider: &str) -> BTreeSet<Field> {
+        let fields = self.omit_fields.get(provider).map_or("", String::as_str);
+        words(fields).filter_map(Field::parse).collect()
+    }
+
     pub fn retry(&self) -> retry::Policy {
         retry::Policy {
             retries: self.max_retries,
@@ -311,4 +343,8 @@ impl Config {
             rest: self.breaker_rest,
         }
     }
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split([' ', ',']).filter(|word| !word.is_empty())
 }

@@ -234,6 +234,8 @@ impl Keys {
 
 /// The parser's own message would quote the line, and with it a key; so only the line's number is told.
 fn parse(text: &str, path: &Path) -> Result<BTreeMap<String, Key>, Error> {
+    // Editors of other systems put a byte order mark in front.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let file: File = toml::from_str(text).map_err(|error| {
         let before = error.span().map_or(0, |span| span.start.min(text.len()));
         Error::Form {

@@ -205,7 +205,7 @@ impl Daemon for Orchestrator {
             Setting::new(
                 "answer_timeout",
                 Kind::Duration,
-                "10m",
+                "1h",
                 "how long an assistant may take for an answer",
             ),
             Setting::new(

@@ -6,6 +6,8 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
     Text(String),
+    /// The model thinks, and has said nothing by that.
+    Thought,
     Usage {
         input: u32,
         output: u32,
@@ -65,6 +67,8 @@ pub struct Whole {
     pub text: String,
     pub model: String,
     pub finish: Finish,
+    /// Where the answer was cut short: by what, and what to do about it.
+    pub cut_short: Option<String>,
     pub input_tokens: u32,
     pub output_tokens: u32,
 }
@@ -79,27 +83,75 @@ pub enum Error {
     },
     #[error("the model's answer broke off")]
     BrokeOff,
-    #[error("the model gave an empty answer")]
-    Empty,
+    #[error("{}", empty(*.finish, *.thought, .limits))]
+    Empty {
+        finish: Finish,
+        /// It thought before that.
+        thought: bool,
+        limits: Limits,
+    },
     #[error("the model ended its answer with an error")]
     Faulty,
-    #[error("the answer outgrew {limit} bytes")]
+    #[error("the answer outgrew {limit} bytes (agent.answer_bytes)")]
     TooLong { limit: usize },
 }
 
+/// How long an answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// An answer of more bytes is an error: nothing that is held may grow without end.
+    pub bytes: usize,
+    /// What the model was told.
+    pub tokens: u64,
+    /// The setting asks for more tokens than the model's window leaves.
+    pub by_window: bool,
+}
+
+impl Limits {
+    fn remedy(&self) -> &'static str {
+        if self.by_window {
+            "the model's window leaves no more: ask a model with a larger one"
+        } else {
+            "raise agent.answer_tokens"
+        }
+    }
+}
+
+fn empty(finish: Finish, thought: bool, limits: &Limits) -> String {
+    let Limits { tokens, .. } = limits;
+    match (finish, thought) {
+        (Finish::Length, true) => format!(
+            "the model used up its limit of {tokens} tokens by thinking, before it said anything; {}",
+            limits.remedy()
+        ),
+        (Finish::Length, false) => {
+            format!(
+                "the model reached its limit of {tokens} tokens before it said anything; {}",
+                limits.remedy()
+            )
+        }
+        (Finish::Filter, _) => format!("{FILTERED}, and nothing came of it"),
+        (_, true) => "the model thought, and then gave an empty answer".to_owned(),
+        (_, false) => "the model gave an empty answer".to_owned(),
+    }
+}
+
+const FILTERED: &str = "the provider's content filter ended the answer, or the model refused it";
+
 #[derive(Debug)]
 pub struct Answer {
-    limit: usize,
+    limits: Limits,
     whole: Whole,
+    thought: bool,
     complete: bool,
 }
 
 impl Answer {
-    /// An answer of more than `limit` bytes is an error: nothing that is held may grow without end.
-    pub fn new(limit: usize) -> Self {
+    pub fn new(limits: Limits) -> Self {
         Answer {
-            limit,
+            limits,
             whole: Whole::default(),
+            thought: false,
             complete: false,
         }
     }
@@ -108,6 +160,10 @@ impl Answer {
     pub fn step(&mut self, heard: Heard) -> Result<Said, Error> {
         match heard {
             Heard::Text(text) => self.grow(text),
+            Heard::Thought => {
+                self.thought = true;
+                Ok(Said::Nothing)
+            }
             Heard::Usage { input, output } => {
                 self.whole.input_tokens = input;
                 self.whole.output_tokens = output;
@@ -144,8 +200,15 @@ impl Answer {
                 retryable,
             }),
             Heard::End if !self.complete => Err(Error::BrokeOff),
-            Heard::End if self.whole.text.is_empty() => Err(Error::Empty),
-            Heard::End => Ok(Said::Done(std::mem::take(&mut self.whole))),
+            Heard::End if self.whole.text.is_empty() => Err(Error::Empty {
+                finish: self.whole.finish,
+                thought: self.thought,
+                limits: self.limits,
+            }),
+            Heard::End => {
+                self.whole.cut_short = self.cut_short();
+                Ok(Said::Done(std::mem::take(&mut self.whole)))
+            }
         }
     }
 
@@ -153,13 +216,29 @@ impl Answer {
         self.complete
     }
 
+    fn cut_short(&self) -> Option<String> {
+        match self.whole.finish {
+            Finish::Length => {
+                let Limits { tokens, .. } = self.limits;
+                Some(format!(
+                    "the answer reached its limit of {tokens} tokens; {}",
+                    self.limits.remedy()
+                ))
+            }
+            Finish::Filter => Some(FILTERED.to_owned()),
+            Finish::Stop | Finish::ToolUses | Finish::Error => None,
+        }
+    }
+
     fn grow(&mut self, text: String) -> Result<Said, Error> {
         let index = self.whole.text.len();
         if text.is_empty() {
             return Ok(Said::Nothing);
         }
-        if index + text.len() > self.limit {
-            return Err(Error::TooLong { limit: self.limit });
+        if index + text.len() > self.limits.bytes {
+            return Err(Error::TooLong {
+                limit: self.limits.bytes,
+            });
         }
         self.whole.text.push_str(&text);
         Ok(Said::Delta { index, text })
@@ -170,6 +249,14 @@ impl Answer {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn limits(bytes: usize) -> Limits {
+        Limits {
+            bytes,
+            tokens: 50,
+            by_window: false,
+        }
+    }
 
     fn complete(text: &str) -> Heard {
         Heard::Complete {
@@ -182,7 +269,7 @@ mod tests {
 
     #[test]
     fn an_answer_told_only_at_the_end_still_comes_as_a_piece() {
-        let mut answer = Answer::new(100);
+        let mut answer = Answer::new(limits(100));
         assert_eq!(
             answer.step(complete("all")).unwrap(),
             Said::Delta {
@@ -195,21 +282,51 @@ mod tests {
 
     #[test]
     fn an_end_without_completion_is_no_answer() {
-        let mut answer = Answer::new(100);
+        let mut answer = Answer::new(limits(100));
         answer.step(Heard::Text("half".into())).unwrap();
         assert_eq!(answer.step(Heard::End), Err(Error::BrokeOff));
     }
 
     #[test]
     fn nothing_at_all_is_no_answer() {
-        let mut answer = Answer::new(100);
+        let mut answer = Answer::new(limits(100));
         answer.step(complete("")).unwrap();
-        assert_eq!(answer.step(Heard::End), Err(Error::Empty));
+        assert!(matches!(answer.step(Heard::End), Err(Error::Empty { .. })));
+    }
+
+    #[test]
+    fn a_limit_that_thinking_used_up_is_told_as_that() {
+        for (thinks, by_window, told) in [
+            (
+                true,
+                false,
+                "by thinking, before it said anything; raise agent.answer_tokens",
+            ),
+            (false, false, "limit of 50 tokens before it said anything; raise"),
+            (true, true, "a model with a larger one"),
+        ] {
+            let mut answer = Answer::new(Limits {
+                by_window,
+                ..limits(100)
+            });
+            if thinks {
+                answer.step(Heard::Thought).unwrap();
+            }
+            let ends = Heard::Complete {
+                text: String::new(),
+                model: "m".into(),
+                finish: Finish::Length,
+                usage: None,
+            };
+            answer.step(ends).unwrap();
+            let error = answer.step(Heard::End).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
     }
 
     #[test]
     fn no_answer_grows_without_end() {
-        let mut answer = Answer::new(5);
+        let mut answer = Answer::new(limits(5));
         answer.step(Heard::Text("12345".into())).unwrap();
         assert_eq!(answer.step(Heard::Text("6".into())), Err(Error::TooLong { limit: 5 }));
     }
@@ -217,7 +334,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_pieces_are_the_whole(pieces in prop::collection::vec("[a-zäöü€]{0,9}", 1..50)) {
-            let mut answer = Answer::new(usize::MAX);
+            let mut answer = Answer::new(limits(usize::MAX));
             let mut built = String::new();
             for piece in &pieces {
                 match answer.step(Heard::Text(piece.clone())).unwrap() {

@@ -18,6 +18,7 @@ pub(super) async fn read(kit: &Kit, style: &Style, offer: &Offer, budget: Budget
         code: "INVALID_ARGUMENT".into(),
         message: error.to_string(),
         retryable: false,
+        keeps_answer: false,
     })?;
     let mut looked = 0;
     let mut before = None;

@@ -227,6 +227,7 @@ impl Line {
             code: code.to_owned(),
             message,
             retryable,
+            keeps_answer: false,
         };
         if self.outbox.refuse(turn, session_id, refusal) {
             return Ok(());

@@ -285,6 +285,7 @@ mod tests {
             code: "X".into(),
             message: "no".into(),
             retryable: false,
+            keeps_answer: false,
         };
         let accepted = (0..REFUSALS + 5)
             .filter(|_| outbox.refuse(turn(), "s".into(), refusal.clone()))

@@ -9,7 +9,7 @@ use tracing::Instrument;
 use super::{Style, history, kit::Kit, outbox::Voice};
 use crate::{
     domain::{
-        answer::{self, Answer, Heard, Said, Whole},
+        answer::{self, Answer, Heard, Limits, Said, Whole},
         window::Budget,
     },
     remote::{Ask, Offer, Outbound, Refusal, refusal},
@@ -44,8 +44,9 @@ async fn one(kit: &Arc<Kit>, offer: &Offer, voice: &Voice) -> Outbound {
     let last = answer.unwrap_or_else(|_| {
         Err(Refusal {
             code: "DEADLINE_EXCEEDED".into(),
-            message: format!("no answer within {:?} (turn_timeout)", style.turn_timeout),
+            message: format!("no answer within {:?} (agent.turn_timeout)", style.turn_timeout),
             retryable: true,
+            keeps_answer: true,
         })
     });
     match last {
@@ -83,8 +84,12 @@ async fn answer(kit: &Arc<Kit>, style: &Style, offer: &Offer, voice: &Voice) -> 
     let lost = |error: nexus_client::Error| refusal("the model daemon", &error);
     let silent = || Refusal {
         code: "DEADLINE_EXCEEDED".into(),
-        message: format!("the model said nothing for {:?} (idle_timeout)", style.idle_timeout),
+        message: format!(
+            "the model daemon gave no sign of life for {:?} (agent.idle_timeout)",
+            style.idle_timeout
+        ),
         retryable: true,
+        keeps_answer: true,
     };
 
     let asking = Span::call("ask model");
@@ -92,7 +97,11 @@ async fn answer(kit: &Arc<Kit>, style: &Style, offer: &Offer, voice: &Voice) -> 
         .await
         .map_err(|_| silent())?
         .map_err(lost)?;
-    let mut answer = Answer::new(style.answer_bytes);
+    let mut answer = Answer::new(Limits {
+        bytes: style.answer_bytes,
+        tokens: budget.answer,
+        by_window: budget.answer < style.answer_tokens.into(),
+    });
     loop {
         let heard = timeout(style.idle_timeout, spoken.next())
             .await
@@ -117,10 +126,11 @@ async fn answer(kit: &Arc<Kit>, style: &Style, offer: &Offer, voice: &Voice) -> 
 
 fn unanswered(error: answer::Error) -> Refusal {
     let message = error.to_string();
+    let keeps_answer = error != answer::Error::BrokeOff;
     let (code, retryable) = match error {
         answer::Error::Model { code, retryable, .. } => (code, retryable),
         answer::Error::BrokeOff => ("UNAVAILABLE".to_owned(), true),
-        answer::Error::Empty => ("EMPTY_ANSWER".to_owned(), true),
+        answer::Error::Empty { .. } => ("EMPTY_ANSWER".to_owned(), true),
         answer::Error::Faulty => ("MODEL_ERROR".to_owned(), true),
         answer::Error::TooLong { .. } => ("RESOURCE_EXHAUSTED".to_owned(), false),
     };
@@ -128,5 +138,6 @@ fn unanswered(error: answer::Error) -> Refusal {
         code,
         message,
         retryable,
+        keeps_answer,
     }
 }

@@ -134,6 +134,9 @@ impl Spoken {
             return Ok(Some(Heard::End));
         };
         Ok(match message.payload {
+            Some(Payload::Chunk(chunk)) if chunk.content.is_empty() && !chunk.thinking.is_empty() => {
+                Some(Heard::Thought)
+            }
             Some(Payload::Chunk(chunk)) => Some(Heard::Text(chunk.content)),
             Some(Payload::Usage(usage)) => usage.usage.map(|usage| Heard::Usage {
                 input: usage.input_tokens.try_into().unwrap_or(0),

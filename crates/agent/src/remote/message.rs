@@ -51,6 +51,9 @@ pub struct Refusal {
     pub code: String,
     pub message: String,
     pub retryable: bool,
+    /// What came of the answer is all that will come of it, so it is to be kept, marked as incomplete. Not so where a
+    /// daemon went away: the same question, asked again, starts over.
+    pub keeps_answer: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +147,18 @@ impl Outbound {
                     headers: named(
                         turn,
                         session_id,
-                        [("code", refusal.code), ("retryable", refusal.retryable.to_string())],
+                        [
+                            ("code", refusal.code),
+                            ("retryable", refusal.retryable.to_string()),
+                            (
+                                "incomplete",
+                                if refusal.keeps_answer {
+                                    "true".into()
+                                } else {
+                                    String::new()
+                                },
+                            ),
+                        ],
                     ),
                 }),
             ),
@@ -175,6 +189,7 @@ fn answer(whole: Whole, turn: &TurnId, session_id: &str) -> Payload {
         [
             ("model", whole.model),
             ("finish_reason", whole.finish.name().to_owned()),
+            ("cut_short", whole.cut_short.unwrap_or_default()),
             ("input_tokens", whole.input_tokens.to_string()),
             ("output_tokens", whole.output_tokens.to_string()),
         ],

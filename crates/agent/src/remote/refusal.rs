@@ -14,6 +14,7 @@ pub fn refusal(whose: &str, error: &Error) -> Refusal {
         code: code(error.kind).to_owned(),
         message,
         retryable: error.is_retryable(),
+        keeps_answer: false,
     }
 }
 

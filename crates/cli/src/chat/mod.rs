@@ -27,6 +27,8 @@ use screen::Screen;
 use slash::Typed;
 use talk::{End, Talk};
 
+const BROKE_OFF: &str = "the answer is incomplete, it broke off";
+
 /// More than this from standard input is not a message.
 const LARGEST_INPUT: u64 = 16 << 20;
 
@@ -79,7 +81,8 @@ async fn once(talk: &mut Talk, screen: &mut Screen<'_>, message: String) -> Resu
     match end {
         End::Answered => Ok(Exit::Ok),
         End::Cancelled => Ok(Exit::Interrupted),
-        End::Failed(error) => Err(explain(&error)),
+        End::Failed(error) => Err(explain("no answer", &error)),
+        End::BrokeOff(error) => Err(explain(BROKE_OFF, &error)),
     }
 }
 
@@ -109,7 +112,8 @@ async fn converse(place: &Place, talk: &mut Talk, screen: &mut Screen<'_>, outpu
         };
         match talk.turn(text, screen).await {
             Ok(End::Answered | End::Cancelled) => {}
-            Ok(End::Failed(error)) => drop(output.fail(&explain(&error))),
+            Ok(End::Failed(error)) => drop(output.fail(&explain("no answer", &error))),
+            Ok(End::BrokeOff(error)) => drop(output.fail(&explain(BROKE_OFF, &error))),
             Err(failure) if failure.quiet => return Err(failure),
             // The conversation stays; the next message tries again.
             Err(failure) => drop(output.fail(&failure)),
@@ -162,8 +166,8 @@ async fn obey(asked: Typed, talk: &mut Talk, output: &Output) -> Result<(), Fail
 }
 
 /// A turn that failed, in the words of the daemon, with what helps against it.
-fn explain(error: &str) -> Failure {
-    let failure = Failure::new(Exit::Failed, format!("no answer: {error}"));
+fn explain(what: &str, error: &str) -> Failure {
+    let failure = Failure::new(Exit::Failed, format!("{what}: {error}"));
     if error.contains("assistant agent not found") {
         failure.hint("no assistant is connected; start it with: nexus up")
     } else {

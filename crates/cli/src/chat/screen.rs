@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     failure::Failure,
-    output::{Output, clean, view, wrap::Wrap},
+    output::{Output, clean, ended::Ended, view, wrap::Wrap},
 };
 
 /// What is new in an answer.
@@ -114,6 +114,15 @@ impl<'a> Screen<'a> {
                 .record(&json!({ "type": "error", "error": failure.message, "hint": failure.hint }));
         }
         self.end_line()
+    }
+
+    /// Another end than the usual one, below the answer. Programs read it from the message itself.
+    pub fn ended(&mut self, how: &Ended) -> io::Result<()> {
+        self.end_line()?;
+        if !self.output.json {
+            self.output.note(&self.output.dim(&how.line()));
+        }
+        Ok(())
     }
 
     pub fn stopped(&mut self) -> io::Result<()> {

@@ -35,7 +35,10 @@ use super::{
     screen::Screen,
     session::{self, Session},
 };
-use crate::failure::{Exit, Failure};
+use crate::{
+    failure::{Exit, Failure},
+    output::ended::{Ended, ended},
+};
 
 /// How long a lost orchestrator is waited for in the middle of a turn.
 const RECONNECT: Duration = Duration::from_secs(60);
@@ -59,8 +62,10 @@ pub struct Talk {
 pub enum End {
     Answered,
     Cancelled,
-    /// In the daemon's words.
+    /// Without an answer; in the daemon's words.
     Failed(String),
+    /// In the middle of its answer.
+    BrokeOff(String),
 }
 
 /// A turn under way.
@@ -334,6 +339,14 @@ impl Turn {
         if stopped || self.cancelled.is_some() {
             screen.stopped()?;
             return Ok(Some(End::Cancelled));
+        }
+        match ended(message) {
+            Some(Ended::Incomplete(error)) => {
+                screen.failed(&session.id, &error)?;
+                return Ok(Some(End::BrokeOff(error)));
+            }
+            Some(how) => screen.ended(&how)?,
+            None => {}
         }
         Ok(Some(End::Answered))
     }

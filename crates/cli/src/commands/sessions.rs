@@ -11,6 +11,7 @@ use crate::{
     failure::{Exit, Failure},
     output::{
         Output, clean,
+        ended::ended,
         table::{cut, table},
         time::ago,
         view,
@@ -132,6 +133,9 @@ pub async fn show(place: &Place, args: &ShowArgs, output: &Output) -> Result<Exi
         let role = view::word(message.role().as_str_name(), "MESSAGE_ROLE_");
         let head = format!("#{} {role}, {}", message.sequence, ago(message.timestamp.as_ref()));
         output.line(format!("\n{}\n{}", output.dim(&head), clean(&message.content)))?;
+        if let Some(how) = ended(message) {
+            output.line(output.dim(&how.line()))?;
+        }
     }
     Ok(Exit::Ok)
 }

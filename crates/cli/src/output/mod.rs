@@ -4,6 +4,7 @@
 //! through with its control characters, nor with those that change the order of what is shown: neither to a terminal nor
 //! into a pipe, which often ends at one. In JSON they are escapes, so that nothing is lost.
 
+pub mod ended;
 pub mod table;
 pub mod time;
 pub mod view;

@@ -90,7 +90,9 @@ enum Item {
 struct End {
     total: u64,
     extra: BTreeMap<String, String>,
-    cancelled: bool,
+    phase: Phase,
+    /// What a reader should know of it.
+    message: String,
 }
 
 /// The answer that is being produced.
@@ -186,7 +188,13 @@ impl Answers {
     pub fn finish(&mut self, said: Said, now: i64) -> bool {
         let in_reply_to = said.in_reply_to().to_owned();
         let first = self.begin(&said.id, &in_reply_to, now);
-        let cancelled = said.is_cancelled();
+        let (phase, message) = match (said.broke_off(), said.cut_short()) {
+            _ if said.is_cancelled() => (Phase::Cancelled, ""),
+            (Some(error), _) => (Phase::Error, error),
+            (None, Some(why)) => (Phase::Complete, why),
+            (None, None) => (Phase::Complete, ""),
+        };
+        let message = message.to_owned();
         let mut extra = said.extra;
         extra.insert(words::data::MESSAGE_ID.into(), said.id);
         if said.sequence > 0 {
@@ -195,7 +203,8 @@ impl Answers {
         let end = End {
             total: said.content.len() as u64,
             extra,
-            cancelled,
+            phase,
+            message,
         };
         if self.cut.deltas {
             self.catch_up(said.content, true);
@@ -333,14 +342,9 @@ impl Answers {
 
     /// The status follows its last chunk at once, whatever else is queued.
     fn complete(&mut self, end: &End) {
-        let phase = if end.cancelled {
-            Phase::Cancelled
-        } else {
-            Phase::Complete
-        };
         self.queue.push_front(Item::Say {
-            phase,
-            message: String::new(),
+            phase: end.phase,
+            message: end.message.clone(),
         });
     }
 

@@ -45,6 +45,8 @@ pub enum Noted {
         id: String,
         sequence: u64,
         in_reply_to: String,
+        /// It broke off in the middle, with this error.
+        error: Option<String>,
     },
     Failed {
         message_id: String,
@@ -73,6 +75,8 @@ pub struct Conversation {
     silent_until: Option<i64>,
     paused: bool,
     cancelling: Cancelling,
+    /// The message whose answer has told its failure itself, before the orchestrator tells it too.
+    broke_off: Option<String>,
     done: bool,
 }
 
@@ -96,6 +100,7 @@ impl Conversation {
             silent_until: one.then(|| now.saturating_add(patience)),
             paused: false,
             cancelling: Cancelling::No,
+            broke_off: None,
             done: false,
         }
     }
@@ -265,11 +270,12 @@ impl Conversation {
                 }
                 let failed = message_id.or_else(|| self.guess()).unwrap_or_default();
                 self.owed.retain(|owed| owed.message.id != failed);
-                if self.cancelling == Cancelling::No {
+                let told = self.broke_off.take().is_some_and(|broken| broken == failed);
+                if self.cancelling == Cancelling::No && !told {
                     self.answers.fail(&error);
                 }
                 self.done |= matches!(self.follow, Follow::One { .. });
-                Some(Noted::Failed {
+                (!told).then_some(Noted::Failed {
                     message_id: failed,
                     error,
                 })
@@ -280,7 +286,7 @@ impl Conversation {
 
     /// Gives up what kept silent too long.
     pub fn tick(&mut self, now: i64) -> Vec<Noted> {
-        let error = "DEADLINE_EXCEEDED: no answer in time";
+        let error = "DEADLINE_EXCEEDED: no answer in time (gateway.answer_timeout)";
         if !self.done && self.silent_until.is_some_and(|at| at <= now) {
             return self.give_up(error);
         }
@@ -341,10 +347,13 @@ impl Conversation {
         if self.cancelling == Cancelling::Asked && said.is_cancelled() {
             self.cancelling = Cancelling::Said;
         }
+        let error = said.broke_off().map(str::to_owned);
+        self.broke_off = error.as_ref().map(|_| asked.clone());
         let noted = Noted::Answered {
             id: said.id.clone(),
             sequence: said.sequence,
             in_reply_to: asked,
+            error,
         };
         self.answers.finish(said, now);
         Some(noted)

@@ -81,6 +81,22 @@ impl Said {
         self.extra.get(words::extra::IN_REPLY_TO).map_or("", String::as_str)
     }
 
+    /// What it failed with in the middle, if it did.
+    pub fn broke_off(&self) -> Option<&str> {
+        let incomplete = self.extra.get("incomplete").is_some_and(|value| value == "true");
+        incomplete.then(|| self.extra.get("error").map_or("the answer broke off", String::as_str))
+    }
+
+    /// By what it was cut short, and what helps; of an assistant that does not say it in words, the reason alone.
+    pub fn cut_short(&self) -> Option<&str> {
+        let text = |name: &str| self.extra.get(name).map(String::as_str).filter(|text| !text.is_empty());
+        text("cut_short").or_else(|| match text("finish_reason")? {
+            "length" => Some("the answer reached its limit of tokens; raise agent.answer_tokens"),
+            "filter" => Some("the provider's content filter ended the answer, or the model refused it"),
+            _ => None,
+        })
+    }
+
     /// It ends where someone stopped it.
     pub fn is_cancelled(&self) -> bool {
         self.extra.get("cancelled").is_some_and(|value| value == "true")

@@ -321,6 +321,7 @@ impl Talk {
                 id,
                 sequence,
                 in_reply_to,
+                error,
             } => {
                 if handle.tells(&session.id, sequence) {
                     let received = event(Kind::MessageReceived)
@@ -328,13 +329,13 @@ impl Talk {
                         .with(words::extra::IN_REPLY_TO, &in_reply_to);
                     handle.note(received.with("sequence", sequence.to_string())).await;
                 }
-                handle
-                    .note(
-                        event(Kind::StreamComplete)
-                            .about(&id, "")
-                            .with(words::extra::IN_REPLY_TO, in_reply_to),
-                    )
-                    .await;
+                let ended = match error {
+                    Some(error) => event(Kind::StreamError).about(&in_reply_to, "").with("error", error),
+                    None => event(Kind::StreamComplete)
+                        .about(&id, "")
+                        .with(words::extra::IN_REPLY_TO, in_reply_to),
+                };
+                handle.note(ended).await;
             }
             Noted::Failed { message_id, error } => {
                 handle

@@ -14,6 +14,8 @@ pub enum Finish {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
     Text(String),
+    /// What a model thinks before it answers; no part of the answer.
+    Thinking(String),
     /// The first piece of a call brings its name; later ones with the same id go on with its arguments.
     Tool {
         id: String,
@@ -25,7 +27,14 @@ pub enum Piece {
         output: Option<u64>,
     },
     Finish(Finish),
+    /// Bytes came that say nothing: a comment, a ping, the middle of an event.
+    Alive,
 }
+
+/// An answer that grows beyond this many bytes, thinking included, is a fault of its provider.
+pub const LONGEST: usize = 64 << 20;
+/// So is one with more calls.
+pub const MOST_CALLS: usize = 1024;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tokens {
@@ -43,6 +52,8 @@ impl Tokens {
 pub struct Answer {
     pub content: String,
     pub tool_calls: Vec<ToolCall>,
+    /// Bytes of thinking; the text itself is passed on and not kept.
+    thinking: usize,
     input: Option<u64>,
     output: Option<u64>,
     finish: Option<Finish>,
@@ -52,6 +63,8 @@ impl Answer {
     pub fn add(&mut self, piece: &Piece) {
         match piece {
             Piece::Text(text) => self.content.push_str(text),
+            Piece::Thinking(text) => self.thinking = self.thinking.saturating_add(text.len()),
+            Piece::Alive => {}
             Piece::Tool { id, name, arguments } => match self.tool_calls.iter_mut().find(|call| call.id == *id) {
                 Some(call) => call.arguments.push_str(arguments),
                 None => self.tool_calls.push(ToolCall {
@@ -73,6 +86,15 @@ impl Answer {
         !self.content.is_empty() || !self.tool_calls.is_empty()
     }
 
+    pub fn is_too_long(&self) -> bool {
+        self.bytes() > LONGEST || self.tool_calls.len() > MOST_CALLS
+    }
+
+    fn bytes(&self) -> usize {
+        let arguments: usize = self.tool_calls.iter().map(|call| call.arguments.len()).sum();
+        self.content.len() + self.thinking + arguments
+    }
+
     pub fn finish(&self) -> Finish {
         match self.finish {
             // Some endpoints say "stop" after asking for tools.
@@ -85,7 +107,7 @@ impl Answer {
     /// What was used: as the provider said, or a guess of four bytes a token where it said nothing (an answer that was
     /// cancelled, an endpoint that does not count).
     pub fn tokens(&self, asked_bytes: usize) -> Tokens {
-        let said = self.content.len() + self.tool_calls.iter().map(|call| call.arguments.len()).sum::<usize>();
+        let said = self.bytes();
         let guess = |bytes: usize| (bytes as u64).div_ceil(4);
         // While an answer grows, the count so far may lag behind what was already sent.
         let output = match self.finish {

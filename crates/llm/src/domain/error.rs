@@ -35,8 +35,11 @@ pub enum Error {
     Busy { running: usize, waiting: usize },
     #[error("too many requests on one stream: at most {0} at a time")]
     StreamFull(usize),
+    /// The caller's own.
     #[error("no answer within {} s", .0.as_secs_f64())]
     Deadline(Duration),
+    #[error("no answer within {} s (llm.request_timeout)", .0.as_secs_f64())]
+    RequestTimeout(Duration),
     /// The last provider's failure; the text names all that were asked.
     #[error("{text}")]
     Provider {
@@ -69,7 +72,9 @@ impl Error {
     /// The same request, sent again later, may be answered.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Exists | Self::Busy { .. } | Self::StreamFull(_) | Self::Deadline(_) => true,
+            Self::Exists | Self::Busy { .. } | Self::StreamFull(_) | Self::Deadline(_) | Self::RequestTimeout(_) => {
+                true
+            }
             Self::Provider { failure, .. } => failure.is_passing(),
             Self::FirstWithoutRequest
             | Self::WithoutRequest

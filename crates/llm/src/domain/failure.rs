@@ -12,6 +12,10 @@ pub enum Kind {
     Invalid,
     /// It does not know the model.
     UnknownModel,
+    /// Nothing answers under the path that was asked: the base URL is another one.
+    NoSuchPath,
+    /// The server is there and still loads the model: a sign of life, and no fault.
+    Loading,
     RateLimited,
     /// It answered with an error of its own (5xx, overloaded).
     Server,
@@ -32,6 +36,46 @@ pub struct Failure {
     pub message: String,
     /// How long the provider asked us to wait.
     pub retry_after: Option<Duration>,
+    /// The optional field of the request that the endpoint does not take, where it refused the request for one.
+    pub field: Option<Field>,
+}
+
+/// Fields of a request that some endpoints refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Field {
+    StreamOptions,
+    MaxTokens,
+    MaxCompletionTokens,
+    Temperature,
+    ParallelToolCalls,
+    ToolChoice,
+}
+
+impl Field {
+    pub const ALL: [Self; 6] = [
+        Self::StreamOptions,
+        Self::MaxTokens,
+        Self::MaxCompletionTokens,
+        Self::Temperature,
+        Self::ParallelToolCalls,
+        Self::ToolChoice,
+    ];
+
+    /// As it stands in the request's JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::StreamOptions => "stream_options",
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+            Self::Temperature => "temperature",
+            Self::ParallelToolCalls => "parallel_tool_calls",
+            Self::ToolChoice => "tool_choice",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|field| field.name() == name)
+    }
 }
 
 impl Failure {
@@ -40,14 +84,21 @@ impl Failure {
             kind,
             message: message.into(),
             retry_after: None,
+            field: None,
         }
     }
 
     /// Trying the same provider again may help.
     pub fn is_passing(&self) -> bool {
         match self.kind {
-            Kind::RateLimited | Kind::Server | Kind::Unreachable | Kind::Silent | Kind::Broken | Kind::Resting => true,
-            Kind::NoKey | Kind::Refused | Kind::Invalid | Kind::UnknownModel => false,
+            Kind::RateLimited
+            | Kind::Loading
+            | Kind::Server
+            | Kind::Unreachable
+            | Kind::Silent
+            | Kind::Broken
+            | Kind::Resting => true,
+            Kind::NoKey | Kind::Refused | Kind::Invalid | Kind::UnknownModel | Kind::NoSuchPath => false,
         }
     }
 

@@ -30,8 +30,15 @@ impl Role {
 pub struct ToolCall {
     pub id: String,
     pub name: String,
-    /// JSON, as the model wrote it.
+    /// As the model wrote it: JSON, if the model made no mistake.
     pub arguments: String,
+}
+
+impl ToolCall {
+    /// The arguments are not JSON. No arguments at all are none, and no mistake.
+    pub fn is_malformed(&self) -> bool {
+        !self.arguments.trim().is_empty() && serde_json::from_str::<serde::de::IgnoredAny>(&self.arguments).is_err()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

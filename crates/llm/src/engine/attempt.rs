@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{
-        answer::{Answer, Piece, Tokens},
+        answer::{Answer, LONGEST, MOST_CALLS, Piece, Tokens},
         catalogue,
         failure::{Failure, Kind},
         request::Request,
@@ -57,6 +57,12 @@ pub async fn once(
         match piece {
             Ok(piece) => {
                 attempt.answer.add(&piece);
+                if attempt.answer.is_too_long() {
+                    let text = format!("its answer is longer than {LONGEST} bytes or {MOST_CALLS} tool calls");
+                    let failure = Failure::new(Kind::Broken, text);
+                    attempt.failure = Some(failure.clone());
+                    return Err(Ended { failure, begun: true });
+                }
                 waiting.extend(output(piece));
             }
             Err(failure) => {
@@ -120,7 +126,8 @@ fn output(piece: Piece) -> Option<Output> {
     match piece {
         Piece::Text(text) => Some(Output::Text(text)),
         Piece::Tool { id, name, arguments } => Some(Output::Tool { id, name, arguments }),
-        Piece::Usage { .. } | Piece::Finish(_) => None,
+        Piece::Thinking(text) => Some(Output::Thinking(text)),
+        Piece::Usage { .. } | Piece::Finish(_) | Piece::Alive => None,
     }
 }
 

@@ -40,9 +40,13 @@ use crate::{
 /// Pieces that may wait between the provider and the caller's stream; a slow caller slows the provider.
 const AHEAD: usize = 16;
 
+/// Between two looks at a server that still loads its model.
+const LOADING_PAUSE: Duration = Duration::from_millis(500);
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     Text(String),
+    Thinking(String),
     Tool {
         id: String,
         name: String,
@@ -113,7 +117,12 @@ impl Stream for Run {
 async fn run(engine: &Engine, request: Request, out: &mpsc::Sender<Output>) -> Output {
     let setup = engine.setup();
     let most = setup.config.request_timeout;
-    let within = request.timeout.map_or(most, |asked| asked.min(most));
+    let asked = request.timeout.filter(|asked| *asked < most);
+    let within = asked.unwrap_or(most);
+    let late = match asked {
+        Some(asked) => Error::Deadline(asked),
+        None => Error::RequestTimeout(most),
+    };
     let deadline = Deadline::now() + within;
     engine.0.board.lock().whole.began(SystemTime::now());
     let mut counted = Counted {
@@ -123,7 +132,7 @@ async fn run(engine: &Engine, request: Request, out: &mpsc::Sender<Output>) -> O
     };
     let began = Instant::now();
     let outcome = timeout_at(deadline, answer(engine, &setup, Arc::new(request), out, &mut counted)).await;
-    match outcome.unwrap_or(Err(Error::Deadline(within))) {
+    match outcome.unwrap_or(Err(late)) {
         Ok(whole) => {
             counted.took = Some(began.elapsed());
             Output::Whole(Box::new(whole))
@@ -194,15 +203,31 @@ async fn ask(
         return Err(not_begun(resting));
     }
     let mut attempt = 0;
+    let began = Instant::now();
     loop {
         engine.0.keys.settle(&target.provider).await;
         let call = engine
             .call(setup, provider.as_ref(), request, target)
             .map_err(not_begun)?;
-        let ended = match attempt::once(engine, setup, provider.as_ref(), call, out, counted).await {
+        let mut ended = match attempt::once(engine, setup, provider.as_ref(), call, out, counted).await {
             Ok(whole) => return Ok(whole),
             Err(ended) => ended,
         };
+        if ended.failure.kind == Kind::Loading {
+            // It lives, so it has the time of a first byte; asking again is no further attempt.
+            let within = setup.config.first_byte_timeout;
+            if began.elapsed() + LOADING_PAUSE < within {
+                tokio::time::sleep(LOADING_PAUSE).await;
+                continue;
+            }
+            let text = format!(
+                "{} for {} s (llm.first_byte_timeout)",
+                ended.failure.message,
+                within.as_secs_f64()
+            );
+            ended.failure.message = text;
+            return Err(ended);
+        }
         let pause = setup.config.retry().pause(attempt, &ended.failure, random());
         let Some(pause) = pause.filter(|_| !ended.begun) else {
             return Err(ended);

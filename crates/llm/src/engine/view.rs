@@ -127,7 +127,9 @@ fn reached(is_endpoint: bool, listed: Option<&Result<Vec<Model>, Failure>>) -> A
     match listed {
         Some(Err(failure)) if failure.kind == Kind::Refused => Available::Sick(failure.to_string()),
         // An endpoint without a list of models answers 404; it is there all the same.
-        Some(Err(failure)) if is_endpoint && failure.kind != Kind::UnknownModel => Available::No(failure.to_string()),
+        Some(Err(failure)) if is_endpoint && !matches!(failure.kind, Kind::UnknownModel | Kind::NoSuchPath) => {
+            Available::No(failure.to_string())
+        }
         _ => Available::Yes,
     }
 }

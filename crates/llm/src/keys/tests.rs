@@ -32,6 +32,12 @@ fn a_key_is_found_and_replaced_while_we_run() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_the_file() {
+    let (_dir, keys) = file("\u{feff}[keys]\nanthropic = \"one\"\n", 0o600);
+    assert_eq!(keys.get("anthropic").expect("readable").expect("set").reveal(), "one");
+}
+
+#[test]
 fn wide_modes_and_other_owners_are_refused() {
     for mode in [0o640, 0o604, 0o620, 0o666] {
         let (_dir, keys) = file("[keys]\nanthropic = \"sk-canary-7d1f\"\n", mode);

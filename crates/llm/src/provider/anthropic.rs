@@ -3,31 +3,26 @@
 //! ```text
 //! message_start  (content_block_start content_block_delta* content_block_stop)*  message_delta  message_stop
 //! ```
-//! with `ping` and `error` anywhere. Events and blocks that we do not know (thinking among them) are passed over.
+//! with `ping` and `error` anywhere. Events and blocks that we do not know are passed over.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+mod events;
+
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use reqwest::{
-    Url,
-    header::{HeaderMap, HeaderValue},
-};
+use reqwest::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
 use super::{
     Call, Http, Pieces, Provider,
-    http::{self, Ask, Told},
-    reply::{self, Dialect},
-    sse::Event,
+    endpoint::{Endpoint, Post},
+    http::{self, Ask},
+    reply,
 };
 use crate::{
     domain::{
-        answer::{Finish, Piece},
         catalogue::{self, Model},
-        failure::{Failure, Kind},
+        failure::Failure,
         request::{Message, Role},
     },
     keys::Key,
@@ -36,20 +31,14 @@ use crate::{
 const VERSION: &str = "2023-06-01";
 
 pub struct Anthropic {
-    messages: Url,
-    models: Url,
+    endpoint: Arc<Endpoint>,
     http: Http,
 }
 
 impl Anthropic {
-    pub fn new(base: &Url, http: Http) -> Self {
-        // People write the address with and without the version.
-        let trimmed = base.path().trim_end_matches('/').trim_end_matches("/v1").to_owned();
-        let mut base = base.clone();
-        base.set_path(&trimmed);
+    pub fn new(endpoint: Endpoint, http: Http) -> Self {
         Self {
-            messages: http::below(&base, "/v1/messages"),
-            models: http::below(&base, "/v1/models"),
+            endpoint: Arc::new(endpoint),
             http,
         }
     }
@@ -69,22 +58,23 @@ impl Provider for Anthropic {
     }
 
     fn answer(&self, call: Call) -> Pieces {
-        let (http, url, key) = (self.http.clone(), self.messages.clone(), call.key.clone());
-        let (first_byte, idle) = (call.limits.first_byte, call.limits.idle);
+        let (http, endpoint, key) = (self.http.clone(), self.endpoint.clone(), call.key.clone());
+        let (within, idle) = (call.limits.first_byte, call.limits.idle);
         let open = async move {
-            let ask = Ask {
-                url,
+            let post = Post {
+                path: "/messages",
                 headers: headers(call.key.as_ref())?,
-                body: Some(body(&call)),
+                body: body(&call),
                 key: call.key,
+                within,
             };
-            http.send(ask, first_byte).await
+            endpoint.post(&http, post).await
         };
-        reply::pieces(open, Events::default(), idle, key)
+        reply::pieces(open, events::Events::default(), idle, key)
     }
 
     fn models(&self, key: Option<Key>, deadline: Duration) -> BoxFuture<'static, Result<Vec<Model>, Failure>> {
-        let (http, mut url) = (self.http.clone(), self.models.clone());
+        let (http, mut url) = (self.http.clone(), self.endpoint.url("/models"));
         url.set_query(Some("limit=1000"));
         async move {
             let ask = Ask {
@@ -197,135 +187,15 @@ fn blocks(message: &Message) -> Vec<Value> {
     }
     let text = (!message.content.trim().is_empty()).then(|| json!({"type": "text", "text": message.content}));
     let calls = message.tool_calls.iter().map(|call| {
-        let input = serde_json::from_str(&call.arguments).unwrap_or_else(|_| json!({}));
+        // Only an object is taken there; what the model wrote goes back to it unrepaired within one.
+        let input = match serde_json::from_str::<Value>(&call.arguments) {
+            Ok(input) if input.is_object() => input,
+            _ if call.arguments.trim().is_empty() => json!({}),
+            _ => json!({"malformed_arguments": call.arguments}),
+        };
         json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input})
     });
     text.into_iter().chain(calls).collect()
-}
-
-#[derive(Default)]
-struct Events {
-    /// Tool calls by block, and whether arguments have come.
-    tools: BTreeMap<u64, (String, String, bool)>,
-    input: u64,
-    done: bool,
-}
-
-impl Dialect for Events {
-    fn read(&mut self, event: &Event, out: &mut VecDeque<Piece>) -> Result<(), Failure> {
-        let data = reply::json(event)?;
-        let block = data["index"].as_u64().unwrap_or_default();
-        match data["type"].as_str().unwrap_or(&event.name) {
-            "message_start" => out.extend(self.usage(&data["message"]["usage"])),
-            "content_block_start" => self.block_starts(block, &data["content_block"], out),
-            "content_block_delta" => self.delta(block, &data["delta"], out),
-            "content_block_stop" => {
-                if let Some((id, name, false)) = self.tools.remove(&block) {
-                    out.push_back(Piece::Tool {
-                        id,
-                        name,
-                        arguments: "{}".into(),
-                    });
-                }
-            }
-            "message_delta" => {
-                out.extend(self.usage(&data["usage"]));
-                if let Some(reason) = data["delta"]["stop_reason"].as_str() {
-                    out.push_back(Piece::Finish(finish(reason)));
-                }
-            }
-            "message_stop" => self.done = true,
-            "error" => return Err(failure(&Told::of(&data["error"]))),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn is_done(&self) -> bool {
-        self.done
-    }
-
-    fn at_end(&mut self, _: &mut VecDeque<Piece>) -> Result<(), Failure> {
-        if self.done { Ok(()) } else { Err(reply::cut()) }
-    }
-}
-
-impl Events {
-    fn block_starts(&mut self, block: u64, content: &Value, out: &mut VecDeque<Piece>) {
-        match content["type"].as_str() {
-            Some("tool_use") => {
-                let text = |field: &str| content[field].as_str().unwrap_or_default().to_owned();
-                let (id, name) = (text("id"), text("name"));
-                out.push_back(Piece::Tool {
-                    id: id.clone(),
-                    name: name.clone(),
-                    arguments: String::new(),
-                });
-                self.tools.insert(block, (id, name, false));
-            }
-            Some("text") => out.extend(text(&content["text"])),
-            _ => {}
-        }
-    }
-
-    fn delta(&mut self, block: u64, delta: &Value, out: &mut VecDeque<Piece>) {
-        match (delta["type"].as_str(), self.tools.get_mut(&block)) {
-            (Some("text_delta"), _) => out.extend(text(&delta["text"])),
-            (Some("input_json_delta"), Some((id, name, begun))) => {
-                let arguments = delta["partial_json"].as_str().unwrap_or_default().to_owned();
-                if !arguments.is_empty() {
-                    *begun = true;
-                    out.push_back(Piece::Tool {
-                        id: id.clone(),
-                        name: name.clone(),
-                        arguments,
-                    });
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// What was read from or written to the provider's cache was sent as well.
-    fn usage(&mut self, usage: &Value) -> Option<Piece> {
-        let input: u64 = ["input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"]
-            .iter()
-            .filter_map(|field| usage[*field].as_u64())
-            .sum();
-        self.input = self.input.max(input);
-        let output = usage["output_tokens"].as_u64();
-        (input > 0 || output.is_some()).then_some(Piece::Usage {
-            input: (self.input > 0).then_some(self.input),
-            output,
-        })
-    }
-}
-
-fn text(value: &Value) -> Option<Piece> {
-    value
-        .as_str()
-        .filter(|text| !text.is_empty())
-        .map(|text| Piece::Text(text.to_owned()))
-}
-
-fn finish(reason: &str) -> Finish {
-    match reason {
-        "max_tokens" | "model_context_window_exceeded" => Finish::Length,
-        "tool_use" => Finish::ToolUses,
-        "refusal" => Finish::Filter,
-        _ => Finish::Stop,
-    }
-}
-
-fn failure(told: &Told) -> Failure {
-    let kind = match told.code.as_str() {
-        "rate_limit_error" => Kind::RateLimited,
-        "invalid_request_error" | "request_too_large" => Kind::Invalid,
-        "authentication_error" | "permission_error" | "billing_error" => Kind::Refused,
-        "not_found_error" => Kind::UnknownModel,
-        _ => Kind::Server,
-    };
-    Failure::new(kind, format!("{} ({})", told.message, told.code))
 }
 
 #[cfg(test)]

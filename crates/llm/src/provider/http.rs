@@ -1,28 +1,30 @@
 //! HTTP as providers need it: one client for TLS and one for plain `http://`, built on first use so that an idle daemon
-//! loads no certificates; no redirects, as they would carry a key elsewhere; errors that name the reason and no secret.
+//! loads no certificates; redirects within one origin only, as others would carry a key elsewhere; errors that name the
+//! reason and no secret.
 
-use std::{
-    error::Error as _,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+mod told;
+
+use std::{error::Error as _, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use reqwest::{Client, Method, Response, StatusCode, Url, header::HeaderMap, header::HeaderValue, redirect};
+use reqwest::{
+    Client, Method, Response, StatusCode, Url,
+    header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, LOCATION},
+    redirect,
+};
 use serde_json::Value;
 use tokio::{sync::OnceCell, time::timeout};
 
+pub use self::told::{Told, clean, redact, shown};
+use super::endpoint::Memory;
 use crate::{
-    domain::{
-        failure::{Failure, Kind},
-        retry,
-    },
+    domain::failure::{Failure, Kind},
     keys::Key,
 };
 
-const ERROR_BODY: usize = 64 << 10;
-const ERROR_BODY_WITHIN: Duration = Duration::from_secs(5);
 const LIST_BODY: usize = 16 << 20;
+/// Redirects within one request.
+const HOPS: usize = 5;
 
 /// Cheap to clone; all clones share their connections.
 #[derive(Clone)]
@@ -30,6 +32,8 @@ pub struct Http(Arc<Inner>);
 
 struct Inner {
     connect: Duration,
+    // Outlives reloads, as the connections do.
+    memory: Memory,
     // Replaced as a whole when their connections may be dead; a call keeps the one it began with.
     clients: Mutex<Arc<Clients>>,
 }
@@ -41,6 +45,7 @@ struct Clients {
 }
 
 /// What to send, and the key in it, which no error may show.
+#[derive(Clone)]
 pub struct Ask {
     pub url: Url,
     pub headers: HeaderMap,
@@ -52,8 +57,14 @@ impl Http {
     pub fn new(connect: Duration) -> Self {
         Self(Arc::new(Inner {
             connect,
+            memory: Memory::default(),
             clients: Mutex::default(),
         }))
+    }
+
+    /// What was learned of endpoints.
+    pub fn memory(&self) -> Memory {
+        self.0.memory.clone()
     }
 
     /// No connection of before is used again.
@@ -61,39 +72,90 @@ impl Http {
         *self.0.clients.lock() = Arc::default();
     }
 
-    /// Sends, and gives back an answer with a good status. `within` ends with the answer's head.
-    pub async fn send(&self, ask: Ask, within: Duration) -> Result<Response, Failure> {
+    /// Sends, and gives back an answer with a good status. `within` ends with the answer's head; `setting` names where
+    /// it comes from.
+    pub async fn send(&self, ask: Ask, within: Duration, setting: &str) -> Result<Response, Failure> {
         let key = ask.key.clone();
-        let sent = async {
-            let method = if ask.body.is_some() { Method::POST } else { Method::GET };
-            let mut request = self
-                .client(&ask.url)
-                .await?
-                .request(method, ask.url)
-                .headers(ask.headers);
-            if let Some(body) = &ask.body {
-                request = request.json(body);
-            }
-            request.send().await.map_err(|error| of_error(&error))
-        };
-        let answer = match timeout(within, sent).await {
+        let model = ask
+            .body
+            .as_ref()
+            .map_or("", |body| body["model"].as_str().unwrap_or(""));
+        let model = model.to_lowercase();
+        let answer = match timeout(within, self.follow(ask)).await {
             Ok(answer) => answer,
             Err(_) => Err(Failure::new(
                 Kind::Silent,
-                format!("no answer within {} s", within.as_secs_f64()),
+                format!("no answer within {} s{setting}", within.as_secs_f64()),
             )),
         };
         match answer {
             Ok(response) if response.status().is_success() => Ok(response),
-            Ok(response) => Err(redact(of_status(response).await, key.as_ref())),
+            Ok(response) => Err(redact(told::of_status(response, &model).await, key.as_ref())),
             Err(failure) => Err(redact(failure, key.as_ref())),
         }
+    }
+
+    /// Follows redirects as long as they stay with the origin that was asked: the request goes there as it is.
+    async fn follow(&self, mut ask: Ask) -> Result<Response, Failure> {
+        let asked = shown(&ask.url);
+        for _ in 0..=HOPS {
+            let response = self.once(&ask).await?;
+            let status = response.status();
+            // 303 means "read the result there", which no answer of a model is.
+            let moved = status.is_redirection() && status != StatusCode::SEE_OTHER;
+            let Some(location) = response.headers().get(LOCATION).filter(|_| moved) else {
+                if !status.is_redirection() {
+                    return Ok(response);
+                }
+                let text = format!(
+                    "HTTP {}: points elsewhere, which is not followed (asked {asked})",
+                    status.as_u16()
+                );
+                return Err(Failure::new(Kind::Broken, text));
+            };
+            let target = location.to_str().ok().and_then(|to| response.url().join(to).ok());
+            match target {
+                Some(target) if target.origin() == ask.url.origin() => ask.url = target,
+                target => {
+                    let target = target.map_or_else(|| "an address that is none".to_owned(), |url| shown(&url));
+                    let text = format!(
+                        "HTTP {}: points to {target}, another origin, which is not followed (asked {asked})",
+                        status.as_u16()
+                    );
+                    return Err(Failure::new(Kind::Broken, text));
+                }
+            }
+        }
+        let text = format!("redirects more than {HOPS} times (asked {asked})");
+        Err(Failure::new(Kind::Broken, text))
+    }
+
+    async fn once(&self, ask: &Ask) -> Result<Response, Failure> {
+        let method = if ask.body.is_some() { Method::POST } else { Method::GET };
+        let mut request = self
+            .client(&ask.url)
+            .await?
+            .request(method, ask.url.clone())
+            // What is compressed all the same is read; but a compressor would hold pieces back.
+            .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
+            .headers(ask.headers.clone());
+        if let Some(body) = &ask.body {
+            request = request.json(body);
+        }
+        request.send().await.map_err(|error| {
+            if error.is_connect() && error.is_timeout() {
+                let within = self.0.connect.as_secs_f64();
+                let text = format!("no connection within {within} s (llm.connect_timeout)");
+                return Failure::new(Kind::Unreachable, text);
+            }
+            of_error(&error)
+        })
     }
 
     /// A JSON document, head and body within the deadline.
     pub async fn get_json(&self, ask: Ask, within: Duration) -> Result<Value, Failure> {
         let read = async {
-            let mut response = self.send(ask, within).await?;
+            let mut response = self.send(ask, within, "").await?;
             let body = read(&mut response, LIST_BODY).await?;
             serde_json::from_slice(&body).map_err(|error| Failure::new(Kind::Broken, format!("sent no JSON: {error}")))
         };
@@ -202,142 +264,12 @@ fn chain(error: &reqwest::Error) -> String {
     }
 }
 
-async fn of_status(mut response: Response) -> Failure {
-    let status = response.status();
-    let wait = wait_asked(response.headers());
-    let body = match timeout(ERROR_BODY_WITHIN, read(&mut response, ERROR_BODY)).await {
-        Ok(Ok(body)) => body,
-        _ => Vec::new(),
-    };
-    let told = Told::from(body.as_slice());
-    let kind = match status {
-        _ if told.code == "insufficient_quota" => Kind::Refused,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PAYMENT_REQUIRED => Kind::Refused,
-        StatusCode::NOT_FOUND => Kind::UnknownModel,
-        StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT => Kind::Server,
-        StatusCode::TOO_MANY_REQUESTS => Kind::RateLimited,
-        status if status.is_server_error() => Kind::Server,
-        status if status.is_client_error() => Kind::Invalid,
-        _ => Kind::Broken,
-    };
-    let told = if status.is_redirection() {
-        "points elsewhere, which is not followed"
-    } else {
-        &told.message
-    };
-    let message = if told.is_empty() {
-        format!("HTTP {}", status.as_u16())
-    } else {
-        format!("HTTP {}: {told}", status.as_u16())
-    };
-    Failure {
-        kind,
-        message,
-        retry_after: wait,
-    }
-}
-
-fn wait_asked(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    if let Some(ms) = text("retry-after-ms").and_then(|value| value.trim().parse::<u64>().ok()) {
-        return Some(Duration::from_millis(ms));
-    }
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| now.as_secs());
-    retry::retry_after(text("retry-after")?, now)
-}
-
-/// What a provider says about its error; both families put it into `error`.
-pub struct Told {
-    pub message: String,
-    pub code: String,
-}
-
-impl Told {
-    pub fn of(error: &Value) -> Self {
-        let text = |value: &Value| match value {
-            Value::String(text) => text.clone(),
-            Value::Number(number) => number.to_string(),
-            _ => String::new(),
-        };
-        let code = [&error["code"], &error["type"]]
-            .map(text)
-            .into_iter()
-            .find(|code| !code.is_empty());
-        let message = if error.is_string() {
-            text(error)
-        } else {
-            text(&error["message"])
-        };
-        Self {
-            message: clean(&message),
-            code: code.unwrap_or_default(),
-        }
-    }
-}
-
-impl From<&[u8]> for Told {
-    fn from(body: &[u8]) -> Self {
-        match serde_json::from_slice::<Value>(body) {
-            Ok(json) if !json["error"].is_null() => Self::of(&json["error"]),
-            _ => Self {
-                message: clean(&String::from_utf8_lossy(body)),
-                code: String::new(),
-            },
-        }
-    }
-}
-
-/// One line of bounded length.
-pub fn clean(text: &str) -> String {
-    const MOST: usize = 400;
-    let mut line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.retain(|c| !c.is_control());
-    if line.chars().count() > MOST {
-        line = line.chars().take(MOST).chain(['…']).collect();
-    }
-    line
-}
-
-/// Some servers quote the key they refuse.
-pub fn redact(mut failure: Failure, key: Option<&Key>) -> Failure {
-    if let Some(key) = key.map(Key::reveal).filter(|key| !key.is_empty()) {
-        failure.message = failure.message.replace(key, "[key]");
-    }
-    failure
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_both_families_are_read() {
-        for (body, message, code) in [
-            (
-                r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
-                "Overloaded",
-                "overloaded_error",
-            ),
-            (
-                r#"{"error":{"message":"no quota","type":"x","code":"insufficient_quota"}}"#,
-                "no quota",
-                "insufficient_quota",
-            ),
-            (r#"{"error":"model not found"}"#, "model not found", ""),
-            ("<html>\n bad\tgateway</html>", "<html> bad gateway</html>", ""),
-        ] {
-            let told = Told::from(body.as_bytes());
-            assert_eq!((told.message.as_str(), told.code.as_str()), (message, code));
-        }
-    }
-
-    #[test]
-    fn a_quoted_key_is_taken_out() {
-        let key = Key::new("sk-canary".into());
-        let failure = redact(Failure::new(Kind::Refused, "wrong key sk-canary!"), Some(&key));
-        assert_eq!(failure.message, "wrong key [key]!");
+    fn a_key_is_printed_nowhere() {
         assert!(format!("{:?}", secret("sk-canary").expect("plain")).contains("Sensitive"));
     }
 

@@ -2,6 +2,7 @@
 //! the provider at once. It never retries and never chooses: that is the engine's.
 
 pub mod anthropic;
+mod endpoint;
 mod http;
 mod offline;
 pub mod openai;
@@ -12,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{future::BoxFuture, stream::BoxStream};
 
+use self::endpoint::{Endpoint, Family};
 pub use self::http::Http;
 use crate::{
     config::{Config, base_url},
@@ -76,8 +78,14 @@ pub fn all(config: &Config, http: &Http) -> Vec<Arc<dyn Provider>> {
             continue;
         };
         providers.push(match name.as_str() {
-            catalogue::ANTHROPIC => Arc::new(anthropic::Anthropic::new(&url, http.clone())),
-            _ => Arc::new(openai::OpenAi::new(name, &url, http.clone())),
+            catalogue::ANTHROPIC => {
+                let endpoint = Endpoint::new(Family::Anthropic, &url, config.omitted(&name), http.memory());
+                Arc::new(anthropic::Anthropic::new(endpoint, http.clone()))
+            }
+            _ => {
+                let endpoint = Endpoint::new(Family::OpenAi, &url, config.omitted(&name), http.memory());
+                Arc::new(openai::OpenAi::new(name, endpoint, http.clone()))
+            }
         });
     }
     providers

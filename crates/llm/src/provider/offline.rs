@@ -10,7 +10,7 @@ use crate::{
     domain::{
         answer::{Finish, Piece},
         catalogue::{self, Model},
-        failure::Failure,
+        failure::{Failure, Kind},
         request::{Message, Request, Role},
     },
     keys::Key,
@@ -42,6 +42,10 @@ impl Provider for Offline {
     }
 
     fn answer(&self, call: Call) -> Pieces {
+        if call.model != catalogue::OFFLINE_MODEL {
+            let text = format!("has no model {:?}, only {}", call.model, catalogue::OFFLINE_MODEL);
+            return stream::iter([Err(Failure::new(Kind::UnknownModel, text))]).boxed();
+        }
         let pace = self.pace;
         stream::unfold((pieces(&call.request), true), move |(mut pieces, first)| async move {
             let piece = pieces.pop_front()?;

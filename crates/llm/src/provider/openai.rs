@@ -3,47 +3,41 @@
 //!
 //! `top_k` is sent to all but OpenAI itself, which has none. Endpoints differ in small ways, each noted where it is met.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+mod body;
+mod calls;
+mod chunks;
+
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use reqwest::{
-    Url,
-    header::{AUTHORIZATION, HeaderMap},
-};
-use serde_json::{Value, json};
+use reqwest::header::{AUTHORIZATION, HeaderMap};
+use serde_json::Value;
 
 use super::{
     Call, Http, Pieces, Provider,
-    http::{self, Ask, Told},
-    reply::{self, Dialect},
-    sse::Event,
+    endpoint::{Endpoint, Post},
+    http::{self, Ask},
+    reply,
 };
 use crate::{
     domain::{
-        answer::{Finish, Piece},
         catalogue::{self, Model},
-        failure::{Failure, Kind},
-        request::{Message, Role},
+        failure::Failure,
     },
     keys::Key,
 };
 
 pub struct OpenAi {
     name: String,
-    completions: Url,
-    models: Url,
+    endpoint: Arc<Endpoint>,
     http: Http,
 }
 
 impl OpenAi {
-    pub fn new(name: String, base: &Url, http: Http) -> Self {
+    pub fn new(name: String, endpoint: Endpoint, http: Http) -> Self {
         Self {
             name,
-            completions: http::below(base, "/chat/completions"),
-            models: http::below(base, "/models"),
+            endpoint: Arc::new(endpoint),
             http,
         }
     }
@@ -63,23 +57,24 @@ impl Provider for OpenAi {
     }
 
     fn answer(&self, call: Call) -> Pieces {
-        let (http, url, key) = (self.http.clone(), self.completions.clone(), call.key.clone());
-        let (first_byte, idle) = (call.limits.first_byte, call.limits.idle);
-        let body = body(&self.name, &call);
+        let (http, endpoint, key) = (self.http.clone(), self.endpoint.clone(), call.key.clone());
+        let (within, idle) = (call.limits.first_byte, call.limits.idle);
+        let body = body::body(&self.name, &call);
         let open = async move {
-            let ask = Ask {
-                url,
+            let post = Post {
+                path: "/chat/completions",
                 headers: headers(call.key.as_ref())?,
-                body: Some(body),
+                body,
                 key: call.key,
+                within,
             };
-            http.send(ask, first_byte).await
+            endpoint.post(&http, post).await
         };
-        reply::pieces(open, Chunks::default(), idle, key)
+        reply::pieces(open, chunks::Chunks::default(), idle, key)
     }
 
     fn models(&self, key: Option<Key>, deadline: Duration) -> BoxFuture<'static, Result<Vec<Model>, Failure>> {
-        let (http, url, provider) = (self.http.clone(), self.models.clone(), self.name.clone());
+        let (http, url, provider) = (self.http.clone(), self.endpoint.url("/models"), self.name.clone());
         async move {
             let ask = Ask {
                 url,
@@ -120,162 +115,6 @@ fn listed(provider: &str, model: &Value) -> Option<Model> {
         thinking: false,
         id,
     })
-}
-
-fn body(provider: &str, call: &Call) -> Value {
-    let (request, is_openai) = (&call.request, provider == catalogue::OPENAI);
-    let mut body = json!({
-        "model": call.model,
-        "messages": request.messages.iter().map(message).collect::<Vec<_>>(),
-        "stream": true,
-        "stream_options": {"include_usage": true},
-    });
-    let mut set = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            body[name] = value;
-        }
-    };
-    // OpenAI's newer models refuse the old name; the others know only that one.
-    let limit = if is_openai {
-        "max_completion_tokens"
-    } else {
-        "max_tokens"
-    };
-    set(limit, request.parameters.max_tokens.map(Value::from));
-    set("temperature", request.parameters.temperature.map(Value::from));
-    set("top_p", request.parameters.top_p.map(Value::from));
-    set(
-        "top_k",
-        request.parameters.top_k.filter(|_| !is_openai).map(Value::from),
-    );
-    set(
-        "stop",
-        (!request.parameters.stop.is_empty()).then(|| request.parameters.stop.clone().into()),
-    );
-    let tools = request.tools.iter().map(|tool| {
-        let function = json!({"name": tool.name, "description": tool.description, "parameters": tool.schema});
-        json!({"type": "function", "function": function})
-    });
-    set("tools", (!request.tools.is_empty()).then(|| tools.collect()));
-    body
-}
-
-fn message(message: &Message) -> Value {
-    match message.role {
-        Role::System => json!({"role": "system", "content": message.content}),
-        Role::User => json!({"role": "user", "content": message.content}),
-        Role::Tool => json!({"role": "tool", "tool_call_id": message.tool_call_id, "content": message.content}),
-        Role::Assistant if message.tool_calls.is_empty() => json!({"role": "assistant", "content": message.content}),
-        Role::Assistant => {
-            let calls = message.tool_calls.iter().map(|call| {
-                let function = json!({"name": call.name, "arguments": call.arguments});
-                json!({"id": call.id, "type": "function", "function": function})
-            });
-            let calls: Vec<_> = calls.collect();
-            json!({"role": "assistant", "content": message.content, "tool_calls": calls})
-        }
-    }
-}
-
-#[derive(Default)]
-struct Chunks {
-    /// Id and name by the call's place: only its first delta carries them.
-    tools: BTreeMap<u64, (String, String)>,
-    finished: bool,
-    done: bool,
-}
-
-impl Dialect for Chunks {
-    fn read(&mut self, event: &Event, out: &mut VecDeque<Piece>) -> Result<(), Failure> {
-        if event.data.trim() == "[DONE]" {
-            // A few endpoints end so without having given a reason.
-            if !std::mem::replace(&mut self.finished, true) {
-                out.push_back(Piece::Finish(Finish::Stop));
-            }
-            self.done = true;
-            return Ok(());
-        }
-        let data = reply::json(event)?;
-        if !data["error"].is_null() {
-            return Err(failure(&Told::of(&data["error"])));
-        }
-        // Sent with no choices by most, with the last one by some.
-        if let Some(usage) = data["usage"].as_object() {
-            let count = |field: &str| usage.get(field).and_then(Value::as_u64);
-            out.push_back(Piece::Usage {
-                input: count("prompt_tokens"),
-                output: count("completion_tokens"),
-            });
-        }
-        let choice = &data["choices"][0];
-        let delta = &choice["delta"];
-        for field in ["content", "refusal"] {
-            if let Some(text) = delta[field].as_str().filter(|text| !text.is_empty()) {
-                out.push_back(Piece::Text(text.to_owned()));
-            }
-        }
-        for (place, call) in delta["tool_calls"].as_array().into_iter().flatten().enumerate() {
-            out.push_back(self.call(place as u64, call));
-        }
-        if let Some(reason) = choice["finish_reason"].as_str().filter(|reason| !reason.is_empty()) {
-            self.finished = true;
-            out.push_back(Piece::Finish(finish(reason)));
-        }
-        Ok(())
-    }
-
-    fn is_done(&self) -> bool {
-        self.done
-    }
-
-    /// Some endpoints forget `[DONE]`; a finish reason says as much.
-    fn at_end(&mut self, _: &mut VecDeque<Piece>) -> Result<(), Failure> {
-        if self.finished { Ok(()) } else { Err(reply::cut()) }
-    }
-}
-
-impl Chunks {
-    fn call(&mut self, place: u64, call: &Value) -> Piece {
-        let index = call["index"].as_u64().unwrap_or(place);
-        let (id, name) = self.tools.entry(index).or_insert_with(|| {
-            // Some endpoints give no id, but a result must name one.
-            let id = call["id"]
-                .as_str()
-                .filter(|id| !id.is_empty())
-                .map_or_else(|| format!("call_{index}"), str::to_owned);
-            (id, call["function"]["name"].as_str().unwrap_or_default().to_owned())
-        });
-        let arguments = match &call["function"]["arguments"] {
-            Value::String(text) => text.clone(),
-            Value::Null => String::new(),
-            whole => whole.to_string(),
-        };
-        Piece::Tool {
-            id: id.clone(),
-            name: name.clone(),
-            arguments,
-        }
-    }
-}
-
-fn finish(reason: &str) -> Finish {
-    match reason {
-        "length" => Finish::Length,
-        "tool_calls" | "function_call" => Finish::ToolUses,
-        "content_filter" => Finish::Filter,
-        _ => Finish::Stop,
-    }
-}
-
-fn failure(told: &Told) -> Failure {
-    let kind = match told.code.as_str() {
-        "rate_limit_exceeded" | "429" => Kind::RateLimited,
-        "insufficient_quota" | "401" | "402" | "403" => Kind::Refused,
-        "invalid_request_error" | "context_length_exceeded" | "400" => Kind::Invalid,
-        "model_not_found" | "404" => Kind::UnknownModel,
-        _ => Kind::Server,
-    };
-    Failure::new(kind, told.message.clone())
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Server-sent events from bytes, however they are cut: lines end with LF, CR or CRLF, an empty line ends an event, a
-//! byte order mark at the start is skipped. `id` and `retry` are not used: nobody resumes an answer.
+//! byte order mark at the start is skipped. `id` and `retry` are not used: nobody resumes an answer. Bytes that are no
+//! UTF-8 become U+FFFD, so that one bad byte does not end an answer. A field `error`, which some servers send, is an
+//! event of that name.
 //!
 //! One event may not grow beyond [`LONGEST`]; a provider that sends more is broken or hostile.
 
@@ -18,8 +20,6 @@ pub struct Event {
 pub enum Error {
     #[error("an event is longer than {LONGEST} bytes")]
     TooLong,
-    #[error("an event is not UTF-8")]
-    NotUtf8,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ impl Decoder {
             let Some(end) = end else { break };
             self.after_cr = bytes[end] == b'\r';
             bytes = &bytes[end + 1..];
-            self.end_line(out)?;
+            self.end_line(out);
         }
         Ok(())
     }
@@ -57,41 +57,48 @@ impl Decoder {
     /// At the end of the connection: an event whose empty line is missing still counts, as some servers forget it.
     pub fn finish(&mut self, out: &mut VecDeque<Event>) -> Result<(), Error> {
         if !self.line.is_empty() {
-            self.end_line(out)?;
+            self.end_line(out);
         }
         self.end_event(out);
         Ok(())
     }
 
-    fn end_line(&mut self, out: &mut VecDeque<Event>) -> Result<(), Error> {
+    fn end_line(&mut self, out: &mut VecDeque<Event>) {
         let line = std::mem::take(&mut self.line);
-        let mut text = std::str::from_utf8(&line).map_err(|_| Error::NotUtf8)?;
+        let text = String::from_utf8_lossy(&line);
+        let mut text = text.as_ref();
         if !std::mem::replace(&mut self.past_first_line, true) {
             text = text.strip_prefix('\u{feff}').unwrap_or(text);
         }
         if text.is_empty() {
             self.end_event(out);
-            return Ok(());
+            return;
         }
         let (field, value) = text.split_once(':').unwrap_or((text, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
-            "data" => {
-                if self.has_data {
-                    self.data.push('\n');
-                }
-                self.has_data = true;
-                self.data.push_str(value);
+            "data" => self.add(value),
+            "error" => {
+                self.name = "error".to_owned();
+                self.add(value);
             }
             "event" => self.name = value.to_owned(),
             _ => {}
         }
-        Ok(())
+    }
+
+    fn add(&mut self, value: &str) {
+        if self.has_data {
+            self.data.push('\n');
+        }
+        self.has_data = true;
+        self.data.push_str(value);
     }
 
     fn end_event(&mut self, out: &mut VecDeque<Event>) {
         let (name, data) = (std::mem::take(&mut self.name), std::mem::take(&mut self.data));
-        if std::mem::take(&mut self.has_data) {
+        // An error is one even where nothing is said about it.
+        if std::mem::take(&mut self.has_data) || name == "error" {
             out.push_back(Event { name, data });
         }
     }
@@ -145,6 +152,13 @@ mod tests {
     fn byte_by_byte_too() {
         let parts: Vec<&[u8]> = STREAM.as_bytes().chunks(1).collect();
         assert_eq!(events(&parts), Ok(expected()));
+    }
+
+    #[test]
+    fn bad_bytes_are_replaced_and_an_error_is_an_event() {
+        let read = events(&[b"data: a\xffb\n\nerror: {\"x\":1}\n\nevent: error\n\n"]).expect("bounded");
+        let told: Vec<_> = read.iter().map(|one| (one.name.as_str(), one.data.as_str())).collect();
+        assert_eq!(told, [("", "a\u{fffd}b"), ("error", "{\"x\":1}"), ("error", "")]);
     }
 
     #[test]

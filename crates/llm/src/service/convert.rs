@@ -145,6 +145,7 @@ pub fn response(id: &str, metadata: Option<wire::LlmMetadata>, whole: Whole) -> 
         content: whole.content,
         tool_calls: calls
             .map(|call| wire::ToolCall {
+                malformed: call.is_malformed(),
                 id: call.id,
                 name: call.name,
                 arguments: call.arguments,

@@ -59,7 +59,7 @@ impl LlmService for Llm {
         let mut run = self.engine.accept(convert::request(request)?)?;
         while let Some(output) = run.next().await {
             match output {
-                Output::Text(_) | Output::Tool { .. } => {}
+                Output::Text(_) | Output::Thinking(_) | Output::Tool { .. } => {}
                 Output::Whole(whole) => {
                     let response = Some(convert::response(&id, metadata, *whole));
                     return Ok(Response::new(wire::CompleteLlmResponse { response }));

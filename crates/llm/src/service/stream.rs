@@ -8,8 +8,12 @@
 //!
 //! A first frame that is wrong ends the call with a status. After that errors are told within the stream, and other
 //! answers on it go on. Heartbeats are answered at any time. Dropping the call stops everything that runs on it.
+//!
+//! While a request runs and has nothing to say (it waits for a place, for a provider's first byte, for a model that
+//! loads or thinks), a heartbeat each second says that its own time limits watch over it, so that no caller has to
+//! guess from silence.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use futures_util::{
     Stream, StreamExt,
@@ -25,6 +29,8 @@ use crate::{
 };
 
 const AT_ONCE: usize = 16;
+/// Between two signs of life of requests that say nothing.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 struct Conversation {
     engine: Engine,
@@ -82,12 +88,18 @@ impl Conversation {
     }
 
     async fn step(&mut self) -> Step {
+        let quiet = tokio::time::sleep(SIGN_OF_LIFE);
         match self.frames.as_mut() {
             Some(frames) => tokio::select! {
                 frame = frames.message() => Step::Frame(frame),
                 Some(out) = self.running.next(), if !self.running.is_empty() => Step::Answer(out),
+                () = quiet, if !self.running.is_empty() => Step::Answer(Out::Heartbeat(())),
             },
-            None => self.running.next().await.map_or(Step::Over, Step::Answer),
+            None if self.running.is_empty() => Step::Over,
+            None => tokio::select! {
+                out = self.running.next() => out.map_or(Step::Over, Step::Answer),
+                () = quiet => Step::Answer(Out::Heartbeat(())),
+            },
         }
     }
 
@@ -140,18 +152,20 @@ fn told(run: Run, id: String, metadata: Option<wire::LlmMetadata>) -> BoxStream<
 
 fn payloads(output: Output, id: &str, metadata: &Option<wire::LlmMetadata>, index: &mut i32) -> Vec<Out> {
     let request_id = id.to_owned();
-    let mut chunk = |content: String, is_last| {
+    let mut chunk = |content: String, thinking: String, is_last| {
         let chunk = wire::StreamChunk {
             request_id: id.to_owned(),
             content,
             index: *index,
             is_last,
+            thinking,
         };
         *index = index.saturating_add(1);
         Out::Chunk(chunk)
     };
     match output {
-        Output::Text(text) => vec![chunk(text, false)],
+        Output::Text(text) => vec![chunk(text, String::new(), false)],
+        Output::Thinking(thinking) => vec![chunk(String::new(), thinking, false)],
         Output::Tool {
             id: tool_call_id,
             name,
@@ -170,7 +184,7 @@ fn payloads(output: Output, id: &str, metadata: &Option<wire::LlmMetadata>, inde
             let usage = Some(convert::usage(whole.tokens));
             let response = Some(convert::response(id, metadata.clone(), *whole));
             vec![
-                chunk(String::new(), true),
+                chunk(String::new(), String::new(), true),
                 Out::Usage(wire::StreamUsage {
                     request_id: request_id.clone(),
                     usage,

@@ -2,6 +2,8 @@
 
 #![expect(dead_code, reason = "each test program uses a part of it")]
 
+pub mod server;
+
 use std::{
     collections::HashMap,
     fs,

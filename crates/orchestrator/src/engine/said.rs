@@ -13,7 +13,14 @@ use super::{Engine, Link};
 use crate::domain::Error;
 
 /// What of an answer's headers is kept with it.
-const KEPT: [&str; 5] = ["model", "provider", "finish_reason", "input_tokens", "output_tokens"];
+const KEPT: [&str; 6] = [
+    "model",
+    "provider",
+    "finish_reason",
+    "cut_short",
+    "input_tokens",
+    "output_tokens",
+];
 
 impl Engine {
     /// What an agent said on its stream.
@@ -38,8 +45,11 @@ impl Engine {
                     let code = data.headers.get("code").map_or("INTERNAL", String::as_str);
                     let text = text_of(&data.data);
                     let error = if text.is_empty() { "the assistant failed" } else { &text };
-                    self.gave_up(from, session, &correlation, &format!("{code}: {error}"))
-                        .await
+                    let error = format!("{code}: {error}");
+                    if data.headers.get("incomplete").is_some_and(|value| value == "true") {
+                        return self.broke_off(from, session, &correlation, &error).await;
+                    }
+                    self.gave_up(from, session, &correlation, &error).await
                 } else {
                     self.answered(from, session, correlation, data).await
                 }
@@ -125,6 +135,15 @@ impl Engine {
     pub(super) async fn gave_up(&self, agent: u64, session: u64, correlation: &str, error: &str) -> Result<(), Error> {
         self.write(|state, step| {
             state.answer_failed(step, agent, session, correlation, error);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The turn ends in the middle of its answer, and what was said is kept.
+    async fn broke_off(&self, agent: u64, session: u64, correlation: &str, error: &str) -> Result<(), Error> {
+        self.write(|state, step| {
+            state.answer_broke_off(step, agent, session, correlation, error);
             Ok(())
         })
         .await

@@ -127,3 +127,73 @@ fn a_message_to_the_record_is_settled_by_its_ack() {
     chat.take(Incoming::Ack { id: "s".into() }, 1);
     assert!(chat.is_settled());
 }
+
+#[test]
+fn an_answer_that_breaks_off_is_given_as_far_as_it_came_and_its_error_is_told_once() {
+    let mut chat = Conversation::new(Follow::All, DELTAS, 100, 0);
+    chat.ask(message("q"), 0);
+    chat.next_message();
+    let error = "UNAVAILABLE: rack: cuda died";
+    let extra = [("in_reply_to", "q"), ("incomplete", "true"), ("error", error)];
+    let broken = Incoming::Answer(Said {
+        id: "a".into(),
+        sequence: 2,
+        content: "Well, ".into(),
+        extra: extra.map(|(name, value)| (name.into(), value.into())).into(),
+    });
+    let noted = chat.take(broken, 1);
+    assert!(matches!(noted, Some(Noted::Answered { error: Some(told), .. }) if told == error));
+    let failed = Incoming::Failed {
+        message_id: Some("q".into()),
+        error: error.into(),
+    };
+    assert_eq!(chat.take(failed, 2), None, "the orchestrator tells it too");
+    let frames: Vec<Frame> = std::iter::from_fn(|| chat.next_frame(3)).collect();
+    let errors = frames
+        .iter()
+        .filter(|frame| matches!(frame, Frame::Status(status) if status.phase == Phase::Error));
+    let told: Vec<_> = errors.collect();
+    assert!(
+        matches!(told[..], [Frame::Status(status)] if status.message == error),
+        "{frames:?}"
+    );
+    let text = frames.iter().filter_map(|frame| match frame {
+        Frame::Chunk(chunk) => Some(chunk.text.as_str()),
+        Frame::Status(_) => None,
+    });
+    assert_eq!(text.collect::<String>(), "Well, ");
+}
+
+#[test]
+fn by_what_an_answer_was_cut_short_is_said_with_its_end() {
+    for (extra, told) in [
+        (vec![("finish_reason", "stop")], ""),
+        (vec![("finish_reason", "length")], "agent.answer_tokens"),
+        (vec![("finish_reason", "filter")], "content filter"),
+        (
+            vec![("finish_reason", "length"), ("cut_short", "five tokens")],
+            "five tokens",
+        ),
+    ] {
+        let mut chat = Conversation::new(Follow::All, DELTAS, 100, 0);
+        let said = Said {
+            id: "a".into(),
+            sequence: 2,
+            content: "Well, ".into(),
+            extra: extra
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+        };
+        chat.take(Incoming::Answer(said), 1);
+        let frames: Vec<Frame> = std::iter::from_fn(|| chat.next_frame(3)).collect();
+        let Some(Frame::Status(last)) = frames.last() else {
+            panic!("{frames:?}")
+        };
+        assert_eq!(last.phase, Phase::Complete);
+        assert!(
+            last.message.contains(told) && told.is_empty() == last.message.is_empty(),
+            "{last:?}"
+        );
+    }
+}

@@ -1,9 +1,13 @@
-use std::sync::Arc;
+use std::collections::VecDeque;
 
-use super::*;
+use super::{events::Events, *};
 use crate::{
-    domain::request::{Parameters, Request, Tool, ToolCall},
-    provider::Limits,
+    domain::{
+        answer::{Finish, Piece},
+        failure::Kind,
+        request::{Parameters, Request, Tool, ToolCall},
+    },
+    provider::{Limits, reply::Dialect, sse::Event},
 };
 
 fn events(lines: &[&str]) -> (Vec<Piece>, Result<(), Failure>) {
@@ -123,15 +127,4 @@ fn the_body_is_as_the_api_wants_it() {
     ]);
     assert_eq!(body["messages"], want);
     assert_eq!(body["tools"][0]["input_schema"]["type"], "object");
-}
-
-#[test]
-fn the_version_in_the_address_is_not_doubled() {
-    for base in ["https://h", "https://h/", "https://h/v1", "https://h/v1/"] {
-        let url = Url::parse(base).expect("url");
-        assert_eq!(
-            Anthropic::new(&url, Http::new(Duration::ZERO)).messages.as_str(),
-            "https://h/v1/messages"
-        );
-    }
 }

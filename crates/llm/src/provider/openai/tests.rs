@@ -1,12 +1,15 @@
-use std::sync::Arc;
+use std::collections::VecDeque;
 
-use super::*;
+use serde_json::json;
+
+use super::{body::body, chunks::Chunks, *};
 use crate::{
     domain::{
-        answer::Answer,
-        request::{Parameters, Request, ToolCall},
+        answer::{Answer, Finish},
+        failure::Kind,
+        request::{Message, Parameters, Request, Role, ToolCall},
     },
-    provider::Limits,
+    provider::{Limits, reply::Dialect, sse::Event},
 };
 
 fn chunks(lines: &[&str]) -> Result<Answer, Failure> {

@@ -171,6 +171,51 @@ fn cancel_keeps_what_was_produced() {
 }
 
 #[test]
+fn what_came_of_an_answer_that_breaks_off_is_kept_and_marked_and_its_turn_has_failed() {
+    let (mut world, session, agent, _) = chatting();
+    world.say(session, "hi").unwrap();
+    let (_, correlation) = world.offered();
+    let begin = |world: &mut World, correlation: &str| {
+        let began = world.step(|state, step| Ok(state.delta(step, agent, session, correlation, 0, "Well, ")));
+        assert!(began.unwrap());
+    };
+    begin(&mut world, &correlation);
+    let error = "UNAVAILABLE: rack: cuda died";
+    world.must(|state, step| {
+        state.answer_broke_off(step, agent, session, &correlation, error);
+    });
+    let question = Message::clone(world.state.sessions.get(session).unwrap().in_tail(1).unwrap());
+    let stored = world.state.sessions.get(session).unwrap().in_tail(2).unwrap().clone();
+    assert_eq!(stored.content, "Well, ");
+    let extra = &stored.metadata.as_ref().unwrap().extra;
+    let marks = ["incomplete", "error", "in_reply_to"].map(|name| extra[name].as_str());
+    assert_eq!(marks, ["true", error, question.id.as_str()]);
+    assert_eq!(last_error(&world), error, "and the turn has failed");
+    world.check();
+
+    // The same message may be asked again. An assistant that only went away leaves nothing of its answer.
+    let again = |world: &mut World| {
+        assert!(
+            world
+                .step(|state, step| state.retry_turn(step, session, &question))
+                .unwrap()
+        );
+        world.offered().1
+    };
+    let correlation = again(&mut world);
+    begin(&mut world, &correlation);
+    world.must(|state, step| {
+        state.answer_failed(step, agent, session, &correlation, "UNAVAILABLE: the model daemon");
+    });
+    assert!(world.state.sessions.get(session).unwrap().in_tail(3).is_none());
+    let correlation = again(&mut world);
+    assert!(world.answer(agent, session, &correlation, "Well, here it is."));
+    world.check();
+    world.restart();
+    world.check();
+}
+
+#[test]
 fn cancelling_a_queued_message_leaves_the_first_one_waiting() {
     let rules = Rules {
         turns_per_assistant: 1,

@@ -84,6 +84,22 @@ impl State {
         waits
     }
 
+    /// As `answer_failed`, where what the assistant said until then is all that will come of the answer.
+    pub fn answer_broke_off(
+        &mut self,
+        step: &mut Step<'_>,
+        from: u64,
+        key: u64,
+        correlation: &str,
+        error: &str,
+    ) -> bool {
+        let waits = self.running(from, key, correlation).is_some();
+        if waits {
+            self.break_off_turn(step, key, error);
+        }
+        waits
+    }
+
     /// Stops the answer to a message, or with an empty id the present one. What was produced is kept.
     pub fn cancel_turn(&mut self, step: &mut Step<'_>, key: u64, message_id: &str) {
         let Some(session) = self.sessions.get_mut(key) else {

@@ -47,10 +47,10 @@ impl State {
                     return;
                 }
                 self.tell_cancel(step, key);
-                self.fail_turn(
+                self.break_off_turn(
                     step,
                     key,
-                    "DEADLINE_EXCEEDED: timed out waiting for the assistant's answer",
+                    "DEADLINE_EXCEEDED: timed out waiting for the assistant's answer (orchestrator.answer_timeout)",
                 );
             }
             Phase::Running { until: later, .. } | Phase::Waiting { grace: Some(later) } if later > step.now => {
@@ -74,12 +74,38 @@ impl State {
         step: &mut Step<'_>,
         key: u64,
         content: String,
-        mut extra: HashMap<String, String>,
+        extra: HashMap<String, String>,
     ) {
+        let session = self.sessions.get_mut(key).expect("its turn was just seen");
+        let turn = session.turns.pop_front().expect("its turn was just seen");
+        let n = self.store_answer(step, key, &turn, content, extra);
+        self.left(step, &turn, key);
+        step.fact(Fact::TurnOver {
+            session: key,
+            n: turn.n,
+            over: Over::Answered { answer: n },
+        });
+        step.effect(Effect::Stored { session: key, n });
+        step.effect(Effect::TurnOver {
+            session: key,
+            n: turn.n,
+            error: None,
+        });
+        step.effect(Effect::Dispatch { session: key });
+    }
+
+    /// Adds the answer of a turn to its session: the whole of it, or what came of it.
+    fn store_answer(
+        &mut self,
+        step: &mut Step<'_>,
+        key: u64,
+        turn: &Turn,
+        content: String,
+        mut extra: HashMap<String, String>,
+    ) -> u64 {
         // The answer to what was taken may use the space that is kept back.
         step.grows = false;
         let session = self.sessions.get_mut(key).expect("its turn was just seen");
-        let turn = session.turns.pop_front().expect("its turn was just seen");
         let n = session.head + 1;
         extra.insert(words::extra::IN_REPLY_TO.into(), turn.message_id.to_string());
         let message = Arc::new(Message {
@@ -104,24 +130,28 @@ impl State {
         if let Some(bytes) = counted {
             self.charge(step, key, bytes);
         }
-        self.left(step, &turn, key);
         step.fact(Fact::Message {
             session: key,
             n,
             message,
             chosen_id: false,
         });
-        step.fact(Fact::TurnOver {
-            session: key,
-            n: turn.n,
-            over: Over::Answered { answer: n },
-        });
-        step.effect(Effect::Stored { session: key, n });
-        step.effect(Effect::TurnOver {
-            session: key,
-            n: turn.n,
-            error: None,
-        });
+        n
+    }
+
+    /// Ends a turn that fails in the middle of its answer: what came of it, and was shown, is kept and marked.
+    pub(super) fn break_off_turn(&mut self, step: &mut Step<'_>, key: u64, error: &str) {
+        let session = self.sessions.get_mut(key).expect("its turn was just seen");
+        let turn = session.turns.pop_front().expect("its turn was just seen");
+        if let Phase::Running { text, .. } = &turn.phase
+            && !text.is_empty()
+        {
+            let extra = [("incomplete", "true"), ("error", error), ("finish_reason", "error")];
+            let extra = extra.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            let n = self.store_answer(step, key, &turn, text.clone(), extra);
+            step.effect(Effect::Stored { session: key, n });
+        }
+        self.turn_failed(step, key, &turn, error);
         step.effect(Effect::Dispatch { session: key });
     }
 

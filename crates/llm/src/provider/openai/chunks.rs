@@ -1,0 +1,161 @@
+//! Answers as OpenAI's chat API words them, and as those word them who say that they speak it.
+
+use std::collections::VecDeque;
+
+use serde_json::Value;
+
+use super::calls::Calls;
+use crate::{
+    domain::{
+        answer::{Finish, Piece},
+        failure::Failure,
+    },
+    provider::{
+        http::Told,
+        reply::{self, Dialect},
+        sse::Event,
+    },
+};
+
+#[derive(Default)]
+pub struct Chunks {
+    calls: Calls,
+    refused: bool,
+    finished: bool,
+    done: bool,
+}
+
+impl Dialect for Chunks {
+    fn read(&mut self, event: &Event, out: &mut VecDeque<Piece>) -> Result<(), Failure> {
+        if event.data.trim() == "[DONE]" {
+            // A few endpoints end so without having given a reason.
+            if !self.finished {
+                self.finish(Finish::Stop, out);
+            }
+            self.done = true;
+            return Ok(());
+        }
+        match reply::json(event)? {
+            Some(chunk) => self.chunk(&chunk, out),
+            None => Ok(()),
+        }
+    }
+
+    fn whole(&mut self, document: &Value, out: &mut VecDeque<Piece>) -> Result<(), Failure> {
+        if !document["choices"].is_array() {
+            return Err(reply::no_answer(document));
+        }
+        self.chunk(document, out)?;
+        if !self.finished {
+            self.finish(Finish::Stop, out);
+        }
+        self.done = true;
+        Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Some endpoints forget `[DONE]`; a finish reason says as much.
+    fn at_end(&mut self, _: &mut VecDeque<Piece>) -> Result<(), Failure> {
+        if self.finished { Ok(()) } else { Err(reply::cut()) }
+    }
+}
+
+impl Chunks {
+    fn chunk(&mut self, chunk: &Value, out: &mut VecDeque<Piece>) -> Result<(), Failure> {
+        // Sent with no choices by most, with the last one by some.
+        if let Some(usage) = chunk["usage"].as_object() {
+            let count = |field: &str| usage.get(field).and_then(Value::as_u64);
+            out.push_back(Piece::Usage {
+                input: count("prompt_tokens"),
+                output: count("completion_tokens"),
+            });
+        }
+        let choice = &chunk["choices"][0];
+        // A whole answer has a message where a stream has deltas.
+        let delta = if choice["delta"].is_object() {
+            &choice["delta"]
+        } else {
+            &choice["message"]
+        };
+        for field in ["reasoning_content", "reasoning", "thinking"] {
+            if let Some(text) = delta[field].as_str().filter(|text| !text.is_empty()) {
+                out.push_back(Piece::Thinking(text.to_owned()));
+                // Some give the same words under two names.
+                break;
+            }
+        }
+        content(&delta["content"], out);
+        if let Some(text) = delta["refusal"].as_str().filter(|text| !text.is_empty()) {
+            self.refused = true;
+            out.push_back(Piece::Text(text.to_owned()));
+        }
+        for (place, call) in delta["tool_calls"].as_array().into_iter().flatten().enumerate() {
+            out.push_back(self.calls.take(place, call));
+        }
+        if let Some(told) = Told::within(choice) {
+            return Err(told.failure());
+        }
+        if let Some(reason) = choice["finish_reason"].as_str().filter(|reason| !reason.is_empty()) {
+            let finish = finish(reason).ok_or_else(|| reply::unknown_end(reason))?;
+            self.finish(finish, out);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, finish: Finish, out: &mut VecDeque<Piece>) {
+        self.finished = true;
+        out.extend(self.calls.finish());
+        let refused = self.refused && finish == Finish::Stop && self.calls.is_empty();
+        out.push_back(Piece::Finish(if refused { Finish::Filter } else { finish }));
+    }
+}
+
+/// A text, or a list of parts; thinking may be a part that holds parts itself, one level deep.
+fn content(content: &Value, out: &mut VecDeque<Piece>) {
+    let mut say = |text: &str, thinks: bool| {
+        if !text.is_empty() {
+            let text = text.to_owned();
+            out.push_back(if thinks {
+                Piece::Thinking(text)
+            } else {
+                Piece::Text(text)
+            });
+        }
+    };
+    if let Some(text) = content.as_str() {
+        return say(text, false);
+    }
+    for part in content.as_array().into_iter().flatten() {
+        if let Some(text) = part.as_str() {
+            say(text, false);
+            continue;
+        }
+        let thinks = matches!(part["type"].as_str(), Some("thinking" | "reasoning"));
+        for field in ["text", "thinking", "reasoning"] {
+            if let Some(text) = part[field].as_str() {
+                say(text, thinks);
+            }
+            for inner in part[field].as_array().into_iter().flatten() {
+                say(inner["text"].as_str().unwrap_or_default(), thinks);
+            }
+        }
+    }
+}
+
+/// The names that OpenAI has for its reasons, and those that others have for the same.
+fn finish(reason: &str) -> Option<Finish> {
+    match reason.to_ascii_lowercase().as_str() {
+        "stop" | "eos" | "eos_token" | "end_turn" | "stop_sequence" | "complete" | "completed" => Some(Finish::Stop),
+        "length" | "max_tokens" | "model_length" | "max_output_tokens" => Some(Finish::Length),
+        "tool_calls" | "tool_call" | "function_call" | "tool_use" => Some(Finish::ToolUses),
+        "content_filter" | "refusal" | "safety" | "sensitive" | "recitation" => Some(Finish::Filter),
+        _ => None,
+    }
+}
