@@ -284,7 +284,7 @@ async fn every_limit_of_time_is_named_with_its_section() {
             .complete(ask("r", &format!("rack/{model}"), "hi"))
             .await
             .expect_err(setting);
-        assert!(error.message().contains(&format!("0.3 s")), "{error}");
+        assert!(error.message().contains("0.3 s"), "{error}");
         assert!(error.message().contains(&format!("(llm.{setting})")), "{error}");
     }
 }
