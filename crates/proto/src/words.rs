@@ -32,6 +32,15 @@ pub mod extra {
     pub const IN_REPLY_TO: &str = "in_reply_to";
     /// See [`super::metadata::CORRELATION_ID`].
     pub const CORRELATION_ID: &str = "correlation_id";
+    /// Why the model ended an answer: `stop`, `length`, `tool_uses`, `filter`, `cancelled` or `error`.
+    pub const FINISH_REASON: &str = "finish_reason";
+    /// By what an answer was cut short, and what helps, in words.
+    pub const CUT_SHORT: &str = "cut_short";
+    /// `true`: an answer ends where its reader stopped it.
+    pub const CANCELLED: &str = "cancelled";
+    /// `true`: an answer broke off in the middle, with [`ERROR`]; its turn has failed.
+    pub const INCOMPLETE: &str = "incomplete";
+    pub const ERROR: &str = "error";
 }
 
 /// Keys of `Event.data`.

@@ -151,7 +151,7 @@ impl Outbound {
                             ("code", refusal.code),
                             ("retryable", refusal.retryable.to_string()),
                             (
-                                "incomplete",
+                                words::extra::INCOMPLETE,
                                 if refusal.keeps_answer {
                                     "true".into()
                                 } else {
@@ -188,8 +188,8 @@ fn answer(whole: Whole, turn: &TurnId, session_id: &str) -> Payload {
         session_id,
         [
             ("model", whole.model),
-            ("finish_reason", whole.finish.name().to_owned()),
-            ("cut_short", whole.cut_short.unwrap_or_default()),
+            (words::extra::FINISH_REASON, whole.finish.name().to_owned()),
+            (words::extra::CUT_SHORT, whole.cut_short.unwrap_or_default()),
             ("input_tokens", whole.input_tokens.to_string()),
             ("output_tokens", whole.output_tokens.to_string()),
         ],

@@ -1,6 +1,9 @@
 //! How an answer ended, where that is worth a line below it.
 
-use nexus_proto::orchestrator::v1::{Message, MessageRole};
+use nexus_proto::{
+    orchestrator::v1::{Message, MessageRole},
+    words::extra,
+};
 
 use super::clean;
 
@@ -19,21 +22,23 @@ pub fn ended(message: &Message) -> Option<Ended> {
     if message.role() != MessageRole::Assistant {
         return None;
     }
-    let extra = &message.metadata.as_ref()?.extra;
-    let text = |name: &str| extra.get(name).map(String::as_str).filter(|text| !text.is_empty());
-    if text("cancelled") == Some("true") {
+    let marks = &message.metadata.as_ref()?.extra;
+    let text = |name: &str| marks.get(name).map(String::as_str).filter(|text| !text.is_empty());
+    if text(extra::CANCELLED) == Some("true") {
         return Some(Ended::Stopped);
     }
-    if text("incomplete") == Some("true") {
-        return Some(Ended::Incomplete(text("error").unwrap_or("it broke off").to_owned()));
+    if text(extra::INCOMPLETE) == Some("true") {
+        return Some(Ended::Incomplete(
+            text(extra::ERROR).unwrap_or("it broke off").to_owned(),
+        ));
     }
     // Assistants that do not say it in words give the reason alone.
-    let by_reason = || match text("finish_reason")? {
+    let by_reason = || match text(extra::FINISH_REASON)? {
         "length" => Some("the answer reached its limit of tokens; raise agent.answer_tokens"),
         "filter" => Some("the provider's content filter ended the answer, or the model refused it"),
         _ => None,
     };
-    let why = text("cut_short").or_else(by_reason)?;
+    let why = text(extra::CUT_SHORT).or_else(by_reason)?;
     Some(Ended::CutShort(why.to_owned()))
 }
 

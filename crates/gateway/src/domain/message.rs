@@ -83,14 +83,21 @@ impl Said {
 
     /// What it failed with in the middle, if it did.
     pub fn broke_off(&self) -> Option<&str> {
-        let incomplete = self.extra.get("incomplete").is_some_and(|value| value == "true");
-        incomplete.then(|| self.extra.get("error").map_or("the answer broke off", String::as_str))
+        let incomplete = self
+            .extra
+            .get(words::extra::INCOMPLETE)
+            .is_some_and(|value| value == "true");
+        incomplete.then(|| {
+            self.extra
+                .get(words::extra::ERROR)
+                .map_or("the answer broke off", String::as_str)
+        })
     }
 
     /// By what it was cut short, and what helps; of an assistant that does not say it in words, the reason alone.
     pub fn cut_short(&self) -> Option<&str> {
         let text = |name: &str| self.extra.get(name).map(String::as_str).filter(|text| !text.is_empty());
-        text("cut_short").or_else(|| match text("finish_reason")? {
+        text(words::extra::CUT_SHORT).or_else(|| match text(words::extra::FINISH_REASON)? {
             "length" => Some("the answer reached its limit of tokens; raise agent.answer_tokens"),
             "filter" => Some("the provider's content filter ended the answer, or the model refused it"),
             _ => None,
@@ -99,7 +106,9 @@ impl Said {
 
     /// It ends where someone stopped it.
     pub fn is_cancelled(&self) -> bool {
-        self.extra.get("cancelled").is_some_and(|value| value == "true")
+        self.extra
+            .get(words::extra::CANCELLED)
+            .is_some_and(|value| value == "true")
     }
 }
 

@@ -16,8 +16,8 @@ use crate::domain::Error;
 const KEPT: [&str; 6] = [
     "model",
     "provider",
-    "finish_reason",
-    "cut_short",
+    words::extra::FINISH_REASON,
+    words::extra::CUT_SHORT,
     "input_tokens",
     "output_tokens",
 ];
@@ -46,7 +46,11 @@ impl Engine {
                     let text = text_of(&data.data);
                     let error = if text.is_empty() { "the assistant failed" } else { &text };
                     let error = format!("{code}: {error}");
-                    if data.headers.get("incomplete").is_some_and(|value| value == "true") {
+                    if data
+                        .headers
+                        .get(words::extra::INCOMPLETE)
+                        .is_some_and(|value| value == "true")
+                    {
                         return self.broke_off(from, session, &correlation, &error).await;
                     }
                     self.gave_up(from, session, &correlation, &error).await

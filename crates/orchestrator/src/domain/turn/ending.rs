@@ -146,7 +146,11 @@ impl State {
         if let Phase::Running { text, .. } = &turn.phase
             && !text.is_empty()
         {
-            let extra = [("incomplete", "true"), ("error", error), ("finish_reason", "error")];
+            let extra = [
+                (words::extra::INCOMPLETE, "true"),
+                (words::extra::ERROR, error),
+                (words::extra::FINISH_REASON, "error"),
+            ];
             let extra = extra.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
             let n = self.store_answer(step, key, &turn, text.clone(), extra);
             step.effect(Effect::Stored { session: key, n });
