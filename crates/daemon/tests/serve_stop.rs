@@ -173,7 +173,10 @@ mod reflection {
             Ask::ListServices(String::new()),
             Ask::FileContainingSymbol("test.v1.Echo".into()),
             Ask::FileContainingSymbol("proto.orchestrator.v1.OrchestratorService".into()),
+            Ask::FileContainingSymbol("test.v1.Nobody".into()),
+            Ask::FileByFilename("nothing.proto".into()),
             Ask::FileContainingSymbol("grpc.health.v1.Health".into()),
+            Ask::FileContainingSymbol("orchestrator.v1.Event".into()),
         ];
         let mut told = client
             .server_reflection_info(stream::iter(asked.map(ask)))
@@ -194,9 +197,12 @@ mod reflection {
         ];
         names.retain(|name| !name.starts_with("proto."));
         assert_eq!(names, served);
-        for _ in 0..3 {
-            let answer = told.message().await.unwrap().unwrap().message_response;
-            assert!(matches!(answer, Some(Told::FileDescriptorResponse(_))), "{answer:?}");
+        for known in [true, true, false, false, true, true] {
+            match told.message().await.unwrap().unwrap().message_response {
+                Some(Told::FileDescriptorResponse(_)) if known => {}
+                Some(Told::ErrorResponse(error)) if !known => assert_eq!(error.error_code, Code::NotFound as i32),
+                answer => panic!("{answer:?}"),
+            }
         }
         daemon.stopped().await;
     }
