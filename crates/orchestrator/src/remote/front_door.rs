@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::uri::{Authority, Scheme, Uri};
 use http::{HeaderMap, Request, Response};
@@ -26,11 +26,15 @@ use crate::engine::Engine;
 
 /// How long a daemon on this machine may take to accept a connection.
 const DIAL: Duration = Duration::from_secs(2);
+/// A daemon that was here so lately is taken to be on its way back.
+const RESTARTING: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
 pub struct FrontDoor {
     engine: Engine,
     clients: Arc<Mutex<HashMap<PathBuf, Client<Socket, Body>>>>,
+    /// When each service last had a daemon behind the door.
+    served: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
 impl std::fmt::Debug for FrontDoor {
@@ -44,6 +48,7 @@ impl FrontDoor {
         FrontDoor {
             engine,
             clients: Arc::default(),
+            served: Arc::default(),
         }
     }
 
@@ -95,17 +100,18 @@ impl tower::Service<Request<Body>> for FrontDoor {
                 .unwrap_or_default()
                 .to_owned();
             let Some(socket) = door.engine.serving(&service) else {
-                return Ok(absent(&service));
+                return Ok(door.absent(&service));
             };
+            door.note(&service);
             let client = door.client(&socket);
             match client.request(outbound(request)).await {
                 Ok(response) => Ok(response.map(Body::new)),
                 Err(error) => {
                     tracing::info!(service, socket = %socket.display(), %error, "failed to pass a call on");
-                    Ok(if error.is_connect() {
-                        absent(&service)
-                    } else {
-                        broken(&service)
+                    Ok(match refusal(&error) {
+                        Some(status) => status.clone().into_http(),
+                        None if error.is_connect() => door.absent(&service),
+                        None => broken(&service),
                     })
                 }
             }
@@ -125,10 +131,32 @@ fn outbound(mut request: Request<Body>) -> Request<Body> {
     request
 }
 
-fn absent(service: &str) -> Response<Body> {
-    let name = service.split('.').next().unwrap_or(service);
-    let message = format!("no {name} daemon is registered for {service}; start it with: nexus up");
-    nexus_daemon::status(Code::Unavailable, message, "NO_DAEMON").into_http()
+impl FrontDoor {
+    fn note(&self, service: &str) {
+        let mut served = self.served.lock();
+        match served.get_mut(service) {
+            Some(at) => *at = Instant::now(),
+            None => drop(served.insert(service.to_owned(), Instant::now())),
+        }
+    }
+
+    fn absent(&self, service: &str) -> Response<Body> {
+        let name = service.split('.').next().unwrap_or(service);
+        let last = self.served.lock().get(service).map(Instant::elapsed);
+        let message = match last.filter(|last| *last < RESTARTING) {
+            Some(last) => format!(
+                "the {name} daemon of {service} was here {} s ago and is being restarted; try again in a moment",
+                last.as_secs()
+            ),
+            None => format!("no {name} daemon is registered for {service}; start it with: nexus up"),
+        };
+        nexus_daemon::status(Code::Unavailable, message, "NO_DAEMON").into_http()
+    }
+}
+
+/// The status with which the guard refused the body of a call on its way through, if that is why it failed.
+fn refusal<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Status> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
 }
 
 fn broken(service: &str) -> Response<Body> {
