@@ -7,11 +7,13 @@ use nexus_config::{ORCHESTRATOR_SOCKET, Root};
 /// A daemon's address. `Display` gives a form that [`FromStr`] reads back.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
+    /// The path of a Unix socket.
     Unix(PathBuf),
     /// `host:port`, and whether TLS is spoken there.
     Tcp(String, bool),
 }
 
+/// A text that is no address of a daemon.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is no address: {reason}; write /path, unix:/path, host:port, http://host:port or https://host:port")]
 pub struct BadAddress {

@@ -71,6 +71,7 @@ impl Connection {
         let _gone = link.wait_for(|link| !link.up || link.generation != generation).await;
     }
 
+    /// Whether a connection stands at this moment.
     pub fn is_connected(&self) -> bool {
         self.channel.link().borrow().up
     }
@@ -81,48 +82,57 @@ impl Connection {
         Backoff::new(options.reconnect_interval, options.reconnect_max_attempts).woken_by(options.redial.clone())
     }
 
+    /// Where this connection dials.
     pub fn address(&self) -> &Address {
         self.channel.address()
     }
 
+    /// The options it was made with.
     pub fn options(&self) -> &Options {
         self.channel.options()
     }
 
+    /// The channel below all generated clients.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
+    /// A client of `orchestrator.v1.OrchestratorService`, with the message limits of the options.
     pub fn orchestrator(&self) -> OrchestratorServiceClient<Channel> {
         OrchestratorServiceClient::new(self.channel())
             .max_decoding_message_size(self.options().max_message_bytes)
             .max_encoding_message_size(self.options().max_send_bytes)
     }
 
+    /// A client of `agent.v1.AgentService`, with the message limits of the options.
     pub fn agent(&self) -> AgentServiceClient<Channel> {
         AgentServiceClient::new(self.channel())
             .max_decoding_message_size(self.options().max_message_bytes)
             .max_encoding_message_size(self.options().max_send_bytes)
     }
 
+    /// A client of `gateway.v1.GatewayService`, with the message limits of the options.
     pub fn gateway(&self) -> GatewayServiceClient<Channel> {
         GatewayServiceClient::new(self.channel())
             .max_decoding_message_size(self.options().max_message_bytes)
             .max_encoding_message_size(self.options().max_send_bytes)
     }
 
+    /// A client of `llm.v1.LLMService`, with the message limits of the options.
     pub fn llm(&self) -> LlmServiceClient<Channel> {
         LlmServiceClient::new(self.channel())
             .max_decoding_message_size(self.options().max_message_bytes)
             .max_encoding_message_size(self.options().max_send_bytes)
     }
 
+    /// A client of `tool.v1.ToolService`, with the message limits of the options.
     pub fn tool(&self) -> ToolServiceClient<Channel> {
         ToolServiceClient::new(self.channel())
             .max_decoding_message_size(self.options().max_message_bytes)
             .max_encoding_message_size(self.options().max_send_bytes)
     }
 
+    /// A client of `grpc.health.v1.Health`.
     pub fn health(&self) -> HealthClient<Channel> {
         HealthClient::new(self.channel())
     }

@@ -34,6 +34,9 @@ pub(crate) async fn dial(address: &Address, options: &Options) -> Result<Box<dyn
     let attempt = async {
         match address {
             Address::Unix(path) => {
+                if let Some(reason) = nexus_config::socket_path_too_long(path) {
+                    return Err(DialError::Unusable(reason));
+                }
                 let stream = loop {
                     match UnixStream::connect(path).await {
                         // A full accept queue is EAGAIN on a Unix socket, where TCP would wait by itself.

@@ -32,6 +32,7 @@ pub struct Events {
 }
 
 impl Events {
+    /// The events that `request` asks for. Nothing is sent before the first is asked for.
     pub fn new(connection: Connection, request: SubscribeEventsRequest) -> Self {
         let backoff = connection.backoff();
         Events {

@@ -9,6 +9,8 @@
 //! Architecture invariant: no call is ever sent twice. Only a request that provably never left this process is given
 //! to a fresh connection; whether to repeat anything else is the caller's decision.
 
+#![warn(missing_docs)]
+
 mod address;
 mod backoff;
 mod body;

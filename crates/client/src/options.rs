@@ -19,7 +19,9 @@ pub struct Options {
     pub reconnect_interval: Duration,
     /// Attempts before giving up; 0 is never.
     pub reconnect_max_attempts: u32,
+    /// The largest answer that is taken, in bytes.
     pub max_message_bytes: usize,
+    /// The largest request that is sent, in bytes.
     pub max_send_bytes: usize,
     /// With an open call, a server that answers no ping for this long is given up.
     pub keepalive: Duration,

@@ -57,11 +57,63 @@ pub fn common() -> Schema {
             .flag("grpc-max-recv-msg-size")
             .flag_aliases(&["grpc-max-send-msg-size"])
             .alias(&["MaxRecvMsgSize", "MaxSendMsgSize"]),
-            Setting::new("max_connections", COUNT, "1000", "connections open at once")
-                .env(&["GRPC_MAX_CONNECTIONS"])
-                .flag("grpc-max-connections"),
+            Setting::new(
+                "max_unfinished_bytes",
+                Kind::Size,
+                "256MiB",
+                "bytes of messages that are not whole yet, of all callers together",
+            ),
+            Setting::new(
+                "max_unfinished_bytes_per_caller",
+                Kind::Size,
+                "",
+                "the same for each caller that is no admin; unset: half of max_unfinished_bytes",
+            ),
+            Setting::new(
+                "message_timeout",
+                Kind::Duration,
+                "60s",
+                "from the first byte of a message to its last",
+            ),
+            Setting::new(
+                "max_connections",
+                COUNT,
+                "1000",
+                "connections open at once, and as many over TCP; a tenth of them is for admins only",
+            )
+            .env(&["GRPC_MAX_CONNECTIONS"])
+            .flag("grpc-max-connections"),
+            Setting::new(
+                "max_connections_per_caller",
+                COUNT,
+                "250",
+                "connections open at once of each uid, token or address that is no admin's",
+            ),
             Setting::new("max_streams", COUNT, "1000", "calls open at once on one connection"),
-            Setting::new("max_in_flight", COUNT, "10000", "calls open at once in all"),
+            Setting::new(
+                "max_open_streams",
+                COUNT,
+                "20000",
+                "streaming calls open at once in all; a tenth of them is for admins only",
+            ),
+            Setting::new(
+                "max_open_streams_per_caller",
+                COUNT,
+                "1000",
+                "the same for each caller that is no admin",
+            ),
+            Setting::new(
+                "max_in_flight",
+                COUNT,
+                "10000",
+                "unary calls at work at once in all; a tenth of them is for admins only",
+            ),
+            Setting::new(
+                "max_in_flight_per_caller",
+                COUNT,
+                "2500",
+                "the same for each caller that is no admin",
+            ),
             Setting::new(
                 "default_deadline",
                 Kind::Duration,

@@ -23,6 +23,7 @@ mod root;
 pub mod services;
 mod setting;
 mod settings;
+mod socket_path;
 mod value;
 
 pub use common::common;
@@ -34,6 +35,7 @@ pub use nearest::nearest;
 pub use root::Root;
 pub use setting::{Schema, Setting};
 pub use settings::{Change, Settings};
+pub use socket_path::{MAX_SOCKET_PATH, socket_path_too_long};
 pub use value::Value;
 
 /// Where the orchestrator listens unless told otherwise; existing clients have this path built in.

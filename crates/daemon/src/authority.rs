@@ -45,9 +45,11 @@ const MAX_HEADERS: usize = 16 * 1024;
 /// What the first bytes of a connection say it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaks {
+    /// HTTP/2 in the clear.
     Http2,
     /// A TLS handshake, on a socket that is plaintext.
     Tls,
+    /// Anything else.
     Other,
 }
 
@@ -76,6 +78,7 @@ impl Default for Filter {
 }
 
 impl Filter {
+    /// A filter at the start of a connection.
     pub fn new() -> Self {
         Self {
             state: State::Preface,

@@ -11,7 +11,7 @@ use crate::daemon::{Boot, BootError, Built, Daemon, Reload, chain};
 use crate::serve::ServeError;
 use crate::settings::Plan;
 use crate::wake::Clock;
-use crate::{Health, Stop, Wake, listener, metrics, serve};
+use crate::{Health, Stop, Wake, listener, metrics, serve, token};
 
 /// A daemon that serves.
 pub(crate) struct Started<C> {
@@ -32,6 +32,11 @@ pub(crate) async fn start<D: Daemon>(
     clock: Arc<dyn Clock>,
 ) -> Result<Option<Started<D::Config>>, BootError> {
     plan.root.create().map_err(|error| BootError::Failed(chain(&error)))?;
+    match token::sweep(&plan.root.token_file()) {
+        Ok(0) => {}
+        Ok(files) => tracing::info!(files, "removed what killed commands left beside the tokens"),
+        Err(error) => tracing::warn!(reason = chain(&error), "what a killed command left cannot be removed"),
+    }
     // Before the store is opened: whoever holds the socket holds the store.
     let listeners = listener::bind(&plan.listen).await?;
     let (every, threshold) = (plan.common.wake_check, plan.common.wake_threshold);

@@ -30,12 +30,16 @@ const ANONYMOUS: &str = "anonymous";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
+    /// May everything.
     Admin,
+    /// May what agents need: register, take tasks and messages, answer.
     Agent,
+    /// May use what it made itself.
     User,
 }
 
 impl Role {
+    /// The role as it stands in settings and metadata.
     pub const fn as_str(self) -> &'static str {
         match self {
             Role::Admin => "admin",
@@ -51,6 +55,7 @@ impl fmt::Display for Role {
     }
 }
 
+/// A text that is no role.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown role {0:?}, it is one of admin, agent, user")]
 pub struct UnknownRole(pub String);
@@ -76,6 +81,7 @@ pub struct Access {
 }
 
 impl Access {
+    /// Admins only.
     pub const ADMIN: Access = Access {
         agents: false,
         users: false,
@@ -96,6 +102,7 @@ impl Access {
         users: true,
     };
 
+    /// Whether `role` may call.
     pub const fn allows(self, role: Role) -> bool {
         match role {
             Role::Admin => true,

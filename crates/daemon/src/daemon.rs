@@ -46,14 +46,21 @@ pub trait Daemon: Sized + 'static {
 
 /// What a daemon is built from.
 pub struct Boot<C> {
+    /// Its own section of the settings.
     pub config: C,
+    /// The section `[common]`.
     pub common: Common,
+    /// Where everything of this installation lies.
     pub root: Root,
+    /// The name of this instance: `llm`, `agent-assistant`.
     pub service: String,
     /// The socket that is bound, whoever bound it.
     pub socket: PathBuf,
+    /// What the daemon tells of itself.
     pub health: Health,
+    /// Told when it has to stop.
     pub stop: Stop,
+    /// Told when the host woke.
     pub wake: Wake,
 }
 
@@ -62,13 +69,16 @@ pub type Reload<C> = Box<dyn Fn(&C) + Send + Sync>;
 
 /// What a daemon is once it is built.
 pub struct Built<C> {
+    /// What it serves.
     pub services: Services,
+    /// Applies newer settings that are live.
     pub reload: Option<Reload<C>>,
     /// Runs after the last call has ended, inside the stop budget.
     pub flush: Option<BoxFuture<'static, ()>>,
 }
 
 impl<C> Built<C> {
+    /// Serves `services`; nothing is reloaded or flushed.
     pub fn new(services: Services) -> Self {
         Built {
             services,
@@ -77,11 +87,13 @@ impl<C> Built<C> {
         }
     }
 
+    /// Adds what applies newer settings.
     pub fn reload(mut self, apply: impl Fn(&C) + Send + Sync + 'static) -> Self {
         self.reload = Some(Box::new(apply));
         self
     }
 
+    /// Adds what runs after the last call.
     pub fn flush(mut self, flush: impl Future<Output = ()> + Send + 'static) -> Self {
         self.flush = Some(Box::pin(flush));
         self
@@ -91,6 +103,7 @@ impl<C> Built<C> {
 /// Why a daemon did not come up; each kind has its exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
+    /// The settings are wrong; each mistake is a line.
     #[error("{}", .0.join("\n"))]
     Config(Vec<String>),
     /// A store that is damaged or from a newer version.
@@ -99,11 +112,13 @@ pub enum BootError {
     /// Somebody else has the socket.
     #[error("{0}")]
     Taken(String),
+    /// Something that should have worked did not.
     #[error("{0}")]
     Failed(String),
 }
 
 impl BootError {
+    /// The exit code of this kind.
     pub fn exit(&self) -> Exit {
         match self {
             BootError::Config(_) => Exit::Config,

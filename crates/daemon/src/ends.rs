@@ -15,6 +15,14 @@ pub(crate) fn shutting_down() -> Status {
     status(Code::Unavailable, "shutting down", "SHUTTING_DOWN")
 }
 
+pub(crate) fn token_ended() -> Status {
+    status(
+        Code::Unauthenticated,
+        "the token of this stream was revoked or has expired",
+        "TOKEN_ENDED",
+    )
+}
+
 pub(crate) fn code_of(headers: &HeaderMap) -> Code {
     headers
         .get(GRPC_STATUS)

@@ -1,3 +1,5 @@
+//! The exit codes of a daemon.
+
 use std::process::ExitCode;
 
 /// How a daemon's process ends. The numbers are those of `sysexits.h` where it has one.

@@ -24,30 +24,40 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Re
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, Status, body::Body, metadata::MetadataValue};
 
 use crate::{
     caller::Caller,
-    ends::{GRPC_STATUS, code_of, late, restate, shutting_down},
+    deflate::Deflate,
+    ends::{GRPC_STATUS, code_of, late, restate, shutting_down, token_ended},
     guard_body::GuardBody,
+    inbound::{Inbound, Meter},
     metrics,
     panics::guarded,
     peer::Peer,
     room::{Room, Shared},
     scope::Scopes,
     services::{Answer, Kind, Method, service_of},
+    shares::What,
+    slots::Slot,
     spans::{self, Place, Span},
     status::status,
+    token_check::TokenEnd,
 };
 
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const CORRELATION: HeaderName = HeaderName::from_static(words::metadata::CORRELATION_ID);
 const TRACEPARENT: HeaderName = HeaderName::from_static(words::metadata::TRACEPARENT);
 
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+const GZIP: HeaderValue = HeaderValue::from_static("gzip");
+
 /// One connection's way into the daemon.
 pub(crate) struct Guard {
     pub shared: Arc<Shared>,
     pub peer: Peer,
+    pub slot: Arc<Slot>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Guard {
@@ -56,7 +66,7 @@ impl hyper::service::Service<Request<Incoming>> for Guard {
     type Future = Call;
 
     fn call(&self, request: Request<Incoming>) -> Call {
-        match self.admit(request.map(Body::new)) {
+        match self.admit(request) {
             Ok(running) => Call::Running(running),
             Err(refusal) => Call::Refused(Some(refusal.answer())),
         }
@@ -64,10 +74,13 @@ impl hyper::service::Service<Request<Incoming>> for Guard {
 }
 
 impl Guard {
-    fn admit(&self, mut request: Request<Body>) -> Result<Running, Refusal> {
+    fn admit(&self, mut request: Request<Incoming>) -> Result<Running, Refusal> {
         let shared = &self.shared;
         speaks_grpc(&request)?;
         let caller = self.peer.identify(request.headers_mut())?;
+        if !self.slot.is_known() {
+            self.slot.settle(&caller)?;
+        }
 
         if let Some(path) = shared.table.canonical(request.uri().path()) {
             // The new path is a part of one that was a path already, behind a slash.
@@ -89,10 +102,12 @@ impl Guard {
             within(scopes, &caller, path, &method)?;
         }
 
-        let room = match method.kind {
-            Kind::Stream => None,
-            Kind::Unary | Kind::Unknown => Some(Room::take(shared).ok_or_else(|| self.full())?),
+        let what = match method.kind {
+            Kind::Stream => What::Streams,
+            Kind::Unary | Kind::Unknown => What::Calls,
         };
+        let account = self.peer.account(&shared.shares, &caller);
+        let room = Room::take(shared, &account, &caller, what)?;
         let asked = timeout(request.headers())?;
         let after = asked.or(if method.kind == Kind::Unary {
             shared.default_deadline
@@ -105,6 +120,14 @@ impl Guard {
         } else {
             Span::default()
         };
+        let token = match method.kind {
+            Kind::Unary => None,
+            Kind::Stream | Kind::Unknown => self.peer.token_end(&caller),
+        };
+        let gzip = Encodings::take(request.headers_mut())?;
+        let meter = Meter::new(shared.clone(), account, caller.is_admin(), method.kind == Kind::Unary);
+        let arriving = token.clone();
+        let mut request = request.map(|body| Body::new(Inbound::new(body, meter, gzip.request, arriving)));
         request.extensions_mut().insert(caller);
 
         let entered = (span.as_ref().map(tracing::Span::enter), traced.enter());
@@ -114,21 +137,15 @@ impl Guard {
             handler,
             deadline: after.map(|after| Box::pin(tokio::time::sleep(after))),
             end: (method.kind == Kind::Stream).then(|| Box::pin(shared.end.clone().cancelled_owned())),
-            room,
+            room: Some(room),
+            token: token.map(Watched::new),
+            gzip: gzip.answer,
             started: (metrics::enabled() || traced.place().is_some()).then(Instant::now),
             method,
             shared: shared.clone(),
             span,
             traced,
         })
-    }
-
-    fn full(&self) -> Status {
-        let message = format!(
-            "{} calls are in flight already (max_in_flight)",
-            self.shared.max_in_flight
-        );
-        status(Code::ResourceExhausted, message, "MAX_IN_FLIGHT")
     }
 }
 
@@ -147,6 +164,37 @@ fn within(scopes: &Scopes, caller: &Caller, path: &str, method: &Method) -> Resu
 
 fn unknown(path: &str) -> Status {
     status(Code::Unimplemented, format!("unknown method {path}"), "UNKNOWN_METHOD")
+}
+
+/// What of a call is compressed.
+struct Encodings {
+    request: bool,
+    answer: bool,
+}
+
+impl Encodings {
+    /// Takes the headers away that say it: behind the guard nothing is compressed.
+    fn take(headers: &mut HeaderMap) -> Result<Encodings, Status> {
+        let request = match headers.remove(ENCODING) {
+            None => false,
+            Some(encoding) if encoding == GZIP => true,
+            Some(encoding) if encoding == "identity" => false,
+            Some(encoding) => {
+                let message = format!("{encoding:?} is no encoding that is taken here: gzip or identity");
+                let mut refusal = status(Code::Unimplemented, message, "GRPC_ENCODING");
+                let accepted = MetadataValue::from_static("identity,gzip");
+                refusal.metadata_mut().insert("grpc-accept-encoding", accepted);
+                return Err(refusal);
+            }
+        };
+        let accepted = headers.remove(ACCEPT_ENCODING);
+        let accepted = accepted
+            .as_ref()
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let answer = accepted.split(',').any(|encoding| encoding.trim() == "gzip");
+        Ok(Encodings { request, answer })
+    }
 }
 
 /// Why a request goes no further: it is no gRPC at all, or gets a status.
@@ -225,7 +273,7 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
 }
 
 /// Only where somebody listens at debug level; a call that nobody traces pays one comparison.
-fn span(request: &mut Request<Body>, method: &Method, principal: &str) -> Option<tracing::Span> {
+fn span<B>(request: &mut Request<B>, method: &Method, principal: &str) -> Option<tracing::Span> {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return None;
     }
@@ -250,7 +298,7 @@ fn span(request: &mut Request<Body>, method: &Method, principal: &str) -> Option
 
 /// The call's place in a trace. A stream, a sign of life and a question of health are part of one only where the caller
 /// says so: they are no work for somebody, or work for many.
-fn traced(request: &mut Request<Body>, method: &Method) -> Span {
+fn traced<B>(request: &mut Request<B>, method: &Method) -> Span {
     let from = request.headers().get(TRACEPARENT).and_then(|from| from.to_str().ok());
     let from: Option<Place> = from.and_then(|from| from.parse().ok());
     let begins =
@@ -285,7 +333,12 @@ pub(crate) struct Running {
     deadline: Option<Pin<Box<Sleep>>>,
     /// Streams only: a unary handler is waited for instead.
     end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Of a unary call until it has answered, of a stream until it has ended.
     room: Option<Room>,
+    /// Streams only.
+    token: Option<Watched>,
+    /// The caller takes answers as gzip.
+    gzip: bool,
     started: Option<Instant>,
     method: Arc<Method>,
     shared: Arc<Shared>,
@@ -316,7 +369,9 @@ impl Running {
             Ok(Poll::Pending) => ready!(self.poll_end(cx)).into_http(),
             Err(panic) => panic.into_http(),
         };
-        self.room = None;
+        if self.method.kind != Kind::Stream {
+            self.room = None;
+        }
         Poll::Ready(self.wrap(answer))
     }
 
@@ -325,6 +380,11 @@ impl Running {
             && deadline.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(late());
+        }
+        if let Some(token) = &mut self.token
+            && token.wait.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(token_ended());
         }
         match &mut self.end {
             Some(end) => end.as_mut().poll(cx).map(|()| shutting_down()),
@@ -346,6 +406,11 @@ impl Running {
                 _ => tracing::debug!(?code, "answered"),
             }
         }
+        let mut body = body;
+        if self.gzip && !failed && !head.headers.contains_key(ENCODING) {
+            head.headers.insert(ENCODING, GZIP);
+            body = Body::new(Deflate::new(body));
+        }
         let traced = std::mem::take(&mut self.traced);
         let ended = self
             .started
@@ -365,6 +430,8 @@ impl Running {
                         shared: self.shared.clone(),
                         deadline: self.deadline.take(),
                         end,
+                        token: self.token.take(),
+                        _room: self.room.take(),
                         span: self.span.take(),
                         ended,
                     },
@@ -382,8 +449,25 @@ pub(crate) struct Watch {
     pub shared: Arc<Shared>,
     pub deadline: Option<Pin<Box<Sleep>>>,
     pub end: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Of the caller's token, if it has one.
+    pub token: Option<Watched>,
+    /// Held for its drop.
+    pub _room: Option<Room>,
     pub span: Option<tracing::Span>,
     pub ended: Option<Ended>,
+}
+
+/// The token in whose name a stream is open.
+pub(crate) struct Watched {
+    pub end: Arc<TokenEnd>,
+    pub wait: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Watched {
+    fn new(end: Arc<TokenEnd>) -> Self {
+        let wait = Box::pin(end.wait());
+        Watched { end, wait }
+    }
 }
 
 /// Counts a call when it is over; one the client gave up on counts as cancelled.

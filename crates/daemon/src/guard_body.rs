@@ -1,5 +1,5 @@
 //! The body of every response. A unary one only keeps a panic to itself; a stream ends, with trailers that say why, at
-//! its deadline, at a stop, at a panic, and where what it passes on breaks off.
+//! its deadline, at a stop, at a panic, at the end of its caller's token, and where what it passes on breaks off.
 
 use std::{
     future::Future,
@@ -14,7 +14,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tonic::{Code, Status, body::Body};
 
 use crate::{
-    ends::{code_of, late, restate, shutting_down},
+    ends::{code_of, late, restate, shutting_down, token_ended},
     guard::{Ended, Watch},
     panics::guarded,
     services::Method,
@@ -112,6 +112,11 @@ impl GuardBody {
         {
             return Some(late());
         }
+        if let Some(token) = &mut watch.token
+            && token.wait.as_mut().poll(cx).is_ready()
+        {
+            return Some(token_ended());
+        }
         watch.end.as_mut().poll(cx).is_ready().then(shutting_down)
     }
 
@@ -120,6 +125,9 @@ impl GuardBody {
         let Kind::Stream(watch) = &self.kind else { return None };
         if watch.shared.is_ending() {
             return Some(shutting_down());
+        }
+        if watch.token.as_ref().is_some_and(|token| token.end.has_come()) {
+            return Some(token_ended());
         }
         let late_by_now = watch
             .deadline

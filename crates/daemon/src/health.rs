@@ -126,6 +126,7 @@ impl Health {
         self.inner.changed.subscribe()
     }
 
+    /// The parts that work badly, each with its reason.
     pub fn limping(&self) -> Vec<(String, String)> {
         let state = self.state();
         state

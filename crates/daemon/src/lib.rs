@@ -9,11 +9,15 @@
 //!
 //! It knows no daemon's rules, opens no store, and dials nobody.
 
+#![warn(missing_docs)]
+
+mod activation;
 mod args;
 pub mod authority;
 mod boot;
 pub mod caller;
 mod daemon;
+mod deflate;
 mod ends;
 pub mod exit;
 mod explain;
@@ -21,6 +25,8 @@ mod gathered;
 mod guard;
 mod guard_body;
 pub mod health;
+mod inbound;
+mod inflate;
 pub mod listener;
 mod logfile;
 mod memory;
@@ -29,6 +35,7 @@ pub mod metrics;
 mod metrics_process;
 mod panics;
 mod peer;
+mod pressure;
 mod ready;
 mod reflection;
 mod reload;
@@ -39,7 +46,9 @@ pub mod scope;
 pub mod serve;
 pub mod services;
 mod settings;
+mod shares;
 mod signals;
+mod slots;
 mod socket_file;
 pub mod spans;
 mod standing;

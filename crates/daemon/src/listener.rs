@@ -21,21 +21,25 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::{
-    socket_file::{Lock, SocketFile},
+    activation,
+    daemon::chain,
+    socket_file::{self, Lock, SocketFile},
     tls,
 };
 
-/// `sun_path` without its closing zero.
-pub const MAX_SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+pub use nexus_config::MAX_SOCKET_PATH;
 const BACKLOG: i32 = 1024;
 
+/// Where a daemon listens.
 #[derive(Clone, Debug)]
 pub struct ListenOptions {
+    /// The path of its Unix socket.
     pub socket: PathBuf,
     /// 0o600 unless a group is to reach it.
     pub mode: u32,
     /// A group's name or number that the socket file is given to.
     pub group: Option<String>,
+    /// TCP beside it.
     pub tcp: Option<SocketAddr>,
     /// Certificate chain and key, PEM.
     pub tls: Option<(PathBuf, PathBuf)>,
@@ -43,39 +47,74 @@ pub struct ListenOptions {
     pub allow_anonymous_loopback: bool,
 }
 
+/// Why a daemon cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
+    /// Somebody listens there already.
     #[error("{} is in use by {}; {hint}", path.display(), owner(*uid, *pid))]
     Taken {
+        /// The user that listens.
         uid: Option<u32>,
+        /// The process that listens.
         pid: Option<i32>,
+        /// The path of the socket.
         path: PathBuf,
+        /// What to do.
         hint: String,
     },
+    /// Something else is at the path.
     #[error("{} exists and is not a socket; move it away or set another socket_path", path.display())]
-    NotSocket { path: PathBuf },
+    NotSocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The file is another user's.
     #[error("{} belongs to uid {uid}, we are uid {}; set another socket_path", path.display(), geteuid())]
-    NotOurs { path: PathBuf, uid: u32 },
-    #[error("socket path {} has {len} bytes, at most {max} fit; set a shorter socket_path", path.display())]
-    TooLong { path: PathBuf, len: usize, max: usize },
+    NotOurs {
+        /// The path.
+        path: PathBuf,
+        /// The user it belongs to.
+        uid: u32,
+    },
+    /// The kernel takes no path of this length.
+    #[error("socket path {} has {len} bytes, at most {max} fit; set a shorter socket_path, or a shorter NEXUS_ROOT", path.display())]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: usize,
+        /// The longest that fits, in bytes.
+        max: usize,
+    },
+    /// The group does not exist.
     #[error("no group {0:?} on this host")]
     NoGroup(String),
+    /// TCP beyond loopback without TLS.
     #[error("{0} is reachable from other hosts: set a TLS certificate and key, or use a loopback address")]
     Insecure(SocketAddr),
+    /// Certificate or key cannot be used.
     #[error("failed to load the TLS certificate or key")]
     Tls(#[from] tls::TlsError),
+    /// The socket that was passed in cannot be used.
     #[error("socket activation: {0}")]
     Activation(String),
+    /// The system refused something.
     #[error("failed to {action} {}", path.display())]
     Io {
+        /// What was tried.
         action: &'static str,
+        /// The file it was tried on.
         path: PathBuf,
+        /// What the system said.
         #[source]
         source: io::Error,
     },
+    /// The TCP address cannot be bound.
     #[error("failed to listen on {address}")]
     Tcp {
+        /// The address.
         address: SocketAddr,
+        /// What the system said.
         #[source]
         source: io::Error,
     },
@@ -95,8 +134,29 @@ pub struct Listeners {
     pub(crate) unix: UnixListener,
     pub(crate) tcp: Option<Tcp>,
     path: PathBuf,
-    // Absent for an inherited socket: whoever made it removes it.
-    _file: Option<SocketFile>,
+    mode: u32,
+    group: Option<String>,
+    file: File,
+}
+
+/// What stands at the path of the socket.
+enum File {
+    Own(SocketFile),
+    /// Whoever made the socket removes its file, which at first was `id`.
+    Inherited {
+        id: Option<(u64, u64)>,
+        /// What was said when it was gone.
+        told: Option<String>,
+    },
+}
+
+/// Whether clients find the socket at its path.
+pub(crate) enum Restored {
+    There,
+    /// It was bound again. What connected to the old listener, which is this, is still to be accepted.
+    Again(UnixListener),
+    /// They do not, for this reason.
+    Lost(String),
 }
 
 pub(crate) struct Tcp {
@@ -106,6 +166,7 @@ pub(crate) struct Tcp {
 }
 
 impl Listeners {
+    /// The path of the socket that is bound.
     pub fn socket(&self) -> &Path {
         &self.path
     }
@@ -113,6 +174,37 @@ impl Listeners {
     /// The TCP address as bound (port 0 resolved).
     pub fn tcp(&self) -> Option<SocketAddr> {
         self.tcp.as_ref().and_then(|tcp| tcp.listener.local_addr().ok())
+    }
+
+    /// Binds the path of the socket again if its file is gone. Connections that are open stay open.
+    pub(crate) fn restore(&mut self) -> Restored {
+        let path = self.path.clone();
+        if let File::Inherited { id, told } = &mut self.file {
+            if id.is_none() || socket_file::id(&path) == *id {
+                return Restored::There;
+            }
+            if told.is_none() {
+                *told = activation::unit().map(|unit| unit.restart(&path));
+            }
+            if let Some(told) = told {
+                return Restored::Lost(told.clone());
+            }
+        }
+        let own = match &mut self.file {
+            File::Own(file) if file.is_there() => return Restored::There,
+            File::Own(file) => Some(file),
+            // The supervisor passed it in, and binds the path again only when it starts us again.
+            File::Inherited { .. } => None,
+        };
+        match rebind(&path, self.mode, self.group.as_deref(), own) {
+            Ok((unix, file)) => {
+                if let Some(file) = file {
+                    self.file = File::Own(file);
+                }
+                Restored::Again(std::mem::replace(&mut self.unix, unix))
+            }
+            Err(error) => Restored::Lost(format!("{} is gone: {}", path.display(), chain(&error))),
+        }
     }
 }
 
@@ -129,8 +221,13 @@ pub async fn bind(options: &ListenOptions) -> Result<Listeners, BindError> {
         return Ok(Listeners {
             unix,
             tcp,
+            file: File::Inherited {
+                id: socket_file::id(&path),
+                told: None,
+            },
+            mode: options.mode,
+            group: options.group.clone(),
             path,
-            _file: None,
         });
     }
     let (unix, file) = bind_unix(&options.socket, options.mode, options.group.as_deref())?;
@@ -138,7 +235,9 @@ pub async fn bind(options: &ListenOptions) -> Result<Listeners, BindError> {
         unix,
         tcp,
         path: options.socket.clone(),
-        _file: Some(file),
+        mode: options.mode,
+        group: options.group.clone(),
+        file: File::Own(file),
     })
 }
 
@@ -227,10 +326,11 @@ impl Kept {
     /// Somebody else has it, or its file is gone.
     pub fn of(listener: std::os::unix::net::UnixListener, path: &Path) -> Result<Kept, BindError> {
         let lock = Lock::take(path)?;
-        let file = SocketFile::of(path, lock)?;
+        let file = SocketFile::of(path, Some(lock))?;
         Ok(Kept { listener, file })
     }
 
+    /// The listener itself.
     pub fn listener(&self) -> &std::os::unix::net::UnixListener {
         &self.listener
     }
@@ -247,11 +347,40 @@ pub(crate) fn bind_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<(
     Ok((tokio_listener(listener, path)?, file))
 }
 
+/// Binds a path whose file is gone. `file` is the one we had: it becomes the new one, under the same lock if that is
+/// still in its place. Without one, whoever passed us the socket holds the lock, and a file without a lock is returned.
+fn rebind(
+    path: &Path,
+    mode: u32,
+    group: Option<&str>,
+    mut file: Option<&mut SocketFile>,
+) -> Result<(UnixListener, Option<SocketFile>), BindError> {
+    make_parent(path)?;
+    if let Some(file) = &mut file {
+        file.renew_lock()?;
+    }
+    clear_stale(path)?;
+    let listener = tokio_listener(bind_locked(path, mode, group)?, path)?;
+    match file {
+        Some(file) => file.renew().map(|()| (listener, None)),
+        None => Ok((listener, Some(SocketFile::of(path, None)?))),
+    }
+}
+
 fn bind_std(
     path: &Path,
     mode: u32,
     group: Option<&str>,
 ) -> Result<(std::os::unix::net::UnixListener, SocketFile), BindError> {
+    check_length(path)?;
+    make_parent(path)?;
+    let lock = Lock::take(path)?;
+    clear_stale(path)?;
+    let listener = bind_locked(path, mode, group)?;
+    Ok((listener, SocketFile::of(path, Some(lock))?))
+}
+
+fn check_length(path: &Path) -> Result<(), BindError> {
     let len = path.as_os_str().len();
     if len > MAX_SOCKET_PATH {
         return Err(BindError::TooLong {
@@ -260,7 +389,10 @@ fn bind_std(
             max: MAX_SOCKET_PATH,
         });
     }
-    let group = group.map(find_group).transpose()?;
+    Ok(())
+}
+
+fn make_parent(path: &Path) -> Result<(), BindError> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         DirBuilder::new()
             .recursive(true)
@@ -268,9 +400,12 @@ fn bind_std(
             .create(parent)
             .map_err(failed("create", parent))?;
     }
-    let lock = Lock::take(path)?;
-    clear_stale(path)?;
+    Ok(())
+}
 
+/// Binds and listens; the lock of the path is held, and nothing is at the path.
+fn bind_locked(path: &Path, mode: u32, group: Option<&str>) -> Result<std::os::unix::net::UnixListener, BindError> {
+    let group = group.map(find_group).transpose()?;
     let at = |action| failed(action, path);
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(at("make a socket for"))?;
     let address = SockAddr::unix(path).map_err(at("name"))?;
@@ -278,7 +413,6 @@ fn bind_std(
         ErrorKind::AddrInUse => taken(path, None, None),
         _ => failed("bind", path)(source),
     })?;
-    let file = SocketFile::of(path, lock)?;
     if let Some(gid) = group {
         std::os::unix::fs::lchown(path, None, Some(gid.as_raw())).map_err(at("give the group"))?;
     }
@@ -286,7 +420,7 @@ fn bind_std(
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(at("set the mode of"))?;
     }
     socket.listen(BACKLOG).map_err(at("listen on"))?;
-    Ok((socket.into(), file))
+    Ok(socket.into())
 }
 
 #[cfg(target_os = "linux")]

@@ -45,20 +45,28 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where the numbers are shown: `127.0.0.1:9464` or an absolute path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetricsBind {
+    /// A loopback address.
     Tcp(SocketAddr),
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
+/// Why metrics are not shown.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
+    /// A text that is no address or path.
     #[error("{0:?} is neither host:port nor an absolute path")]
     Address(String),
+    /// An address that other hosts reach.
     #[error("metrics on {0} would be readable from other hosts, use a loopback address or a socket path")]
     NotLoopback(SocketAddr),
+    /// Somebody else counts already.
     #[error("failed to install the metrics recorder: {0}")]
     Recorder(String),
+    /// The socket cannot be bound.
     #[error("failed to listen for metrics")]
     Bind(#[from] BindError),
+    /// The address cannot be bound.
     #[error("failed to listen for metrics on {0}")]
     Tcp(SocketAddr, #[source] std::io::Error),
 }
@@ -79,6 +87,7 @@ impl FromStr for MetricsBind {
     }
 }
 
+/// Whether anything is counted.
 pub fn enabled() -> bool {
     ENABLED.load(Ordering::Relaxed)
 }

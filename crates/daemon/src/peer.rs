@@ -1,14 +1,18 @@
 //! Turns what a connection is known by (kernel credentials, a bearer token, or nothing) into the caller of each request.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use http::{HeaderMap, HeaderName, header};
 use tonic::{Code, Status};
 
 use crate::{
     caller::{self, Caller, PEER_PRINCIPAL, PEER_ROLE, PEER_SCOPES, PEER_TOKEN, PEER_UID, Role},
+    shares::{Account, Shares},
     status::status,
-    token_check::{Checker, Refusal},
+    token_check::{Checker, Refusal, TokenEnd},
 };
 
 /// Whose calls are whose; the same for all connections.
@@ -18,9 +22,10 @@ pub(crate) struct Rules {
     pub gids: BTreeMap<u32, Role>,
     pub anonymous: Role,
     pub require_token: bool,
-    pub tokens: Checker,
+    pub tokens: Arc<Checker>,
 }
 
+/// A key of `roles` that names nobody.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "roles: {0:?} is none of \"uid:<user>\", \"gid:<group>\", \"anonymous\", where a user or group is one of this host, by number or name"
@@ -50,11 +55,11 @@ impl Rules {
             gids,
             anonymous,
             require_token,
-            tokens,
+            tokens: Arc::new(tokens),
         })
     }
 
-    fn role_of(&self, uid: u32, gids: &[u32]) -> Option<Role> {
+    pub fn role_of(&self, uid: u32, gids: &[u32]) -> Option<Role> {
         if uid == self.own_uid {
             return Some(Role::Admin);
         }
@@ -79,6 +84,8 @@ fn gid(group: &str) -> Option<u32> {
 pub(crate) struct Peer {
     rules: Arc<Rules>,
     kind: Kind,
+    /// Of the caller that was first seen on this connection, which most often is the only one.
+    account: OnceLock<Arc<Account>>,
 }
 
 enum Kind {
@@ -108,14 +115,41 @@ impl Peer {
             Some(role) => Kind::Known(known(role)),
             None => Kind::Stranger { uid, gid },
         };
-        Peer { rules, kind }
+        Peer {
+            rules,
+            kind,
+            account: OnceLock::new(),
+        }
     }
 
     pub fn remote(rules: Arc<Rules>, anonymous: bool) -> Peer {
         Peer {
             rules,
             kind: Kind::Remote { anonymous },
+            account: OnceLock::new(),
         }
+    }
+
+    /// Whose connection this is, as far as the kernel knows it. `None`: nobody with a role.
+    pub fn known(&self) -> Option<&Caller> {
+        match &self.kind {
+            Kind::Own(caller) | Kind::Known(caller) => Some(caller),
+            Kind::Stranger { .. } | Kind::Remote { .. } => None,
+        }
+    }
+
+    /// What `caller` has taken of this daemon.
+    pub fn account(&self, shares: &Shares, caller: &Caller) -> Arc<Account> {
+        let first = self.account.get_or_init(|| shares.account(caller));
+        if first.is_of(caller) {
+            return first.clone();
+        }
+        shares.account(caller)
+    }
+
+    /// Tells when the token that `caller` showed, here or at the front door, ends; `None` without one.
+    pub fn token_end(&self, caller: &Caller) -> Option<Arc<TokenEnd>> {
+        Some(self.rules.tokens.watch(caller.token.as_ref()?))
     }
 
     /// Who makes this request. The headers by which daemons tell each other of callers are gone afterwards.

@@ -1,26 +1,34 @@
-//! What all connections of a daemon share: the table of methods, the room for calls, and the end of all streams. No
+//! What all connections of a daemon share: the table of methods, what callers may take, and the end of all streams. No
 //! queue: a call gets room at once or not at all.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
-use crate::{panics::log_panics_once, services::Table};
+use crate::{
+    caller::Caller,
+    panics::log_panics_once,
+    services::Table,
+    shares::{Account, Limits, Shares, What},
+};
 
 /// What all connections of one daemon share.
 pub(crate) struct Shared {
     pub table: Table,
-    pub max_in_flight: usize,
     pub default_deadline: Option<Duration>,
-    /// Handlers of unary calls that have not answered yet.
-    in_flight: AtomicUsize,
+    /// From the first byte of a message to its last.
+    pub message_timeout: Duration,
+    /// The longest message, compressed or not.
+    pub max_message_bytes: usize,
+    pub shares: Shares,
     drained: Notify,
     // The token wakes who waits; the flag is what a busy stream looks at before each frame.
     ending: AtomicBool,
@@ -28,13 +36,14 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub fn new(table: Table, max_in_flight: usize, default_deadline: Option<Duration>) -> Self {
+    pub fn new(table: Table, limits: Limits, max_message_bytes: usize, message_timeout: Duration) -> Self {
         log_panics_once();
         Shared {
             table,
-            max_in_flight,
-            default_deadline,
-            in_flight: AtomicUsize::new(0),
+            default_deadline: None,
+            message_timeout,
+            max_message_bytes,
+            shares: Shares::new(limits),
             drained: Notify::new(),
             ending: AtomicBool::new(false),
             end: CancellationToken::new(),
@@ -45,7 +54,7 @@ impl Shared {
     pub async fn idle(&self) {
         loop {
             let drained = self.drained.notified();
-            if self.in_flight.load(Ordering::Acquire) == 0 {
+            if self.shares.taken(What::Calls) == 0 {
                 return;
             }
             drained.await;
@@ -63,21 +72,29 @@ impl Shared {
     }
 }
 
-/// Room for one unary handler, given back when it has answered or is dropped.
-pub(crate) struct Room(Arc<Shared>);
+/// Room for one unary handler or one open stream, given back when it has answered, has ended or is dropped.
+pub(crate) struct Room {
+    shared: Arc<Shared>,
+    account: Arc<Account>,
+    what: What,
+}
 
 impl Room {
-    pub fn take(shared: &Arc<Shared>) -> Option<Room> {
-        let before = shared.in_flight.fetch_add(1, Ordering::AcqRel);
-        let room = Room(shared.clone());
-        (before < shared.max_in_flight).then_some(room)
+    pub fn take(shared: &Arc<Shared>, account: &Arc<Account>, caller: &Caller, what: What) -> Result<Room, Status> {
+        shared.shares.take(what, account, caller.is_admin(), 1)?;
+        Ok(Room {
+            shared: shared.clone(),
+            account: account.clone(),
+            what,
+        })
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.drained.notify_waiters();
+        let left = self.shared.shares.give_back(self.what, &self.account, 1);
+        if left == 0 && matches!(self.what, What::Calls) {
+            self.shared.drained.notify_waiters();
         }
     }
 }

@@ -77,6 +77,7 @@ pub async fn start_by<D: Daemon>(
 }
 
 impl Running {
+    /// The path of its socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -86,10 +87,12 @@ impl Running {
         self.tcp
     }
 
+    /// What it tells of itself.
     pub fn health(&self) -> &Health {
         &self.health
     }
 
+    /// What tells it that the host woke.
     pub fn wake(&self) -> &Wake {
         &self.wake
     }

@@ -11,23 +11,24 @@ use std::{
     collections::BTreeMap,
     future::{Future, pending},
     io,
+    net::IpAddr,
     path::PathBuf,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
+use futures_util::FutureExt;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
-    time::{sleep, timeout, timeout_at},
+    time::{MissedTickBehavior, sleep, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use crate::shares::Limit;
 
 use crate::{
     authority::FilteredStream,
@@ -35,12 +36,15 @@ use crate::{
     gathered::Gathered,
     guard::Guard,
     health::Health,
-    listener::{Listeners, Tcp},
-    methods, metrics,
+    listener::{Listeners, Restored, Tcp},
+    methods,
     peer::{Peer, RoleKey, Rules},
+    pressure::{Kind, Pressure},
     reflection,
     room::Shared,
     services::{Services, erase},
+    shares::Limits,
+    slots::{Key, Slot, Slots, Standing},
     stop::Stop,
     token_check::Checker,
 };
@@ -55,29 +59,50 @@ const PING_EVERY: Duration = Duration::from_secs(45);
 const PING_ANSWER: Duration = Duration::from_secs(20);
 /// From connecting to the first byte, and for a TLS handshake.
 const HELLO: Duration = Duration::from_secs(20);
+/// How often the socket file is looked at: one that is gone is bound again within five seconds.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
 const HEALTH: &str = "grpc.health.v1.Health";
 
+/// How a daemon serves: its limits, and who may call.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// What services were told to take and send (see `MAX_MESSAGE_BYTES`): tonic keeps to it, not this layer.
+    /// What services were told to take and send (see `MAX_MESSAGE_BYTES`): tonic keeps to it. This layer keeps to it
+    /// while it inflates a compressed message.
     pub max_message_bytes: usize,
+    /// Bytes of messages that are not whole yet; more are refused at once.
+    pub unfinished_bytes: Limit,
+    /// From the first byte of a message to its last.
+    pub message_timeout: Duration,
+    /// On the Unix socket, and as many over TCP.
     pub max_connections: usize,
+    /// Of each uid, token or address that is no admin's.
+    pub max_connections_per_caller: usize,
+    /// Calls open at once on one connection.
     pub max_streams_per_connection: u32,
     /// Unary handlers at work at once; more are refused at once.
     pub max_in_flight: usize,
+    /// Of each caller that is no admin.
+    pub max_in_flight_per_caller: usize,
+    /// On all connections together.
+    pub open_streams: Limit,
     /// For unary calls that bring no deadline of their own.
     pub default_deadline: Option<Duration>,
+    /// How long a stop may take until the last connection is closed.
     pub stop_budget: Duration,
     /// `uid:1001`, `gid:100`, or `anonymous` (loopback TCP without a token; user if unset).
     pub roles: BTreeMap<String, Role>,
     /// On the Unix socket too. TCP always needs one, but for an allowed anonymous loopback.
     pub require_token: bool,
+    /// Where the tokens are kept.
     pub token_file: PathBuf,
+    /// The user this daemon runs as, who is an admin.
     pub own_uid: u32,
 }
 
+/// Why a daemon cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// `roles` names somebody that does not exist.
     #[error(transparent)]
     Roles(#[from] RoleKey),
 }
@@ -87,7 +112,7 @@ pub enum ServeError {
 /// # Errors
 /// The options contradict themselves; nothing was served then.
 pub async fn serve(
-    listeners: Listeners,
+    mut listeners: Listeners,
     services: Services,
     options: ServeOptions,
     health: Health,
@@ -96,18 +121,33 @@ pub async fn serve(
     let tokens = Checker::new(options.token_file.clone());
     let rules = Rules::new(options.own_uid, &options.roles, options.require_token, tokens)?;
     let table = complete(services, &health).table();
+    let limits = Limits {
+        calls: Limit {
+            all: options.max_in_flight,
+            each: options.max_in_flight_per_caller,
+        },
+        streams: options.open_streams,
+        bytes: options.unfinished_bytes,
+    };
+    let mut shared = Shared::new(table, limits, options.max_message_bytes, options.message_timeout);
+    shared.default_deadline = options.default_deadline;
+    let connections = Limit {
+        all: options.max_connections,
+        each: options.max_connections_per_caller,
+    };
+    let pressure = Pressure::new(health.clone());
     let server = Arc::new(Server {
-        shared: Arc::new(Shared::new(table, options.max_in_flight, options.default_deadline)),
+        shared: Arc::new(shared),
         rules: Arc::new(rules),
         http: http(&options),
         stop: stop.clone(),
         kill: CancellationToken::new(),
         tasks: TaskTracker::new(),
-        open: AtomicUsize::new(0),
-        max_connections: options.max_connections,
-        refused: Refused::default(),
+        unix_slots: Slots::new(Kind::Unix, connections, pressure.clone()),
+        tcp_slots: Slots::new(Kind::Tcp, connections, pressure),
+        health: health.clone(),
     });
-    accept_until(&server, &listeners, stop.requested()).await;
+    accept_until(&server, &mut listeners, stop.requested()).await;
 
     let limit = tokio::time::Instant::now() + options.stop_budget;
     health.stopping();
@@ -169,20 +209,30 @@ struct Server {
     /// Ends connections that did not end by themselves.
     kill: CancellationToken,
     tasks: TaskTracker,
-    open: AtomicUsize,
-    max_connections: usize,
-    refused: Refused,
+    unix_slots: Arc<Slots>,
+    tcp_slots: Arc<Slots>,
+    health: Health,
 }
 
-async fn accept_until(server: &Arc<Server>, listeners: &Listeners, stopped: impl Future<Output = ()>) {
+async fn accept_until(server: &Arc<Server>, listeners: &mut Listeners, stopped: impl Future<Output = ()>) {
     let mut stopped = pin!(stopped);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let mut looks = false;
         let accepted = tokio::select! {
             biased;
             () = &mut stopped => return,
+            _ = look.tick() => {
+                looks = true;
+                Ok(())
+            }
             unix = listeners.unix.accept() => unix.map(|(stream, _)| server.unix(stream)),
-            tcp = accept_tcp(listeners.tcp.as_ref()) => tcp.map(|(stream, tcp)| server.tcp(stream, tcp)),
+            tcp = accept_tcp(listeners.tcp.as_ref()) => tcp.map(|(stream, tcp, address)| server.tcp(stream, tcp, address)),
         };
+        if looks {
+            server.keep_reachable(listeners);
+        }
         if let Err(error) = accepted {
             // Out of descriptors, most likely: give connections time to close instead of spinning.
             tracing::warn!(%error, "failed to accept a connection");
@@ -191,35 +241,67 @@ async fn accept_until(server: &Arc<Server>, listeners: &Listeners, stopped: impl
     }
 }
 
-async fn accept_tcp(tcp: Option<&Tcp>) -> io::Result<(TcpStream, &Tcp)> {
+async fn accept_tcp(tcp: Option<&Tcp>) -> io::Result<(TcpStream, &Tcp, IpAddr)> {
     match tcp {
-        Some(tcp) => tcp.listener.accept().await.map(|(stream, _)| (stream, tcp)),
+        Some(tcp) => {
+            let (stream, address) = tcp.listener.accept().await?;
+            Ok((stream, tcp, address.ip()))
+        }
         None => pending().await,
     }
 }
 
 impl Server {
     fn unix(self: &Arc<Self>, stream: UnixStream) {
-        let Some(slot) = self.slot() else { return };
+        let credentials = match stream.peer_cred() {
+            Ok(credentials) => credentials,
+            Err(error) => return tracing::warn!(%error, "a caller without credentials was turned away"),
+        };
+        let (uid, gid) = (credentials.uid(), credentials.gid());
+        let role = self.rules.role_of(uid, &[gid]);
+        let Some(slot) = self.unix_slots.take(Key::Uid(uid), role.into()) else {
+            return;
+        };
         let server = self.clone();
         self.tasks.spawn(async move {
-            let credentials = match stream.peer_cred() {
-                Ok(credentials) => credentials,
-                Err(error) => return tracing::warn!(%error, "a caller without credentials was turned away"),
-            };
-            if server.hello(stream.readable()).await.is_none() {
+            if server.hello(stream.readable(), &slot).await.is_none() {
                 return;
             }
-            let (uid, gid) = (credentials.uid(), credentials.gid());
             let more = supplementary(&server.rules, uid, gid).await;
             let peer = Peer::local(server.rules.clone(), uid, gid, credentials.pid(), &more);
-            server.connection(FilteredStream::new(stream), peer).await;
-            drop(slot);
+            if let Some(caller) = peer.known().filter(|_| !slot.is_known())
+                && let Err(refused) = slot.settle(caller)
+            {
+                return tracing::debug!(uid, refused = refused.message(), "a connection was refused");
+            }
+            server.connection(FilteredStream::new(stream), peer, slot).await;
         });
     }
 
-    fn tcp(self: &Arc<Self>, stream: TcpStream, tcp: &Tcp) {
-        let Some(slot) = self.slot() else { return };
+    /// Looks whether clients still find the socket where they look for it, and binds it again where they do not.
+    fn keep_reachable(self: &Arc<Self>, listeners: &mut Listeners) {
+        let lost = match listeners.restore() {
+            Restored::There => None,
+            Restored::Again(old) => {
+                // Those who came before the file went are still heard.
+                while let Some(Ok((stream, _))) = old.accept().now_or_never() {
+                    self.unix(stream);
+                }
+                tracing::warn!(socket = %listeners.socket().display(), "the socket file was gone and was bound again");
+                None
+            }
+            Restored::Lost(reason) => Some(reason),
+        };
+        if let Some(reason) = &lost {
+            tracing::debug!(reason, "the socket file is gone");
+        }
+        self.health.limp("socket", lost);
+    }
+
+    fn tcp(self: &Arc<Self>, stream: TcpStream, tcp: &Tcp, address: IpAddr) {
+        let Some(slot) = self.tcp_slots.take(Key::of_address(address), Standing::Unknown) else {
+            return;
+        };
         let server = self.clone();
         let (tls, anonymous) = (tcp.tls.clone(), tcp.anonymous);
         self.tasks.spawn(async move {
@@ -228,42 +310,44 @@ impl Server {
             }
             let peer = Peer::remote(server.rules.clone(), anonymous);
             match tls {
-                Some(tls) => match server.hello(tls.accept(stream)).await {
-                    Some(Ok(stream)) => server.connection(stream, peer).await,
+                Some(tls) => match server.hello(tls.accept(stream), &slot).await {
+                    Some(Ok(stream)) => server.connection(stream, peer, slot).await,
                     Some(Err(error)) => tracing::info!(%error, "a TLS handshake failed"),
                     None => {}
                 },
                 None => {
-                    if server.hello(stream.readable()).await.is_some() {
-                        server.connection(FilteredStream::new(stream), peer).await;
+                    if server.hello(stream.readable(), &slot).await.is_some() {
+                        server.connection(FilteredStream::new(stream), peer, slot).await;
                     }
                 }
             }
-            drop(slot);
         });
     }
 
     /// A connection's first words, which neither the time nor a stop waits for.
-    async fn hello<T>(&self, words: impl Future<Output = T>) -> Option<T> {
+    async fn hello<T>(&self, words: impl Future<Output = T>, slot: &Slot) -> Option<T> {
         tokio::select! {
             said = timeout(HELLO, words) => {
                 said.inspect_err(|_| tracing::debug!("a connection said nothing and was closed")).ok()
             }
+            () = slot.turned_away() => None,
             () = self.stop.requested() => None,
         }
     }
 
-    async fn connection<IO>(&self, io: IO, peer: Peer)
+    async fn connection<IO>(&self, io: IO, peer: Peer, slot: Arc<Slot>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let guard = Guard {
             shared: self.shared.clone(),
             peer,
+            slot: slot.clone(),
         };
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(Gathered::new(io)), guard));
         let ended = tokio::select! {
             ended = &mut connection => ended,
+            () = slot.turned_away() => return tracing::debug!("a connection of an unknown caller was closed"),
             () = self.stop.requested() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
@@ -277,18 +361,6 @@ impl Server {
         }
     }
 
-    /// Room for one more connection; without it the connection is closed unheard.
-    fn slot(self: &Arc<Self>) -> Option<Slot> {
-        let now = self.open.fetch_add(1, Ordering::Relaxed) + 1;
-        let slot = Slot(self.clone());
-        if now > self.max_connections {
-            self.refused.note(self.max_connections);
-            return None;
-        }
-        metrics::connections(now);
-        Some(slot)
-    }
-
     async fn drain(&self, limit: tokio::time::Instant, budget: Duration) {
         let for_calls = limit - budget / 4;
         if timeout_at(for_calls, self.shared.idle()).await.is_err() {
@@ -298,44 +370,12 @@ impl Server {
         self.tasks.close();
         if timeout_at(limit, self.tasks.wait()).await.is_err() {
             tracing::warn!(
-                connections = self.open.load(Ordering::Relaxed),
+                connections = self.unix_slots.open() + self.tcp_slots.open(),
                 "closed hard at the end of the stop budget"
             );
             self.kill.cancel();
             self.tasks.wait().await;
         }
-    }
-}
-
-struct Slot(Arc<Server>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        metrics::connections(self.0.open.fetch_sub(1, Ordering::Relaxed) - 1);
-    }
-}
-
-/// Says at most once a second that connections are refused, and how many.
-#[derive(Default)]
-struct Refused {
-    since: AtomicU64,
-    said_at: std::sync::Mutex<Option<Instant>>,
-}
-
-impl Refused {
-    fn note(&self, limit: usize) {
-        let count = self.since.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut said_at = self.said_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if said_at.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
-            return;
-        }
-        *said_at = Some(Instant::now());
-        self.since.store(0, Ordering::Relaxed);
-        tracing::warn!(
-            limit,
-            refused = count,
-            "too many connections (max_connections), more are closed at once"
-        );
     }
 }
 

@@ -24,6 +24,7 @@ pub const MAX_MESSAGE_BYTES: usize = 100 * 1024 * 1024;
 /// The prefix under which every service answers too; the seeds' own command lines use it.
 const ALIAS: &str = "/proto.";
 
+/// What a service answers with.
 pub type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 /// A tower service of which only calling it is left.
@@ -95,6 +96,7 @@ pub struct Services {
 }
 
 impl Services {
+    /// Nothing is served yet; the contract of Nexus is described.
     pub fn new() -> Self {
         Services {
             descriptors: vec![nexus_proto::FILE_DESCRIPTOR_SET],

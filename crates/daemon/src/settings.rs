@@ -14,10 +14,13 @@ use crate::listener::ListenOptions;
 use crate::metrics::MetricsBind;
 use crate::peer::Rules;
 use crate::serve::ServeOptions;
+use crate::shares::Limit;
 use crate::spans::{self, Target};
 use crate::token_check::Checker;
 
-/// The section `[common]`.
+/// The section `[common]`. Each field is the setting of its name, which `nexus_config::common` describes with its unit and its
+/// default; sizes are in bytes.
+#[expect(missing_docs, reason = "the schema says what each setting means")]
 #[derive(Debug, Clone, Deserialize)]
 pub struct Common {
     /// The orchestrator's socket.
@@ -27,9 +30,17 @@ pub struct Common {
     pub worker_threads: usize,
     pub stop_budget: Duration,
     pub max_message_bytes: usize,
+    pub max_unfinished_bytes: usize,
+    /// Unset: half of `max_unfinished_bytes`, and room for one message.
+    pub max_unfinished_bytes_per_caller: Option<usize>,
+    pub message_timeout: Duration,
     pub max_connections: usize,
+    pub max_connections_per_caller: usize,
     pub max_streams: u32,
+    pub max_open_streams: usize,
+    pub max_open_streams_per_caller: usize,
     pub max_in_flight: usize,
+    pub max_in_flight_per_caller: usize,
     pub default_deadline: Option<Duration>,
     pub metrics: String,
     pub otlp_endpoint: Option<String>,
@@ -251,6 +262,15 @@ pub(crate) fn plan<D: Daemon>(root: &Root, shown: Shown, mistakes: &mut Vec<Stri
             wrong(&shown.common, key, "must be longer than nothing".to_owned());
         }
     }
+    let unfinished_bytes = unfinished_bytes(&common);
+    if unfinished_bytes.without_kept() < common.max_message_bytes {
+        let reason = "must hold one message of max_message_bytes and a tenth more, which is kept for admins".to_owned();
+        wrong(&shown.common, "max_unfinished_bytes", reason);
+    }
+    if unfinished_bytes.each < common.max_message_bytes {
+        let reason = "must hold one message of max_message_bytes".to_owned();
+        wrong(&shown.common, "max_unfinished_bytes_per_caller", reason);
+    }
     let service = D::service(&config);
     let listen = ListenOptions {
         socket: own.socket_path.unwrap_or_else(|| D::socket(&config, root)),
@@ -260,11 +280,25 @@ pub(crate) fn plan<D: Daemon>(root: &Root, shown: Shown, mistakes: &mut Vec<Stri
         tls,
         allow_anonymous_loopback: own.allow_anonymous_loopback,
     };
+    if let Some(reason) = nexus_config::socket_path_too_long(&listen.socket) {
+        wrong(&shown.own, "socket_path", reason);
+    }
+    if let Some(reason) = nexus_config::socket_path_too_long(&common.orchestrator) {
+        wrong(&shown.common, "orchestrator", reason);
+    }
     let serve = ServeOptions {
         max_message_bytes: common.max_message_bytes,
+        unfinished_bytes,
+        message_timeout: common.message_timeout,
         max_connections: common.max_connections,
+        max_connections_per_caller: common.max_connections_per_caller,
         max_streams_per_connection: common.max_streams,
         max_in_flight: common.max_in_flight,
+        max_in_flight_per_caller: common.max_in_flight_per_caller,
+        open_streams: Limit {
+            all: common.max_open_streams,
+            each: common.max_open_streams_per_caller,
+        },
         default_deadline: common.default_deadline,
         // The rest is for the flush.
         stop_budget: common.stop_budget * 3 / 4,
@@ -284,6 +318,15 @@ pub(crate) fn plan<D: Daemon>(root: &Root, shown: Shown, mistakes: &mut Vec<Stri
         traces,
         shown,
     })
+}
+
+fn unfinished_bytes(common: &Common) -> Limit {
+    let all = common.max_unfinished_bytes;
+    let half = (all / 2).max(common.max_message_bytes);
+    Limit {
+        all,
+        each: common.max_unfinished_bytes_per_caller.unwrap_or(half),
+    }
 }
 
 fn typed<T: serde::de::DeserializeOwned>(settings: &Settings, mistakes: &mut Vec<String>) -> Option<T> {

@@ -17,7 +17,7 @@ use crate::listener::{BindError, failed, probe, taken};
 
 /// Keeps other starters of the same socket out until the socket file is gone.
 pub(crate) struct Lock {
-    _held: Flock<File>,
+    held: Flock<File>,
     path: PathBuf,
 }
 
@@ -53,7 +53,7 @@ impl Lock {
                 writeln!(file, "{}", std::process::id())
             };
             note(&mut held).map_err(failed("write", &path))?;
-            return Ok(Lock { _held: held, path });
+            return Ok(Lock { held, path });
         }
         Err(taken(socket, None, None))
     }
@@ -82,8 +82,20 @@ impl Lock {
     }
 }
 
+impl Lock {
+    /// Whether whoever looks for the lock finds this one.
+    fn is_there(&self) -> bool {
+        self.held
+            .metadata()
+            .is_ok_and(|held| id(&self.path) == Some((held.dev(), held.ino())))
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
+        if !self.is_there() {
+            return;
+        }
         // Unlinked while still locked; whoever opened it meanwhile sees that the name is gone and starts over.
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "the lock file could not be removed");
@@ -96,22 +108,43 @@ pub(crate) struct SocketFile {
     path: PathBuf,
     id: (u64, u64),
     // After the file: released only when the name is free.
-    _lock: Lock,
+    // `None`: whoever passed us the first socket of this path holds it.
+    lock: Option<Lock>,
+}
+
+/// What tells the file at `path` from every other; `None` if there is none.
+pub(crate) fn id(path: &Path) -> Option<(u64, u64)> {
+    let found = path.symlink_metadata().ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 impl SocketFile {
-    pub fn of(path: &Path, lock: Lock) -> Result<Self, BindError> {
+    pub fn of(path: &Path, lock: Option<Lock>) -> Result<Self, BindError> {
         let made = path.symlink_metadata().map_err(failed("look at", path))?;
         Ok(SocketFile {
             path: path.into(),
             id: (made.dev(), made.ino()),
-            _lock: lock,
+            lock,
         })
     }
 
     pub fn is_there(&self) -> bool {
-        let found = self.path.symlink_metadata();
-        found.is_ok_and(|found| (found.dev(), found.ino()) == self.id)
+        id(&self.path) == Some(self.id)
+    }
+
+    /// Takes the lock again if its file went too.
+    pub fn renew_lock(&mut self) -> Result<(), BindError> {
+        if self.lock.as_ref().is_some_and(|lock| !lock.is_there()) {
+            self.lock = Some(Lock::take(&self.path)?);
+        }
+        Ok(())
+    }
+
+    /// The file at the path is ours from now on: we just bound it.
+    pub fn renew(&mut self) -> Result<(), BindError> {
+        let made = self.path.symlink_metadata().map_err(failed("look at", &self.path))?;
+        self.id = (made.dev(), made.ino());
+        Ok(())
     }
 }
 

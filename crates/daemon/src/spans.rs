@@ -164,6 +164,7 @@ impl Span {
         }
     }
 
+    /// Where this span is in its trace; `None` without one.
     pub fn place(&self) -> Option<Place> {
         self.0.as_ref().map(Place::of)
     }

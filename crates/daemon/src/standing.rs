@@ -24,11 +24,15 @@ use crate::{Health, Stop, ready::tell};
 /// Between two writes: what changes in quick succession is not worth one each.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How a daemon is, as its file tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Standing {
+    /// The process that tells.
     pub pid: u32,
+    /// The version of its program.
     pub version: String,
+    /// Whether it serves.
     pub serving: bool,
     /// The parts that work badly, each with its reason.
     pub limping: BTreeMap<String, String>,
@@ -38,12 +42,15 @@ pub struct Standing {
     pub credentials: Vec<Credential>,
     /// After the last sleep, freeze or jump of the clock.
     pub recovered: Option<String>,
+    /// When it was told, RFC 3339.
     pub observed_at: String,
 }
 
+/// A credential that the settings name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Credential {
+    /// Where its secret is: `keyring:x`. Never the secret.
     #[serde(rename = "ref")]
     pub reference: String,
     /// The kind of store behind it: `keyring`, `op`, `file`, ...
@@ -53,6 +60,7 @@ pub struct Credential {
 }
 
 impl Standing {
+    /// Where the file of `service` is.
     pub fn file(root: &Root, service: &str) -> PathBuf {
         root.run_dir().join(format!("{service}.json"))
     }

@@ -10,6 +10,7 @@ pub struct Stop {
 }
 
 impl Stop {
+    /// Nobody wants a stop yet.
     pub fn new() -> Self {
         Self::default()
     }
@@ -19,6 +20,7 @@ impl Stop {
         self.token.clone().cancelled_owned()
     }
 
+    /// Whether a stop is wanted.
     pub fn is_requested(&self) -> bool {
         self.token.is_cancelled()
     }
@@ -28,6 +30,7 @@ impl Stop {
         self.token.clone()
     }
 
+    /// Wants a stop, for all clones.
     pub fn trigger(&self) {
         self.token.cancel();
     }

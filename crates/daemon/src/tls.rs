@@ -11,16 +11,25 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
+/// Why TLS cannot be spoken.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
+    /// A file cannot be read as PEM.
     #[error("failed to read {}", path.display())]
     Pem {
+        /// The file.
         path: PathBuf,
+        /// What is wrong with it.
         #[source]
         source: pem::Error,
     },
+    /// The chain is empty.
     #[error("{} holds no certificate", path.display())]
-    NoCertificate { path: PathBuf },
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Certificate and key do not belong together.
     #[error("certificate and key do not serve together")]
     Config(#[from] rustls::Error),
 }

@@ -8,7 +8,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::signal::kill,
+    unistd::Pid,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -35,11 +39,14 @@ pub struct Token {
     id: Option<String>,
     /// SHA-256 of the whole token text, hex.
     pub sha256: String,
+    /// What its holder may do.
     pub role: Role,
     /// How far it reaches: names of services and packages, and actions (see [`Scopes`]). Empty: all that its role may.
     #[serde(default)]
     pub scopes: Vec<String>,
+    /// When it was made.
     pub created: String,
+    /// When it ends; never if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
 }
@@ -73,27 +80,47 @@ struct Tokens {
     token: Vec<Token>,
 }
 
+/// Why a command on tokens failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
+    /// The name is taken.
     #[error("a token named {0:?} exists; revoke it first or use another name")]
     Exists(String),
+    /// A text that is no name of a token.
     #[error("{0:?} is no token name: 1 to {MAX_NAME} of letters, digits, '-', '_' and '.'")]
     Name(String),
+    /// A text that is no scope.
     #[error(transparent)]
     Scope(#[from] UnknownScope),
+    /// A lifetime beyond the calendar.
     #[error("the lifetime reaches beyond what a date can say")]
     Lifetime,
+    /// The system refused something.
     #[error("failed to {action} {}", path.display())]
     Io {
+        /// What was tried.
         action: &'static str,
+        /// The file it was tried on.
         path: PathBuf,
+        /// What the system said.
         #[source]
         source: io::Error,
     },
+    /// The file is not one of tokens.
     #[error("{} is not a token file: {reason}", path.display())]
-    Damaged { path: PathBuf, reason: String },
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another command does not end.
     #[error("{} is locked by another command", path.display())]
-    Locked { path: PathBuf },
+    Locked {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// The system has no randomness.
     #[error("no randomness from the system")]
     Random,
 }
@@ -171,6 +198,43 @@ pub fn revoke(path: &Path, name_or_id: &str) -> Result<bool, TokenError> {
         let found = by_name.or_else(|| tokens.iter().position(|token| token.id() == name_or_id));
         Ok(found.map(|at| tokens.remove(at)).is_some())
     })
+}
+
+/// Removes what commands that were killed in the middle of a write left beside the file; says how many there were. The file
+/// itself is whole then: it is only ever replaced.
+///
+/// # Errors
+/// A leftover cannot be removed.
+pub fn sweep(path: &Path) -> Result<usize, TokenError> {
+    let Some(dir) = path.parent() else { return Ok(0) };
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(failed("read", dir)(error)),
+    };
+    let mut swept = 0;
+    for entry in entries {
+        let entry = entry.map_err(failed("read", dir))?;
+        if !is_left_over(&entry.file_name()) {
+            continue;
+        }
+        match std::fs::remove_file(entry.path()) {
+            Ok(()) => swept += 1,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("remove", &entry.path())(error)),
+        }
+    }
+    Ok(swept)
+}
+
+/// A file that is not whole names the process that writes it; without that process nobody finishes it.
+fn is_left_over(name: &std::ffi::OsStr) -> bool {
+    let pid = name
+        .to_str()
+        .and_then(|name| name.strip_prefix(nexus_walk::UNFINISHED))
+        .and_then(|rest| rest.split('-').next())
+        .and_then(|pid| pid.parse().ok());
+    pid.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(nix::errno::Errno::ESRCH))
 }
 
 fn change<T>(path: &Path, edit: impl FnOnce(&mut Vec<Token>) -> Result<T, TokenError>) -> Result<T, TokenError> {
@@ -337,6 +401,23 @@ mod tests {
             "laptop",
             "another command leaves it as it was"
         );
+    }
+
+    #[test]
+    fn what_a_killed_command_left_is_swept_and_what_is_being_written_is_not() {
+        let (_dir, path) = file();
+        let made = new(&path, "a", Role::User, &[], None).unwrap();
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let beside = |pid| path.with_file_name(format!("{}{pid}-0-0", nexus_walk::UNFINISHED));
+        let (left, written) = (beside(ended.id()), beside(std::process::id()));
+        for file in [&left, &written] {
+            std::fs::write(file, "half of a fi").unwrap();
+        }
+        assert_eq!(sweep(&path).unwrap(), 1);
+        assert!(!left.exists() && written.exists());
+        assert!(Checker::new(path).check(&made.text).is_ok());
+        assert_eq!(sweep(Path::new("/nonexistent/tokens.toml")).unwrap(), 0);
     }
 
     #[test]

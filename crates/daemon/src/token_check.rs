@@ -2,15 +2,19 @@
 //! lets nobody in; nothing falls back to what was known before.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::{
     caller::Caller,
@@ -21,10 +25,38 @@ use crate::{
 /// How long a revoked token may still be taken.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How soon the streams of a token that was revoked or has expired end.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
+
 /// The tokens a daemon checks against.
 pub(crate) struct Checker {
     path: PathBuf,
     known: Mutex<Known>,
+    /// Of the tokens that have streams open, by id. A task looks after them while there are any.
+    watched: Mutex<HashMap<Arc<str>, Weak<TokenEnd>>>,
+}
+
+/// The end of a token's life, for the streams that are open in its name.
+#[derive(Default)]
+pub(crate) struct TokenEnd {
+    // The flag is what a busy stream looks at before each frame; the token wakes those that wait.
+    ended: AtomicBool,
+    end: CancellationToken,
+}
+
+impl TokenEnd {
+    pub fn has_come(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    pub fn wait(&self) -> WaitForCancellationFutureOwned {
+        self.end.clone().cancelled_owned()
+    }
+
+    fn comes(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.end.cancel();
+    }
 }
 
 struct Known {
@@ -87,6 +119,7 @@ impl Checker {
                 stamp: None,
                 entries: Ok(Vec::new()),
             }),
+            watched: Mutex::default(),
         }
     }
 
@@ -102,6 +135,47 @@ impl Checker {
         }
         self.look(&mut known, Duration::ZERO);
         known.holder(&hash)
+    }
+
+    /// Whether the token with this id is still good.
+    fn is_good(&self, id: &str) -> bool {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look(&mut known, WATCH_EVERY / 2);
+        let Ok(entries) = &known.entries else { return false };
+        let entry = entries.iter().find(|entry| entry.caller.token.as_deref() == Some(id));
+        entry.is_some_and(|entry| !entry.has_expired())
+    }
+
+    /// Told within [`WATCH_EVERY`] when the token with this id is revoked or has expired.
+    pub fn watch(self: &Arc<Self>, id: &Arc<str>) -> Arc<TokenEnd> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(end) = watched.get(id).and_then(Weak::upgrade) {
+            return end;
+        }
+        let end = Arc::new(TokenEnd::default());
+        if watched.is_empty() {
+            tokio::spawn(self.clone().look_after());
+        }
+        watched.insert(id.clone(), Arc::downgrade(&end));
+        end
+    }
+
+    /// Until no stream of any token is open.
+    async fn look_after(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(WATCH_EVERY).await;
+            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            watched.retain(|id, end| match end.upgrade() {
+                Some(end) if !self.is_good(id) => {
+                    end.comes();
+                    false
+                }
+                open => open.is_some(),
+            });
+            if watched.is_empty() {
+                return;
+            }
+        }
     }
 
     fn look(&self, known: &mut Known, every: Duration) {
@@ -191,9 +265,12 @@ mod tests {
         let checker = Checker::new(path.clone());
         assert_eq!(checker.check("nxs_x").err(), Some(Refusal::Unknown));
         let text = new(&path, "late", Role::Agent, &[], None).unwrap().text;
-        assert!(checker.check(&text).is_ok());
+        let holder = checker.check(&text).ok().unwrap();
+        let id = holder.token.unwrap();
+        assert!(checker.is_good(&id) && !checker.is_good("another"));
         revoke(&path, "late").unwrap();
         checker.known.lock().unwrap().looked = Some(Instant::now() - LOOK_EVERY);
+        assert!(!checker.is_good(&id));
         assert_eq!(checker.check(&text).err(), Some(Refusal::Unknown));
     }
 }

@@ -41,6 +41,7 @@ const BEFORE_SLEEP: Duration = Duration::from_secs(4);
 /// A part that has not come back by then is told by its own health, and the recovery counts as over.
 const RECOVER_WITHIN: Duration = Duration::from_secs(60);
 
+/// Why the clocks disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The host slept.
@@ -52,6 +53,7 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// As it stands in `system.wake`.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Slept => "slept",
@@ -64,29 +66,37 @@ impl Kind {
 /// Connections may be dead, and deadlines due, from here on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Woke {
+    /// What happened.
     pub kind: Kind,
     /// How long it was away; for a clock that was set, by how much.
     pub away: Duration,
+    /// When it was noticed.
     pub at: SystemTime,
 }
 
 /// All parts are back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
+    /// What it recovered from.
     pub woke: Woke,
+    /// How long that took.
     pub took: Duration,
     /// Parts that were not back within a minute.
     pub missing: Vec<String>,
 }
 
+/// What a daemon tells of its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// The host is about to sleep; parts have been told.
     Sleeping,
+    /// The host is awake again.
     Woke(Woke),
+    /// All parts are back, or a minute is over.
     Recovered(Recovered),
     /// The ways out of this host changed.
     Network {
+        /// Whether there is a way out.
         up: bool,
     },
 }
@@ -189,6 +199,7 @@ impl Wake {
         }
     }
 
+    /// Hears every signal from now on.
     pub fn signals(&self) -> broadcast::Receiver<Signal> {
         self.inner.signals.subscribe()
     }

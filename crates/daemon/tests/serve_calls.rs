@@ -170,8 +170,19 @@ async fn connections_beyond_the_limit_are_closed_and_room_comes_back() {
     daemon.stopped().await;
 }
 
-/// One raw call: any head, any body.
+/// One raw call: any head, any body. Its HTTP status, and its headers and trailers.
 async fn raw(daemon: &Daemon, path: &str, body: &[u8], headers: &[(&str, &str)]) -> (u16, http::HeaderMap) {
+    let (status, headers, _) = whole(daemon, path, body, headers).await;
+    (status, headers)
+}
+
+/// The same, with headers and body of the answer.
+async fn bodied(daemon: &Daemon, path: &str, body: &[u8], headers: &[(&str, &str)]) -> (http::HeaderMap, Bytes) {
+    let (_, headers, body) = whole(daemon, path, body, headers).await;
+    (headers, body)
+}
+
+async fn whole(daemon: &Daemon, path: &str, body: &[u8], headers: &[(&str, &str)]) -> (u16, http::HeaderMap, Bytes) {
     let stream = tokio::net::UnixStream::connect(&daemon.socket).await.unwrap();
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut send, connection) = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io)
@@ -188,12 +199,13 @@ async fn raw(daemon: &Daemon, path: &str, body: &[u8], headers: &[(&str, &str)])
         .unwrap()
         .unwrap()
         .into_parts();
-    let trailers = body.collect().await.unwrap().trailers().cloned();
+    let body = body.collect().await.unwrap();
+    let trailers = body.trailers().cloned();
     drop(send);
     connection.await.unwrap().unwrap();
     let mut all = head.headers;
     all.extend(trailers.unwrap_or_default());
-    (head.status.as_u16(), all)
+    (head.status.as_u16(), all, body.to_bytes())
 }
 
 fn frame(message: &[u8]) -> Vec<u8> {
@@ -375,4 +387,41 @@ async fn numbers_are_shown_once_asked_for() {
     daemon.stopped().await;
     tokio::time::timeout(SOON, showing).await.unwrap().unwrap().unwrap();
     assert!(!path.exists());
+}
+
+/// Attack: a small message that inflates to more than a message may have.
+#[tokio::test]
+async fn gzip_is_taken_and_given_and_cannot_be_a_bomb() {
+    let daemon = Daemon::start().await;
+    let (zipped, both) = (
+        [("content-type", "application/grpc"), ("grpc-encoding", "gzip")],
+        [
+            ("content-type", "application/grpc"),
+            ("grpc-encoding", "gzip"),
+            ("grpc-accept-encoding", "identity,gzip"),
+        ],
+    );
+    let say = "/test.v1.Echo/Say";
+    let sent = |text: &str| {
+        let message = prost::Message::encode_to_vec(&text.to_owned());
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut gzip, &message).unwrap();
+        let mut bytes = frame(&gzip.finish().unwrap());
+        bytes[0] = 1;
+        bytes
+    };
+    let (large, bomb) = ("x".repeat(LIMIT / 2), "x".repeat(100 * LIMIT));
+    let (head, body) = bodied(&daemon, say, &sent(&large), &zipped).await;
+    assert!(!head.contains_key("grpc-encoding") && body.len() > large.len());
+    let (head, body) = bodied(&daemon, say, &sent(&large), &both).await;
+    assert_eq!(head["grpc-encoding"], "gzip");
+    assert!(body[0] == 1 && body.len() < large.len() / 10, "{}", body.len());
+    let mut text = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&body[5..]), &mut text).unwrap();
+    assert_eq!(<String as prost::Message>::decode(&text[..]).unwrap(), large);
+    let (_, body) = bodied(&daemon, say, &sent("tiny"), &both).await;
+    assert_eq!(body[0], 0, "what is tiny stays as it is");
+    let (_, headers) = raw(&daemon, say, &sent(&bomb), &zipped).await;
+    assert_eq!(headers["grpc-status"], "8");
+    daemon.stopped().await;
 }

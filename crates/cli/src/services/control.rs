@@ -95,6 +95,9 @@ pub struct Conversation {
 
 /// `None` if no supervisor runs.
 pub async fn dial(socket: &Path) -> Result<Option<UnixStream>, Failure> {
+    if let Some(reason) = nexus_config::socket_path_too_long(socket) {
+        return Err(Failure::new(Exit::Config, reason));
+    }
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {

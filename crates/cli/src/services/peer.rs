@@ -41,6 +41,9 @@ const BACKLOG_WAIT: Duration = Duration::from_secs(2);
 
 pub async fn look(path: &Path) -> io::Result<Found> {
     use std::os::unix::fs::FileTypeExt;
+    if let Some(reason) = nexus_config::socket_path_too_long(path) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    }
     let give_up = tokio::time::Instant::now() + BACKLOG_WAIT;
     loop {
         return match UnixStream::connect(path).await {

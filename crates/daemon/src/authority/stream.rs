@@ -23,6 +23,7 @@ pub struct FilteredStream<S> {
 }
 
 impl<S> FilteredStream<S> {
+    /// Filters what is read from `inner`.
     pub fn new(inner: S) -> Self {
         Self {
             inner,
@@ -32,6 +33,7 @@ impl<S> FilteredStream<S> {
         }
     }
 
+    /// The stream below.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }

@@ -14,6 +14,7 @@ pub struct Place {
     flags: TraceFlags,
 }
 
+/// A text that is no `traceparent`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a traceparent")]
 pub struct NoPlace;

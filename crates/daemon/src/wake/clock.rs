@@ -10,7 +10,9 @@ use tokio::sync::Notify;
 
 use super::gap::Reading;
 
+/// The clocks of a host.
 pub trait Clock: Send + Sync + 'static {
+    /// What they say at this moment.
     fn read(&self) -> Reading;
 
     /// Resolves after each `every`, and at once when the host wakes from a sleep that was longer.

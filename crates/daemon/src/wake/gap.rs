@@ -31,6 +31,7 @@ pub enum Gap {
     Frozen(Duration),
     /// The wall clock was set forward by so much, or was a stopped virtual machine's.
     SetForward(Duration),
+    /// The wall clock was set back by so much.
     SetBack(Duration),
 }
 
@@ -52,6 +53,7 @@ impl Detector {
         }
     }
 
+    /// The gap between the last reading and `now`, if there is one.
     pub fn step(&mut self, now: Reading) -> Option<Gap> {
         let last = std::mem::replace(&mut self.last, now);
         let awake = now.awake.saturating_sub(last.awake);

@@ -11,6 +11,7 @@ use std::time::Duration;
 pub struct Ways(BTreeSet<String>);
 
 impl Ways {
+    /// Whether there is a way out of this host.
     pub fn is_up(&self) -> bool {
         !self.0.is_empty()
     }

@@ -21,7 +21,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream};
 use nexus_daemon::{
     Access, Caller, Health, Role, Services, Stop,
     listener::{self, ListenOptions},
-    serve::{self, ServeOptions},
+    serve::{self, Limit, ServeOptions},
 };
 use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto};
@@ -243,9 +243,17 @@ pub fn listen(socket: &Path) -> ListenOptions {
 pub fn options(dir: &Path) -> ServeOptions {
     ServeOptions {
         max_message_bytes: LIMIT,
+        unfinished_bytes: Limit {
+            all: 1 << 20,
+            each: 1 << 19,
+        },
+        message_timeout: Duration::from_secs(60),
         max_connections: 64,
+        max_connections_per_caller: 32,
         max_streams_per_connection: 1000,
         max_in_flight: 64,
+        max_in_flight_per_caller: 32,
+        open_streams: Limit { all: 500, each: 50 },
         default_deadline: None,
         stop_budget: Duration::from_secs(10),
         roles: BTreeMap::new(),
