@@ -192,10 +192,16 @@ fn kind(code: Code) -> Kind {
 /// The reason of an error where the disk of the daemon that was asked has too little room.
 pub(crate) const DISK_FULL: &str = "DISK_FULL";
 
+/// The reason of a daemon that stops, be it to start again.
+const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
+
 /// What helps for a reason that a daemon gave; more exact than what helps for its kind.
 fn hint_for_reason(reason: Option<&str>) -> Option<&'static str> {
     match reason {
         Some(DISK_FULL) => Some("make room on that disk; nexus sessions prune removes old sessions"),
+        Some(SHUTTING_DOWN) => {
+            Some("it is stopping; if it is being restarted, the same call works in a moment: nexus services status")
+        }
         _ => None,
     }
 }
@@ -260,6 +266,14 @@ mod tests {
             details,
         ));
         assert!(error.hint.unwrap().contains("make room"));
+    }
+
+    #[test]
+    fn a_daemon_that_is_being_restarted_is_not_to_be_started() {
+        let details = details::encode(SHUTTING_DOWN).into();
+        let error = Error::from(Status::with_details(Code::Unavailable, "shutting down", details));
+        let hint = error.hint.unwrap();
+        assert!(hint.contains("in a moment") && !hint.contains("nexus up"), "{hint}");
     }
 
     #[test]
