@@ -154,11 +154,14 @@ impl Peer {
 
     /// Who makes this request. The headers by which daemons tell each other of callers are gone afterwards.
     pub fn identify(&self, headers: &mut HeaderMap) -> Result<Caller, Status> {
+        let stamped = caller::is_stamped(headers);
         let told = match &self.kind {
-            Kind::Own(_) => self.told(headers)?,
-            Kind::Known(_) | Kind::Stranger { .. } | Kind::Remote { .. } => None,
+            Kind::Own(_) if stamped => Some(self.told(headers)?),
+            Kind::Own(_) | Kind::Known(_) | Kind::Stranger { .. } | Kind::Remote { .. } => None,
         };
-        caller::unstamp(headers);
+        if stamped {
+            caller::unstamp(headers);
+        }
         match &self.kind {
             Kind::Stranger { uid, gid } => Err(self.stranger(*uid, *gid)),
             Kind::Own(caller) | Kind::Known(caller) if !self.rules.require_token => {
@@ -181,10 +184,7 @@ impl Peer {
     }
 
     /// What our own uid says about whom it calls for.
-    fn told(&self, headers: &HeaderMap) -> Result<Option<Caller>, Status> {
-        if !caller::is_stamped(headers) {
-            return Ok(None);
-        }
+    fn told(&self, headers: &HeaderMap) -> Result<Caller, Status> {
         let wrong = |what: &HeaderName| {
             let message = format!("malformed {what} metadata");
             status(Code::InvalidArgument, message, "PEER_METADATA")
@@ -211,12 +211,12 @@ impl Peer {
             Some(words) => Some(words.parse().map_err(|_| wrong(&PEER_SCOPES))?),
             None => None,
         };
-        Ok(Some(Caller {
+        Ok(Caller {
             uid,
             token: text(&PEER_TOKEN)?.map(Into::into),
             scopes: scopes.map(Arc::new),
             ..Caller::named(principal, role)
-        }))
+        })
     }
 
     fn bearer(&self, headers: &HeaderMap) -> Result<Caller, Status> {
