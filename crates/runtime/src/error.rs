@@ -18,6 +18,9 @@ pub enum Error {
     /// The request cannot be carried out as it stands: a command that is not there, a bad path, a bad name.
     #[error("{0}")]
     Invalid(String),
+    /// The caller has no right to it on this host.
+    #[error("{0}")]
+    Denied(String),
     /// Not in this state: not running, or running.
     #[error("container {id} {why}")]
     State { id: String, why: String },

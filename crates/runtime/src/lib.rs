@@ -25,7 +25,7 @@ pub use engine::{Chunks, Engine, Events, Work};
 pub use error::{Error, Result};
 pub use images::{Credentials, Image, Progress, PullPolicy, Pulled};
 pub use login::login;
-pub use spec::{ContainerSpec, Limit, Limits, Mount, MountKind, NetworkMode, Port, Protocol};
+pub use spec::{ContainerSpec, HostUser, Limit, Limits, Mount, MountKind, NetworkMode, Port, Protocol};
 pub use state::{
     Chunk, Event, EventKind, ExecOutput, ExecSpec, ExitInfo, Info, LogOptions, Probe, Source, State, Stats,
 };

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::{Error, Result};
+
 /// Every container runs without capabilities, without a way to new privileges, under a system call filter, with a
 /// private `/tmp` (tmpfs). There is no switch for these.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,12 +23,51 @@ pub struct ContainerSpec {
     pub working_dir: String,
     /// `uid`, `uid:gid` or a name of the image; empty: that of the image, in the sandbox the own user.
     pub user: String,
+    /// Whose rights it has on what is mounted, and who owns on the host what it makes there. `None`: whoever the engine
+    /// runs it as.
+    pub owner: Option<HostUser>,
     pub labels: BTreeMap<String, String>,
     pub mounts: Vec<Mount>,
     pub network: NetworkMode,
     pub ports: Vec<Port>,
     pub limits: Limits,
     pub writable_rootfs: bool,
+}
+
+/// A user of the host, with all of its groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostUser {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+}
+
+/// What users of the host and of a container are matched by, in messages.
+pub(crate) const OWNERS: &str = "orchestrator.container_owners";
+
+impl HostUser {
+    /// As engines write it.
+    pub fn numbers(&self) -> String {
+        format!("{}:{}", self.uid, self.gid)
+    }
+
+    /// Where users inside are users of the host: whether a container may run as this one. `inside` is who the owner is
+    /// there.
+    pub(crate) fn check(&self, engine: &'static str, spec: &ContainerSpec, inside: &str) -> Result<()> {
+        let id = |user: &str| user.split(':').next().unwrap_or_default().parse::<u32>().ok();
+        let binds = spec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Bind(_)));
+        if !binds || spec.user.is_empty() || id(&spec.user) == id(inside) {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            engine,
+            what: format!(
+                "mount what belongs to user {} of this host into a container that runs as {}: what it writes would be \
+                 another's; leave the user out, use the sandbox, or name the pair in {OWNERS}",
+                self.uid, spec.user
+            ),
+        })
+    }
 }
 
 /// Zero leaves it unlimited.

@@ -21,7 +21,10 @@ pub mod spec;
 mod sys;
 
 pub use report::{Ended, Failed, Probe, Report, Started};
-pub use spec::{Cgroup, Isolation, Join, Landlock, Limits, Mount, Network, Request, Rootfs, Run, Source, User};
+pub use spec::{
+    Access, Caller, Cgroup, Isolation, Join, Landlock, Limits, Mount, NOBODY, Network, Request, Rootfs, Run, Source,
+    User,
+};
 
 /// The helper's whole life: what its `main` calls.
 pub fn main() -> std::process::ExitCode {

@@ -16,6 +16,8 @@ pub enum Report {
     /// Nothing runs, and nothing is left behind.
     Failed(Failed),
     Exited(Ended),
+    /// The answer to [`Request::Access`](crate::Request::Access).
+    Allowed,
 }
 
 /// Kept as `status.json`.

@@ -11,6 +11,36 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     Run(Box<Run>),
     Join(Box<Join>),
+    Access(Access),
+}
+
+/// Whether a user of the host may use these paths. Answered with [`Report::Allowed`](crate::Report::Allowed) or a failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Access {
+    pub caller: Caller,
+    /// Absolute paths that go over no link, and whether each is to be written to.
+    pub paths: Vec<(PathBuf, bool)>,
+}
+
+/// A user of the host with all of its groups: whose rights a sandbox has on the host's files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Caller {
+    pub uid: u32,
+    pub gid: u32,
+    #[serde(default)]
+    pub groups: Vec<u32>,
+}
+
+impl From<User> for Caller {
+    fn from(user: User) -> Caller {
+        Caller {
+            uid: user.uid,
+            gid: user.gid,
+            groups: Vec::new(),
+        }
+    }
 }
 
 /// A new sandbox, and the command in it.
@@ -37,6 +67,10 @@ pub struct Run {
     /// Who this is on the host, where the helper runs as root. Nothing on the host should belong to it.
     #[serde(default)]
     pub host_user: Option<User>,
+    /// Whose rights hold on the sources of mounts, and who owns on the host what is made there. `None`: who this is on
+    /// the host. Another user than the helper's own needs root.
+    #[serde(default)]
+    pub caller: Option<Caller>,
     #[serde(default)]
     pub hostname: String,
     #[serde(default)]
@@ -77,6 +111,7 @@ impl Run {
             workdir: root_dir(),
             user: User::default(),
             host_user: None,
+            caller: None,
             hostname: String::new(),
             mounts: Vec::new(),
             limits: Limits::default(),
@@ -118,6 +153,12 @@ pub enum Rootfs {
     /// An unpacked image.
     Directory(PathBuf),
 }
+
+/// Who a sandbox of root's is on the host: numbers that nobody has.
+pub const NOBODY: User = User {
+    uid: 2_000_000_000,
+    gid: 2_000_000_000,
+};
 
 /// Numbers inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -102,6 +102,14 @@ pub fn mount_setattr(
     check(result).map(drop)
 }
 
+/// Whether the effective user of this process may do this with what the handle stands for.
+pub fn may(file: BorrowedFd<'_>, access: libc::c_int) -> io::Result<()> {
+    let flags = libc::AT_EACCESS | libc::AT_EMPTY_PATH;
+    // SAFETY: the path is a string with an end, which the call only reads.
+    let result = unsafe { libc::syscall(libc::SYS_faccessat2, file.as_raw_fd(), c"".as_ptr(), access, flags) };
+    check(result).map(drop)
+}
+
 /// Leaves the caller's keys behind: a new, empty session keyring.
 pub fn new_session_keyring() -> io::Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;

@@ -36,6 +36,7 @@ pub fn code(error: &nexus_runtime::Error) -> (Code, &'static str) {
         Error::Pull { .. } => (Code::FailedPrecondition, "IMAGE_PULL"),
         Error::Invalid(_) => (Code::InvalidArgument, "INVALID"),
         Error::State { .. } => (Code::FailedPrecondition, "CONTAINER_STATE"),
+        Error::Denied(_) => (Code::PermissionDenied, "CONTAINER_FORBIDDEN"),
         Error::Unsupported { .. } => (Code::FailedPrecondition, "ENGINE_UNSUPPORTED"),
         Error::Unavailable { .. } => (Code::Unavailable, "ENGINE_AWAY"),
         Error::Timeout { .. } => (Code::Unavailable, "ENGINE_TIMEOUT"),

@@ -10,7 +10,7 @@ use bollard::query_parameters::CreateContainerOptions;
 
 use super::probe::Kind;
 use super::{Docker, convert};
-use crate::{ContainerSpec, Error, Limits, Mount, MountKind, NetworkMode, Result};
+use crate::{ContainerSpec, Error, HostUser, Limits, Mount, MountKind, NetworkMode, Result};
 
 /// `/tmp` and other memory that says no size.
 const TMPFS_BYTES: u64 = 64 << 20;
@@ -47,7 +47,28 @@ impl Docker {
     }
 }
 
+/// Who the owner of what is mounted is inside. A rootless Podman keeps the numbers of its user (`keep-id`); in a rootless
+/// Docker that user is root, and everybody else somebody whom the host does not know.
+fn inside(owner: &HostUser, kind: Kind, rootless: bool) -> String {
+    match kind {
+        Kind::Docker if rootless => "0:0".into(),
+        Kind::Docker | Kind::Podman => owner.numbers(),
+    }
+}
+
 fn body(spec: &ContainerSpec, kind: Kind, rootless: bool) -> Result<ContainerCreateBody> {
+    let user = match &spec.owner {
+        Some(owner) => {
+            let inside = inside(owner, kind, rootless);
+            owner.check(kind.name(), spec, &inside)?;
+            if spec.user.is_empty() {
+                inside
+            } else {
+                spec.user.clone()
+            }
+        }
+        None => spec.user.clone(),
+    };
     let (exposed, bindings) = ports(spec);
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let list = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
@@ -57,7 +78,7 @@ fn body(spec: &ContainerSpec, kind: Kind, rootless: bool) -> Result<ContainerCre
         cmd: list(&spec.args),
         env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
         working_dir: text(&spec.working_dir),
-        user: text(&spec.user),
+        user: text(&user),
         labels: Some(convert::map(&spec.labels)),
         exposed_ports: (!exposed.is_empty()).then_some(exposed),
         host_config: Some(host(spec, bindings, kind, rootless)),
@@ -93,6 +114,8 @@ fn host(spec: &ContainerSpec, bindings: PortMap, kind: Kind, rootless: bool) -> 
             NetworkMode::Named(name) => name.clone(),
         }),
         readonly_rootfs: Some(!spec.writable_rootfs),
+        // A rootless engine cannot give groups of the host.
+        group_add: spec.owner.as_ref().filter(|_| !rootless).map(groups),
         cap_drop: Some(vec!["ALL".into()]),
         security_opt: Some(vec!["no-new-privileges".into()]),
         port_bindings: (!bindings.is_empty()).then_some(bindings),
@@ -106,6 +129,10 @@ fn host(spec: &ContainerSpec, bindings: PortMap, kind: Kind, rootless: bool) -> 
         }),
         ..HostConfig::default()
     }
+}
+
+fn groups(owner: &HostUser) -> Vec<String> {
+    owner.groups.iter().map(u32::to_string).collect()
 }
 
 fn bind(mount: &Mount) -> Option<ApiMount> {
@@ -190,5 +217,35 @@ mod tests {
         let host = body(&spec, Kind::Podman, true).unwrap().host_config.unwrap();
         assert_eq!((host.memory, host.memory_swap), (Some(64 << 20), Some(64 << 20)));
         assert_eq!(host.userns_mode.as_deref(), Some("keep-id"));
+    }
+
+    /// A container as another user than the session's would leave files of that user (of root, at worst) on the host.
+    #[test]
+    fn what_is_mounted_is_written_as_its_owner_alone() {
+        let mut spec = ContainerSpec {
+            owner: Some(HostUser {
+                uid: 1001,
+                gid: 1002,
+                groups: vec![7],
+            }),
+            mounts: vec![Mount {
+                kind: MountKind::Bind("/srv".into()),
+                target: "/workspace".into(),
+                read_only: false,
+            }],
+            ..ContainerSpec::default()
+        };
+        let made = body(&spec, Kind::Docker, false).unwrap();
+        assert_eq!(made.user.as_deref(), Some("1001:1002"));
+        assert_eq!(made.host_config.unwrap().group_add.unwrap(), ["7"]);
+        let made = body(&spec, Kind::Docker, true).unwrap();
+        assert_eq!(made.user.as_deref(), Some("0:0"));
+        for user in ["0", "0:0", "root", "65534:65534", "postgres"] {
+            spec.user = user.into();
+            let told = body(&spec, Kind::Podman, false).unwrap_err().to_string();
+            assert!(told.contains("orchestrator.container_owners"), "{told}");
+        }
+        spec.user = "1001".into();
+        assert!(body(&spec, Kind::Podman, false).is_ok());
     }
 }

@@ -37,6 +37,12 @@ pub fn run(spec: &ContainerSpec, mut run: Run) -> Result<Run> {
     if let Some(place) = place(&run.mounts, &workdir) {
         run.workdir = place;
     }
+    if let Some(owner) = &spec.owner {
+        owner.check("host-unsafe", spec, &owner.numbers())?;
+        if spec.user.is_empty() {
+            (run.user.uid, run.user.gid) = (owner.uid, owner.gid);
+        }
+    }
     run.isolation = Isolation::HostUnsafe;
     Ok(run)
 }

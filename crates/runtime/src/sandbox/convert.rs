@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use nexus_sandbox::{Mount, Network, Rootfs, Run, Source, User};
+use nexus_sandbox::{Caller, Mount, Network, Rootfs, Run, Source, User};
 
 use crate::images::Resolved;
-use crate::{ContainerSpec, Error, MountKind, NetworkMode, Result};
+use crate::{ContainerSpec, Error, HostUser, MountKind, NetworkMode, Result};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const TMPFS: u64 = 64 << 20;
@@ -53,6 +53,7 @@ pub fn run(spec: &ContainerSpec, image: &Resolved, own: u32, state: PathBuf) -> 
         .find(|dir| !dir.is_empty())
         .map_or_else(|| PathBuf::from("/"), PathBuf::from);
     run.user = user;
+    run.caller = spec.owner.as_ref().map(caller);
     run.hostname = spec
         .name
         .chars()
@@ -70,6 +71,14 @@ pub fn run(spec: &ContainerSpec, image: &Resolved, own: u32, state: PathBuf) -> 
     run.limits.nofile = 65_536;
     run.state = Some(state);
     Ok(run)
+}
+
+pub fn caller(owner: &HostUser) -> Caller {
+    Caller {
+        uid: owner.uid,
+        gid: owner.gid,
+        groups: owner.groups.clone(),
+    }
 }
 
 fn environment(spec: &ContainerSpec, image: &Resolved) -> Vec<(String, String)> {

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nexus_sandbox::{Failed, Join, Report, Request, Run, Started};
+use nexus_sandbox::{Access, Failed, Join, Report, Request, Run, Started};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -135,7 +135,7 @@ async fn first_report(child: &mut Child, run: &Run) -> Result<(Started, BufReade
     match serde_json::from_str(&line) {
         Ok(Report::Started(started)) => Ok((started, reports)),
         Ok(Report::Failed(why)) => Err(refused(&why)),
-        Ok(Report::Exited(_)) => Err(failed("it ended before it began")),
+        Ok(Report::Exited(_) | Report::Allowed) => Err(failed("it ended before it began")),
         Err(error) => Err(failed(format!("the helper said {line:?}: {error}"))),
     }
 }
@@ -143,6 +143,7 @@ async fn first_report(child: &mut Child, run: &Run) -> Result<(Started, BufReade
 /// What the caller can change is the caller's mistake.
 pub fn refused(why: &Failed) -> Error {
     match why.step.as_str() {
+        "access" => Error::Denied(why.to_string()),
         "spec" | "mount" | "workdir" | "exec" | "limits" => Error::Invalid(why.to_string()),
         "namespaces" | "user-namespace" | "landlock" | "seccomp" | "proc" => unusable(why),
         _ => failed(why),
@@ -260,6 +261,36 @@ impl Drop for Files {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.spec);
         let _ = std::fs::remove_file(&self.status);
+    }
+}
+
+/// Whether a user of the host may use these paths, as the kernel judges it: the helper looks with that user's rights.
+pub async fn access(helper: &Path, access: Access) -> Result<()> {
+    let mut child = command(helper)
+        .args(["--status-fd", "1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| unusable(format!("{}: {error}", helper.display())))?;
+    let mut line = serde_json::to_vec(&Request::Access(access)).map_err(failed)?;
+    line.push(b'\n');
+    let mut stdin = child.stdin.take().expect("piped");
+    let asked = async {
+        stdin.write_all(&line).await?;
+        drop(stdin);
+        child.wait_with_output().await
+    };
+    let output = timeout(START, asked)
+        .await
+        .map_err(|_| unusable("its look at a path does not end"))?;
+    let output = output.map_err(failed)?;
+    match serde_json::from_slice(&output.stdout) {
+        Ok(Report::Allowed) => Ok(()),
+        Ok(Report::Failed(why)) => Err(refused(&why)),
+        Ok(Report::Started(_) | Report::Exited(_)) => Err(failed("the helper answered out of turn")),
+        Err(error) => Err(failed(format!("the helper's answer cannot be read: {error}"))),
     }
 }
 

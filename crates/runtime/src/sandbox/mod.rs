@@ -6,9 +6,10 @@
 //!
 //! The backend `host-unsafe` is the same with nothing in between: `bare.rs` says what is different.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::{Config, Engine, Result};
+use crate::{Config, Engine, HostUser, Result};
 
 #[cfg(target_os = "linux")]
 mod bare;
@@ -36,6 +37,21 @@ pub use engine::Sandbox;
 #[cfg(target_os = "linux")]
 pub async fn open(config: &Config) -> Result<Arc<dyn Engine>> {
     Ok(Arc::new(Sandbox::open(config).await?))
+}
+
+/// Whether a user of the host may use these paths, and those with `true` for writing.
+/// [`Error::Denied`](crate::Error::Denied) if not.
+#[cfg(target_os = "linux")]
+pub async fn access(config: &Config, user: &HostUser, paths: Vec<(PathBuf, bool)>) -> Result<()> {
+    let caller = convert::caller(user);
+    helper::access(&helper::find(config)?, nexus_sandbox::Access { caller, paths }).await
+}
+
+/// Whether a user of the host may use these paths: where there is no helper, only what this process itself may do can be
+/// told, which an engine of the same user finds out.
+#[cfg(not(target_os = "linux"))]
+pub async fn access(_config: &Config, _user: &HostUser, _paths: Vec<(PathBuf, bool)>) -> Result<()> {
+    Ok(())
 }
 
 /// The sandbox, if it works here.

@@ -27,7 +27,7 @@ pub const ALLOWED: &[i64] = &[
     libc::SYS_mprotect, libc::SYS_mq_getsetattr, libc::SYS_mq_notify, libc::SYS_mq_open, libc::SYS_mq_timedreceive,
     libc::SYS_mq_timedsend, libc::SYS_mq_unlink, libc::SYS_mremap, libc::SYS_msgctl, libc::SYS_msgget,
     libc::SYS_msgrcv, libc::SYS_msgsnd, libc::SYS_msync, libc::SYS_munlock, libc::SYS_munlockall, libc::SYS_munmap,
-    libc::SYS_nanosleep, libc::SYS_newfstatat, libc::SYS_openat, libc::SYS_openat2, libc::SYS_personality,
+    libc::SYS_nanosleep, libc::SYS_newfstatat, libc::SYS_openat, libc::SYS_personality,
     libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal, libc::SYS_pipe2, libc::SYS_pkey_alloc, libc::SYS_pkey_free,
     libc::SYS_pkey_mprotect, libc::SYS_ppoll, libc::SYS_prctl, libc::SYS_pread64, libc::SYS_preadv, libc::SYS_preadv2,
     libc::SYS_prlimit64, libc::SYS_process_madvise, libc::SYS_process_mrelease, libc::SYS_pselect6,
@@ -74,6 +74,9 @@ pub const ALLOWED_HERE: &[i64] = &[38, 84, 163, 164, 452];
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub const ALLOWED_HERE: &[i64] = &[];
+
+/// The same number everywhere; not every libc names it.
+pub const FCHMODAT2: i64 = 452;
 
 /// What reaches beyond the sandbox, or far into the kernel.
 #[rustfmt::skip]

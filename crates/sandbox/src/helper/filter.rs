@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use seccompiler::BpfProgram;
 
-use super::calls::{ALLOWED, ALLOWED_HERE, REFUSED};
+use super::calls::{ALLOWED, ALLOWED_HERE, FCHMODAT2, REFUSED};
 use super::program::{Range, Verdict, assemble};
 use super::step::{Result, failed};
 
@@ -19,9 +19,11 @@ const ARCH: Option<u32> = Some(0xc000_00b7);
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const ARCH: Option<u32> = None;
 
-pub fn install() -> Result<()> {
+/// `set_id`: programs may be given the rights of their owner (set-user-id), as package managers do in an image's own root.
+/// It is a matter of arguments; a call that hides them behind a pointer (`openat2`) is not implemented.
+pub fn install(set_id: bool) -> Result<()> {
     let arch = ARCH.ok_or_else(|| failed("seccomp", "no filter for this processor", "x86-64 or aarch64 is needed"))?;
-    let program: BpfProgram = assemble(arch, &ranges());
+    let program: BpfProgram = assemble(arch, &ranges(set_id));
     let hint = "the kernel must be built with CONFIG_SECCOMP_FILTER";
     seccompiler::apply_filter(&program).map_err(|error| failed("seccomp", error.to_string(), hint))
 }
@@ -37,7 +39,14 @@ const NAMESPACES: i32 = libc::CLONE_NEWUSER
     // CLONE_NEWTIME.
     | 0x80;
 
-fn verdicts() -> BTreeMap<i64, Verdict> {
+/// Bits of a mode: set-user-id and set-group-id; devices of both kinds.
+const SET_ID: u32 = 0o6000;
+const DEVICE: u32 = 0o2_0000;
+/// Flags of `open` that make a file. O_TMPFILE has a bit of its own beside that of a directory.
+const MAKES: u32 = libc::O_CREAT as u32 | (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
+
+fn verdicts(set_id: bool) -> BTreeMap<i64, Verdict> {
+    let set = if set_id { 0 } else { SET_ID };
     // Sockets that reach past a network namespace (vsock), or kernel code that few need, are not among these.
     let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|family| family as u32);
     // Other personalities than the usual ones of Linux switch off protections.
@@ -55,12 +64,25 @@ fn verdicts() -> BTreeMap<i64, Verdict> {
         (libc::SYS_socket, Verdict::Only(0, families.to_vec())),
         (libc::SYS_socketpair, Verdict::Only(0, families.to_vec())),
         (libc::SYS_personality, Verdict::Only(0, usual)),
+        (libc::SYS_fchmod, Verdict::Without(1, set)),
+        (libc::SYS_fchmodat, Verdict::Without(2, set)),
+        (FCHMODAT2, Verdict::Without(2, set)),
+        (libc::SYS_mknodat, Verdict::Without(2, set | DEVICE)),
+        (libc::SYS_openat, Verdict::WithoutBoth((2, MAKES), (3, set))),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_chmod, Verdict::Without(1, set)),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_creat, Verdict::Without(1, set)),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_mknod, Verdict::Without(1, set | DEVICE)),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_open, Verdict::WithoutBoth((1, MAKES), (2, set))),
     ];
     // In this order: a later one replaces an earlier one.
     allowed.chain(refused).chain(looked_at).collect()
 }
 
-fn ranges() -> Vec<Range> {
+fn ranges(set_id: bool) -> Vec<Range> {
     let mut ranges: Vec<Range> = vec![(0, Verdict::Missing)];
     let mut next = 0;
     let mut put = |first: u32, verdict: Verdict| match ranges.last_mut() {
@@ -68,7 +90,7 @@ fn ranges() -> Vec<Range> {
         Some(last) if last.0 == first => last.1 = verdict,
         _ => ranges.push((first, verdict)),
     };
-    for (number, verdict) in verdicts() {
+    for (number, verdict) in verdicts(set_id) {
         let number = number as u32;
         if number > next {
             put(next, Verdict::Missing);
@@ -91,12 +113,12 @@ mod tests {
     const MISSING: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
     fn asked(number: i64, arguments: [u64; 6]) -> u32 {
-        program::run(&assemble(THIS, &ranges()), THIS, number as u32, arguments)
+        program::run(&assemble(THIS, &ranges(false)), THIS, number as u32, arguments)
     }
 
     #[test]
     fn every_number_has_the_answer_of_its_list() {
-        let program = assemble(THIS, &ranges());
+        let program = assemble(THIS, &ranges(false));
         let with_conditions = [
             libc::SYS_clone,
             libc::SYS_ioctl,
@@ -104,6 +126,7 @@ mod tests {
             libc::SYS_socketpair,
             libc::SYS_personality,
         ];
+        assert!(!ALLOWED.contains(&libc::SYS_openat2), "its mode cannot be seen");
         for number in (0..2000).chain([0x4000_0000, 0x4000_0001, 0xffff_ffff]) {
             if with_conditions.contains(&number) {
                 continue;
@@ -146,8 +169,58 @@ mod tests {
     }
 
     #[test]
+    fn set_id_and_devices_are_seen_wherever_a_mode_is() {
+        let program = |set_id| assemble(THIS, &ranges(set_id));
+        let (strict, lenient) = (program(false), program(true));
+        let at = |index: usize, mode: u64| {
+            let mut arguments = [0; 6];
+            arguments[index] = mode;
+            arguments
+        };
+        let calls = [
+            (libc::SYS_chmod, 1),
+            (libc::SYS_fchmod, 1),
+            (libc::SYS_fchmodat, 2),
+            (libc::SYS_fchmodat2, 2),
+            (libc::SYS_creat, 1),
+            (libc::SYS_mknod, 1),
+            (libc::SYS_mknodat, 2),
+        ];
+        let run = |program: &BpfProgram, number: i64, arguments| program::run(program, THIS, number as u32, arguments);
+        for (number, index) in calls {
+            for mode in [0o4755, 0o2755, 0o6000, 0o10_4755] {
+                assert_eq!(run(&strict, number, at(index, mode)), REFUSE, "{number} {mode:o}");
+                assert_eq!(run(&lenient, number, at(index, mode)), ALLOW, "{number} {mode:o}");
+            }
+            assert_eq!(run(&strict, number, at(index, 0o1777)), ALLOW, "{number}");
+        }
+        for (number, index) in [(libc::SYS_mknod, 1), (libc::SYS_mknodat, 2)] {
+            for (kind, answer) in [
+                (0o2_0000, REFUSE),
+                (0o6_0000, REFUSE),
+                (0o1_0000, ALLOW),
+                (0o14_0000, ALLOW),
+            ] {
+                assert_eq!(run(&lenient, number, at(index, kind | 0o644)), answer, "{kind:o}");
+            }
+        }
+        for (number, flags) in [(libc::SYS_open, 1), (libc::SYS_openat, 2)] {
+            for making in [libc::O_CREAT, libc::O_TMPFILE, libc::O_CREAT | libc::O_WRONLY] {
+                let mut arguments = at(flags, making as u64);
+                arguments[flags + 1] = 0o4755;
+                assert_eq!(run(&strict, number, arguments), REFUSE);
+                assert_eq!(run(&lenient, number, arguments), ALLOW);
+            }
+            // Without a file to make the mode is whatever lay around.
+            let mut arguments = at(flags, (libc::O_RDONLY | libc::O_DIRECTORY) as u64);
+            arguments[flags + 1] = 0o7777;
+            assert_eq!(run(&strict, number, arguments), ALLOW);
+        }
+    }
+
+    #[test]
     fn another_abi_is_death() {
-        let program = assemble(THIS, &ranges());
+        let program = assemble(THIS, &ranges(false));
         for other in [0x4000_0003, 0xc000_00b7, 0] {
             assert_eq!(program::run(&program, other, 1, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
         }
@@ -155,7 +228,7 @@ mod tests {
 
     #[test]
     fn it_is_short() {
-        let program = assemble(THIS, &ranges());
+        let program = assemble(THIS, &ranges(false));
         assert!(program.len() < 300, "{} instructions", program.len());
     }
 }

@@ -13,8 +13,9 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::spec::{Run, User};
+use crate::spec::Run;
 
+use super::access;
 use super::init;
 use super::lock;
 use super::step::{Result, Step, failed};
@@ -40,15 +41,16 @@ pub fn become_command(run: &Run, socket: &OwnedFd, privileged: bool) -> Result<i
         workdir: ".".into(),
         ..run.clone()
     };
-    become_user(run.user, privileged)?;
+    become_user(run, privileged)?;
     lock::die_with_parent(socket.as_fd())?;
     lock::limits(run, false)?;
     rustix::thread::set_no_new_privs(true).step("no-new-privileges", "")?;
     init::replace(run)
 }
 
-fn become_user(user: User, privileged: bool) -> Result<()> {
+fn become_user(run: &Run, privileged: bool) -> Result<()> {
     use rustix::thread as t;
+    let user = run.user;
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     if !privileged {
         let same = (uid.as_raw(), gid.as_raw()) == (user.uid, user.gid);
@@ -59,7 +61,9 @@ fn become_user(user: User, privileged: bool) -> Result<()> {
         );
         return if same { Ok(()) } else { Err(failed("spec", why, "")) };
     }
-    t::set_thread_groups(&[]).step("user", "")?;
+    let groups = run.caller.as_ref().filter(|caller| caller.uid == user.uid);
+    let groups = groups.map(|caller| access::groups(&caller.groups)).unwrap_or_default();
+    t::set_thread_groups(&groups).step("user", "")?;
     let gid = rustix::process::Gid::from_raw(user.gid);
     let uid = rustix::process::Uid::from_raw(user.uid);
     t::set_thread_res_gid(gid, gid, gid).step("user", "")?;

@@ -25,17 +25,12 @@ pub struct Given {
     pub socket: OwnedFd,
     /// Already taken where the monitor is root.
     pub sources: Option<Sources>,
-    pub privileged: bool,
 }
 
 /// Never returns.
 pub fn main(run: &Run, given: Given) -> ! {
-    let Given {
-        socket,
-        sources,
-        privileged,
-    } = given;
-    let ended = start(run, &socket, sources, privileged).and_then(|(child, landlock)| {
+    let Given { socket, sources } = given;
+    let ended = start(run, &socket, sources).and_then(|(child, landlock)| {
         wire::send(&socket, &Up::Started(landlock)).step("report", "")?;
         Ok(reap(child))
     });
@@ -47,14 +42,14 @@ pub fn main(run: &Run, given: Given) -> ! {
     std::process::exit(0)
 }
 
-fn start(run: &Run, socket: &OwnedFd, sources: Option<Sources>, privileged: bool) -> Result<(Pid, u32)> {
+fn start(run: &Run, socket: &OwnedFd, sources: Option<Sources>) -> Result<(Pid, u32)> {
     wire::wait_for_go(socket).step("start", "")?;
     rustix::process::setsid().step("session", "")?;
     rustix::system::sethostname(etc::hostname(run).as_bytes()).step("hostname", "")?;
     if run.network == Network::None {
         sys::loopback_up().step("loopback", "")?;
     }
-    lock::become_user(run.user, privileged)?;
+    lock::become_user(run.user)?;
     let sources = match sources {
         Some(sources) => sources,
         None => root::sources(run, None)?,

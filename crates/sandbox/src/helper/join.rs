@@ -24,7 +24,7 @@ use super::cgroup;
 use super::host;
 use super::init;
 use super::lock;
-use super::monitor::{block_signals, check};
+use super::monitor::{block_signals, check, outside, take_groups};
 use super::proc::{now_ms, process};
 use super::step::{Result, Step, failed};
 use super::wire::{self, Up};
@@ -37,7 +37,11 @@ pub fn run(join: Join, reporter: &mut Reporter) -> Result<u8> {
     }
     let signals = block_signals()?;
     let privileged = rustix::process::geteuid().is_root();
+    let bare = run.isolation == Isolation::HostUnsafe;
     let namespaces = namespaces(&started)?;
+    if privileged && !bare {
+        take_groups(run.caller.as_ref(), outside(&run))?;
+    }
     for dir in started.cgroups.values() {
         cgroup::join(dir)?;
     }
@@ -47,7 +51,6 @@ pub fn run(join: Join, reporter: &mut Reporter) -> Result<u8> {
     for (kind, namespace) in namespaces {
         move_into_link_name_space(namespace.as_fd(), Some(kind)).on("join", format!("{kind:?}"), "")?;
     }
-    let bare = run.isolation == Isolation::HostUnsafe;
     if bare {
         host::adopt_all()?;
     } else {
@@ -120,7 +123,7 @@ fn inside(run: &Run, socket: &OwnedFd, privileged: bool) -> Result<init::Never> 
     if run.isolation == Isolation::HostUnsafe {
         return host::become_command(run, socket, privileged);
     }
-    lock::become_user(run.user, privileged)?;
+    lock::become_user(run.user)?;
     lock::die_with_parent(socket.as_fd())?;
     lock::lock(run)?;
     init::replace(run)

@@ -14,12 +14,9 @@ use super::rules;
 use super::step::{Result, Step, failed};
 
 /// The user inside, still with the capabilities of its namespace.
-pub fn become_user(user: User, privileged: bool) -> Result<()> {
+pub fn become_user(user: User) -> Result<()> {
     use rustix::thread as t;
     t::set_keep_capabilities(true).step("user", "")?;
-    if privileged {
-        t::set_thread_groups(&[]).step("user", "")?;
-    }
     let gid = rustix::process::Gid::from_raw(user.gid);
     let uid = rustix::process::Uid::from_raw(user.uid);
     t::set_thread_res_gid(gid, gid, gid).step("user", "")?;
@@ -53,7 +50,7 @@ pub fn lock(run: &Run) -> Result<u32> {
     drop_capabilities()?;
     rustix::thread::set_no_new_privs(true).step("no-new-privileges", "")?;
     let landlock = rules::restrict(run)?;
-    filter::install()?;
+    filter::install(run.writable_rootfs)?;
     Ok(landlock)
 }
 

@@ -1,5 +1,6 @@
 //! The helper: from its arguments to its exit code.
 
+mod access;
 mod calls;
 mod cgroup;
 mod cgroup_files;
@@ -129,6 +130,11 @@ fn serve(spec: Option<Channel>, reporter: &mut Reporter) -> Result<u8, Failed> {
     match request {
         Request::Run(run) => monitor::run(*run, reporter),
         Request::Join(join) => join::run(*join, reporter),
+        Request::Access(access) => {
+            access::check(&access)?;
+            reporter.say(&Report::Allowed);
+            Ok(0)
+        }
     }
 }
 
@@ -182,7 +188,7 @@ impl Reporter {
                 let _ = file.write_all(&line);
             }
             (None, Report::Failed(failed)) => eprintln!("nexus-sandbox: {failed}"),
-            (None, Report::Started(_) | Report::Exited(_)) => {}
+            (None, Report::Started(_) | Report::Exited(_) | Report::Allowed) => {}
         }
     }
 }

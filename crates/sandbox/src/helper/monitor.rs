@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::report::{Ended, Failed, Report, Started};
-use crate::spec::{Isolation, Network, Run, User};
+use crate::spec::{Caller, Isolation, NOBODY, Network, Run, User};
 use crate::sys;
 
 use super::Reporter;
@@ -29,20 +29,31 @@ use super::logs::Logs;
 use super::proc::{now_ms, process};
 use super::step::{Result, Step, USERNS_HINT, failed};
 use super::wire::{self, Limited, Up};
-use super::{host, idmap, root};
+use super::{access, host, idmap, root};
 
-/// Who a sandbox of root's is on the host: a number that nobody has.
-const NOBODYS: User = User {
-    uid: 2_000_000_000,
-    gid: 2_000_000_000,
-};
+/// Who the sandbox of this run is on the host, where the helper is root.
+pub fn outside(run: &Run) -> User {
+    run.host_user.unwrap_or(NOBODY)
+}
+
+/// The groups by which the processes inside have the rights of the caller's groups on mounts, and no others. In their own
+/// namespace these have no number, so that it cannot be done later.
+pub fn take_groups(caller: Option<&Caller>, outside: User) -> Result<()> {
+    let numbers = caller
+        .map(|caller| idmap::own_groups(caller, outside))
+        .unwrap_or_default();
+    rustix::thread::set_thread_groups(&access::groups(&numbers)).step("user", "")
+}
 
 pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
     check(&run)?;
+    if let Some(caller) = &run.caller {
+        access::check_caller(caller)?;
+    }
     let uid = rustix::process::geteuid();
     let privileged = uid.is_root();
     let outside = if privileged {
-        run.host_user.unwrap_or(NOBODYS)
+        outside(&run)
     } else {
         User {
             uid: uid.as_raw(),
@@ -70,6 +81,9 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
         .map(|dir| Logs::open(dir, run.log_bytes))
         .transpose()?;
 
+    if privileged && !bare {
+        take_groups(run.caller.as_ref(), outside)?;
+    }
     let (ours, theirs) = wire::pair().step("start", "")?;
     let mut namespaces =
         libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
@@ -109,7 +123,6 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
         let given = Given {
             socket: theirs,
             sources,
-            privileged,
         };
         init::main(&run, given)
     };

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
@@ -12,7 +12,7 @@ use rustix::mount::{
 
 use crate::sys;
 
-use super::step::{Result, Step, failed};
+use super::step::{Result, Step};
 
 pub const SAFE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
@@ -36,24 +36,9 @@ pub fn copy(dir: impl AsFd, path: &Path) -> rustix::io::Result<Tree> {
     Ok(Tree { fd, is_dir })
 }
 
-/// The host's file at a path that goes over no link at all, so that none can be put there in between.
-pub fn copy_exact(path: &Path) -> Result<Tree> {
-    let hint = "the source of a mount must exist and its path must not go over a link";
-    if !path.is_absolute() {
-        return Err(failed("mount", format!("{} is not absolute", path.display()), hint));
-    }
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let file = openat2(CWD, path, flags, Mode::empty(), resolve).on("mount", path.display(), hint)?;
-    let stat = rustix::fs::fstat(&file).on("mount", path.display(), "")?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory | FileType::RegularFile | FileType::Socket => {}
-        _ => {
-            let why = format!("{} is neither a directory, a file nor a socket", path.display());
-            return Err(failed("mount", why, ""));
-        }
-    }
-    copy(&file, Path::new("")).on("mount", path.display(), "")
+/// The mounts at what a handle stands for.
+pub fn copy_of(file: &OwnedFd, path: &Path) -> Result<Tree> {
+    copy(file, Path::new("")).on("mount", path.display(), "")
 }
 
 impl Tree {

@@ -19,6 +19,8 @@ pub enum Verdict {
     Except(u32, Vec<u32>),
     /// Refused if one of these bits is set in the low half of this argument.
     Without(u32, u32),
+    /// Refused if of both arguments one of the bits given with it is set in the low half.
+    WithoutBoth((u32, u32), (u32, u32)),
 }
 
 /// The first number that a verdict is for; it goes up to the next.
@@ -89,6 +91,14 @@ fn leaf(verdict: &Verdict) -> Vec<sock_filter> {
         Verdict::Without(argument, bits) => vec![
             load(ARGUMENTS + 8 * argument),
             jump(IF_ANY_BIT, *bits, 1, 0),
+            allow(),
+            refuse(),
+        ],
+        Verdict::WithoutBoth((first, some), (second, more)) => vec![
+            load(ARGUMENTS + 8 * first),
+            jump(IF_ANY_BIT, *some, 0, 2),
+            load(ARGUMENTS + 8 * second),
+            jump(IF_ANY_BIT, *more, 1, 0),
             allow(),
             refuse(),
         ],

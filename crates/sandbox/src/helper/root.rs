@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, mount, unmount};
 
-use crate::spec::{Rootfs, Run, Source, User};
+use crate::spec::{Caller, Rootfs, Run, Source, User};
 
+use super::access;
 use super::etc;
-use super::idmap;
-use super::mounts::{self, Tree, copy, copy_exact, tmpfs};
+use super::idmap::{self, Map};
+use super::mounts::{self, Tree, copy, copy_of, tmpfs};
 use super::step::{Result, Step, failed};
 
 /// What of the host a program needs to run, next to parts of `/etc`.
@@ -40,12 +41,18 @@ enum Entry {
     Tree(Tree),
 }
 
-/// `owner`: who files of the caller become, where this is root.
+/// `outside`: who the sandbox is on the host, where this is root.
 pub fn sources(run: &Run, outside: Option<User>) -> Result<Sources> {
     let mut maps = Maps {
         outside,
         made: Vec::new(),
     };
+    // Without root it is the user of this process, which `check_caller` saw to.
+    let caller = run
+        .caller
+        .clone()
+        .or(outside.map(Caller::from))
+        .unwrap_or_else(|| run.user.into());
     let entries = match &run.rootfs {
         Rootfs::Host => host()?,
         Rootfs::Directory(dir) => image(dir, &mut maps)?,
@@ -54,8 +61,13 @@ pub fn sources(run: &Run, outside: Option<User>) -> Result<Sources> {
     for wanted in &run.mounts {
         trees.push(match &wanted.source {
             Source::Path(path) => {
-                let tree = copy_exact(path)?;
-                maps.apply(&tree, wanted.read_only, path)?;
+                let open = if outside.is_some() {
+                    access::open_as
+                } else {
+                    access::open
+                };
+                let tree = copy_of(&open(path, &caller, !wanted.read_only)?, path)?;
+                maps.caller(&tree, &caller, path)?;
                 tree.restrict(wanted.read_only).on("mount", path.display(), "")?;
                 Some(tree)
             }
@@ -65,39 +77,52 @@ pub fn sources(run: &Run, outside: Option<User>) -> Result<Sources> {
     Ok(Sources { entries, mounts: trees })
 }
 
-/// Maps of owners, one for each owner met.
+/// Maps of owners, each made once.
 struct Maps {
     outside: Option<User>,
-    made: Vec<(User, OwnedFd)>,
+    made: Vec<(Map, OwnedFd)>,
 }
 
 impl Maps {
-    fn apply(&mut self, tree: &Tree, read_only: bool, path: &Path) -> Result<()> {
+    /// Files of an image, which all belong to whoever unpacked it, are those of the user inside.
+    fn image(&mut self, tree: &Tree, path: &Path) -> Result<()> {
         let Some(outside) = self.outside else { return Ok(()) };
         let stat = rustix::fs::fstat(&tree.fd).on("mount", path.display(), "")?;
         let on_disk = User {
             uid: stat.st_uid,
             gid: stat.st_gid,
         };
-        if on_disk == outside {
+        if on_disk != outside {
+            // Where the file system has no maps, what everybody may read can be read without.
+            let _unmapped = self.apply(tree, Map::of_owner(on_disk, outside))?;
+        }
+        Ok(())
+    }
+
+    /// The sandbox has the caller's rights there, and what it makes belongs to the caller.
+    fn caller(&mut self, tree: &Tree, caller: &Caller, path: &Path) -> Result<()> {
+        let Some(outside) = self.outside else { return Ok(()) };
+        if *caller == Caller::from(outside) {
             return Ok(());
         }
-        if !self.made.iter().any(|(user, _)| *user == on_disk) {
-            self.made.push((on_disk, idmap::for_mount(on_disk, outside)?));
-        }
-        let map = self.made.iter().find(|(user, _)| *user == on_disk);
-        let map = &map.expect("made just now").1;
-        match tree.map_owner(map.as_fd()) {
-            // What everybody may read can be read without.
-            Err(_) if read_only => Ok(()),
-            other => {
-                let hint = format!(
-                    "the file system cannot map owners: give the directory to uid {} or run as an ordinary user",
-                    outside.uid
-                );
-                other.on("mount", path.display(), &hint)
+        let hint = "the file system cannot map owners (ext4, xfs, btrfs and, since Linux 6.3, tmpfs can): the directory \
+            must be on another one, or the daemon run as the user whose files these are";
+        self.apply(tree, Map::of_caller(caller, outside)?)?
+            .on("mount", path.display(), hint)
+    }
+
+    /// Fails where the map cannot be made; the inner result tells whether the file system takes it.
+    fn apply(&mut self, tree: &Tree, map: Map) -> Result<std::io::Result<()>> {
+        let known = self.made.iter().position(|(made, _)| *made == map);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let made = idmap::for_mount(&map)?;
+                self.made.push((map, made));
+                self.made.len() - 1
             }
-        }
+        };
+        Ok(tree.map_owner(self.made[at].1.as_fd()))
     }
 }
 
@@ -132,7 +157,7 @@ fn image(dir: &Path, maps: &mut Maps) -> Result<Vec<(PathBuf, Entry)>> {
             Some(FileType::Symlink) => Entry::Link(fs::read_link(dir.join(&name)).on("root", name.display(), "")?),
             Some(FileType::Directory | FileType::RegularFile) => {
                 let tree = copy(&root, &name).on("root", name.display(), "")?;
-                maps.apply(&tree, true, &name)?;
+                maps.image(&tree, &name)?;
                 tree.restrict(true).on("root", name.display(), "")?;
                 Entry::Tree(tree)
             }

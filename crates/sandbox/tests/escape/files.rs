@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use nexus_sandbox::Rootfs;
 
-use crate::helper::{As, everybody, mount, own_dir, place, python, run, shell};
+use crate::helper::{As, everybody, mount, own, own_dir, place, python, run, shell};
 
 #[test]
 fn files_of_the_host_are_not_there() {
@@ -48,6 +48,7 @@ fn a_mount_is_as_writable_as_it_was_given_and_belongs_to_the_user_inside() {
     for user in everybody() {
         let (_dir, path) = own_dir(user);
         let mut wanted = shell("cat mine; echo out > out; stat -c %u mine");
+        wanted.caller = Some(own(user));
         wanted.workdir = "/workspace".into();
         wanted.mounts = vec![mount(&path, "/workspace", false)];
         run(user, wanted.clone()).ran().prints("mine\n1000");

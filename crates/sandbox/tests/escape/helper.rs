@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use nexus_sandbox::{Join, Mount, Report, Request, Run, Source};
+use nexus_sandbox::{Caller, Join, Mount, Report, Request, Run, Source};
 
 /// Who runs the helper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,21 @@ pub fn own_dir(user: As) -> (tempfile::TempDir, PathBuf) {
     (dir, path)
 }
 
+/// The user whose directory [`own_dir`] makes.
+pub fn own(user: As) -> Caller {
+    let own = rustix::process::geteuid().as_raw();
+    let uid = if user == As::Ordinary && own == 0 {
+        ORDINARY
+    } else {
+        own
+    };
+    Caller {
+        uid,
+        gid: uid,
+        groups: Vec::new(),
+    }
+}
+
 /// As this user, and with a bound on processes that holds even if the sandbox does not.
 pub fn command(user: As) -> Command {
     let mut command = Command::new("prlimit");
@@ -120,7 +135,7 @@ pub fn join(user: As, join: Join) -> Done {
     request(user, &Request::Join(Box::new(join)))
 }
 
-fn request(user: As, request: &Request) -> Done {
+pub fn request(user: As, request: &Request) -> Done {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let status = dir.path().join("status");

@@ -9,3 +9,4 @@ mod helper;
 mod kernel;
 mod life;
 mod others;
+mod owners;
