@@ -9,7 +9,7 @@ use nexus_runtime::{Choice, PullPolicy};
 use serde::Deserialize;
 
 use crate::domain::container::Policy;
-use crate::engine::containers::Options;
+use crate::engine::containers::{Options, Pair};
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct ContainerConfig {
@@ -28,12 +28,15 @@ pub struct ContainerConfig {
     container_allow_root: bool,
     container_allow_writable_root: bool,
     container_user: String,
+    container_owners: Vec<String>,
     pub container_on_close: String,
     container_stop_timeout: Duration,
     container_pull_timeout: Duration,
     container_engine_timeout: Duration,
     container_thresholds: Vec<String>,
     container_sample_every: Duration,
+    container_user_bytes: u64,
+    container_user_files: u64,
     max_containers: usize,
     max_session_containers: usize,
 }
@@ -124,7 +127,14 @@ pub fn settings() -> Vec<Setting> {
             "container_user",
             Kind::Text,
             "",
-            "uid:gid of commands that name none; empty: our own, or nobody's where that is root",
+            "uid:gid inside of commands that name none; empty: our own, or nobody's where that is root",
+        ),
+        Setting::new(
+            "container_owners",
+            Kind::List,
+            "",
+            "CALLER=UID[:GID]: whose rights the containers of a caller's sessions have on this host's files; a caller is \
+             a uid or token:ID; without an entry the caller's own, and nobody's for root and tokens",
         ),
         Setting::new(
             "container_on_close",
@@ -158,6 +168,18 @@ pub fn settings() -> Vec<Setting> {
             "10s",
             "how often is looked at what containers use",
         ),
+        Setting::new(
+            "container_user_bytes",
+            Kind::Size,
+            "50GiB",
+            "what one user may have in the workspaces and volumes of all its sessions",
+        ),
+        Setting::new(
+            "container_user_files",
+            Kind::Int { min: 1, max: i64::MAX },
+            "2000000",
+            "files of any kind that one user may have there",
+        ),
         Setting::new("max_containers", COUNT, "1000", "containers of all sessions"),
         Setting::new(
             "max_session_containers",
@@ -174,6 +196,16 @@ pub fn check(config: &ContainerConfig) -> Vec<String> {
     for mark in &config.container_thresholds {
         if !mark.parse::<u32>().is_ok_and(|mark| (1..=100).contains(&mark)) {
             wrong.push(format!("container_thresholds: {mark} is no percentage from 1 to 100"));
+        }
+    }
+    let own = nix::unistd::geteuid();
+    for pair in &config.container_owners {
+        match owner(pair) {
+            None => wrong.push(format!("container_owners: {pair} is not CALLER=UID[:GID]")),
+            Some(pair) if !own.is_root() && pair.uid != own.as_raw() => {
+                wrong.push(format!("container_owners: only root can act for user {}", pair.uid));
+            }
+            Some(_) => {}
         }
     }
     for path in &config.container_paths {
@@ -193,6 +225,21 @@ pub fn check(config: &ContainerConfig) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// `1001=1000:1000`, `token:<id>=1000`.
+fn owner(pair: &str) -> Option<Pair> {
+    let (caller, user) = pair.rsplit_once('=')?;
+    let (uid, gid) = match user.split_once(':') {
+        Some((uid, gid)) => (uid.parse().ok()?, Some(gid.parse().ok()?)),
+        None => (user.parse().ok()?, None),
+    };
+    let principal = match caller.parse::<u32>() {
+        Ok(uid) => format!("uid:{uid}"),
+        Err(_) if caller.starts_with("token:") => caller.to_owned(),
+        Err(_) => return None,
+    };
+    Some(Pair { principal, uid, gid })
 }
 
 pub fn runtime(config: &ContainerConfig, root: &Root) -> nexus_runtime::Config {
@@ -243,6 +290,7 @@ pub fn options(config: &ContainerConfig, root: &Root) -> Options {
         },
         require_limits: config.container_require_limits,
         user: config.container_user.clone(),
+        owners: config.container_owners.iter().filter_map(|pair| owner(pair)).collect(),
         stop_timeout: config.container_stop_timeout,
         pull_timeout: config.container_pull_timeout,
         engine_timeout: config.container_engine_timeout,
@@ -252,5 +300,7 @@ pub fn options(config: &ContainerConfig, root: &Root) -> Options {
             .filter_map(|mark| mark.parse().ok())
             .collect(),
         sample_every: config.container_sample_every,
+        user_bytes: config.container_user_bytes,
+        user_files: config.container_user_files,
     }
 }

@@ -55,7 +55,8 @@ impl HostUser {
     /// there.
     pub(crate) fn check(&self, engine: &'static str, spec: &ContainerSpec, inside: &str) -> Result<()> {
         let id = |user: &str| user.split(':').next().unwrap_or_default().parse::<u32>().ok();
-        let binds = spec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Bind(_)));
+        let binds = |mount: &Mount| matches!(mount.kind, MountKind::Bind(_) | MountKind::Owned(_));
+        let binds = spec.mounts.iter().any(binds);
         if !binds || spec.user.is_empty() || id(&spec.user) == id(inside) {
             return Ok(());
         }
@@ -121,6 +122,9 @@ pub struct Mount {
 pub enum MountKind {
     /// An absolute path of the host that exists.
     Bind(PathBuf),
+    /// A directory of the daemon's own that was made for [`ContainerSpec::owner`]: the way to it need not be the owner's
+    /// to go.
+    Owned(PathBuf),
     /// Empty memory, at most so many bytes; zero: 64 MiB.
     Tmpfs { bytes: u64 },
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use nexus_runtime::{
-    Choice, Config, ContainerSpec, Engine, Error, EventKind, ExecSpec, LogOptions, Mount, MountKind, NetworkMode,
-    PullPolicy, Source, State, sandbox,
+    Choice, Config, ContainerSpec, Engine, Error, EventKind, ExecSpec, HostUser, LogOptions, Mount, MountKind,
+    NetworkMode, PullPolicy, Source, State, sandbox,
 };
 
 /// Beside the tests' own directory, built if it is not there.
@@ -137,6 +137,12 @@ async fn it_survives_its_daemon_and_is_adopted() {
         "on",
         "echo up; until [ -e /data/end ]; do sleep 0.05; done; echo saw; exit 9",
     );
+    let own = rustix::process::geteuid().as_raw();
+    spec.owner = Some(HostUser {
+        uid: own,
+        gid: own,
+        groups: Vec::new(),
+    });
     spec.mounts = vec![Mount {
         kind: MountKind::Bind(data.path().canonicalize().unwrap()),
         target: "/data".into(),

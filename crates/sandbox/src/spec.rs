@@ -188,6 +188,8 @@ pub struct Mount {
 pub enum Source {
     /// An absolute path of the host that goes over no link: a link is refused, also one put there a moment ago.
     Path(PathBuf),
+    /// The same for a directory of the daemon's own that was made for the caller: the way to it is the helper's to go.
+    Owned(PathBuf),
     /// Empty memory, at most so many bytes.
     Tmpfs(u64),
 }

@@ -28,7 +28,7 @@ pub use policy::{Policy, check_reference};
 pub const BARE: &str = "host-unsafe";
 const BARE_NOTE: &str = "not isolated: it runs on the bare host, as orchestrator.container_backend says";
 
-const FIRST_PAUSE: i64 = 100_000_000;
+const FIRST_PAUSE: i64 = 1_000_000_000;
 const LONGEST_PAUSE: i64 = 30_000_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,15 +209,7 @@ impl Container {
         if !wants || !left || self.stopped {
             return None;
         }
-        let doubled = FIRST_PAUSE
-            .saturating_mul(1 << self.restarts.clamp(0, 20))
-            .min(LONGEST_PAUSE);
-        let pause = if policy.timeout_ns > 0 {
-            policy.timeout_ns
-        } else {
-            doubled
-        };
-        Some(now.saturating_add(pause))
+        Some(now.saturating_add(pause(self.restarts, policy.timeout_ns)))
     }
 }
 
@@ -543,5 +535,26 @@ impl State {
         // One of a session that is gone is nobody's.
         let session = session.map_or(0, |session| session.key);
         step.fact(Fact::Event { session, event });
+    }
+}
+
+/// Before the next start. A container that ends at once must not keep its engine busy, whatever pause it asks for.
+fn pause(restarts: i32, asked: i64) -> i64 {
+    let doubled = FIRST_PAUSE.saturating_mul(1 << restarts.clamp(0, 20));
+    doubled.min(LONGEST_PAUSE).max(asked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The attack: a container that ends at once and asks to be started again without a pause, for ever.
+    #[test]
+    fn a_restart_waits_a_second_at_least_and_longer_each_time() {
+        const SECOND: i64 = 1_000_000_000;
+        let pauses: Vec<i64> = (0..7).map(|restarts| pause(restarts, 1) / SECOND).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(pause(i32::MAX, 0), LONGEST_PAUSE);
+        assert_eq!(pause(0, 60 * SECOND), 60 * SECOND);
     }
 }

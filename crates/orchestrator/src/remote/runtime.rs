@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use nexus_runtime::{Choice, Config, Error, Found, Result, choose};
+use nexus_runtime::{Choice, Config, Error, Found, HostUser, Result, choose, sandbox};
 use parking_lot::Mutex;
 
 use crate::domain::container::BARE;
@@ -40,6 +41,11 @@ impl Runtime {
             engine: BARE,
             why: "it isolates nothing, and orchestrator.container_backend does not name it any more".into(),
         })
+    }
+
+    /// Whether a user of this host may use these paths, and those with `true` for writing.
+    pub async fn access(&self, user: &HostUser, paths: Vec<(PathBuf, bool)>) -> Result<()> {
+        sandbox::access(&self.config, user, paths).await
     }
 
     /// The engine for an image: the host's own is always the built-in sandbox, unless the config wants no isolation.

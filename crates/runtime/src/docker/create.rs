@@ -136,7 +136,7 @@ fn groups(owner: &HostUser) -> Vec<String> {
 }
 
 fn bind(mount: &Mount) -> Option<ApiMount> {
-    let MountKind::Bind(source) = &mount.kind else {
+    let (MountKind::Bind(source) | MountKind::Owned(source)) = &mount.kind else {
         return None;
     };
     Some(ApiMount {

@@ -8,17 +8,24 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 
-use super::{Docker, convert, read};
+use super::{Docker, convert, end, read};
 use crate::{Error, ExecOutput, ExecSpec, Result, Source};
 
 /// The output may end a moment before the engine knows the exit code.
 const CODE_TRIES: u32 = 200;
 const CODE_PAUSE: Duration = Duration::from_millis(25);
+/// How soon is looked whether it has ended while its output is open, and how often later.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const LAST_LOOK: Duration = Duration::from_millis(500);
+/// For output that is still on its way when the command has ended.
+const REST: Duration = Duration::from_millis(200);
 
 impl Docker {
-    /// The API has no way to end such a command: one whose time is over goes on until the container ends.
-    pub(super) async fn exec_in(&self, id: &str, exec: ExecSpec) -> Result<ExecOutput> {
+    /// Returns when the command ends, whatever it left running. The API has no way to end a command: see [`end`].
+    pub(super) async fn exec_in(&self, id: &str, mut exec: ExecSpec) -> Result<ExecOutput> {
         let limit = exec.output_limit();
+        let mark = end::Mark::new()?;
+        exec.env.insert(end::VARIABLE.into(), mark.value().into());
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let config = ExecConfig {
             attach_stdin: Some(exec.stdin.is_some()),
@@ -63,15 +70,45 @@ impl Docker {
             };
             tokio::join!(feed, read).1
         };
-        let timed_out = match exec.timeout {
-            Some(timeout) => match tokio::time::timeout(timeout, talk).await {
-                Ok(done) => done.map(|()| false)?,
-                Err(_) => true,
-            },
-            None => talk.await.map(|()| false)?,
+        let ended = async {
+            let mut talk = std::pin::pin!(talk);
+            tokio::select! {
+                done = &mut talk => done?,
+                ended = self.exec_ended(&made) => {
+                    ended?;
+                    // What it wrote is on its way; what it left in the background may hold the stream open for ever.
+                    if let Ok(done) = tokio::time::timeout(REST, talk).await {
+                        done?;
+                    }
+                }
+            }
+            self.exec_code(&made).await
         };
-        let code = if timed_out { 137 } else { self.exec_code(&made).await? };
-        Ok(gathered.output(code, timed_out))
+        let code = match exec.timeout {
+            Some(timeout) => tokio::time::timeout(timeout, ended).await.ok().transpose()?,
+            None => Some(ended.await?),
+        };
+        if code.is_none() {
+            self.end_exec(id, &made, &mark).await?;
+        }
+        Ok(gathered.output(code.unwrap_or(137), code.is_none()))
+    }
+
+    /// Until the engine says that it does not run any more.
+    async fn exec_ended(&self, exec: &str) -> Result<()> {
+        let mut pause = FIRST_LOOK;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_LOOK);
+            let found = self
+                .client
+                .inspect_exec(exec)
+                .await
+                .map_err(|error| self.failed(error))?;
+            if found.running == Some(false) && found.exit_code.is_some() {
+                return Ok(());
+            }
+        }
     }
 
     async fn exec_code(&self, exec: &str) -> Result<i32> {

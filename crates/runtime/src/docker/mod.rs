@@ -7,6 +7,7 @@
 mod archive;
 mod convert;
 mod create;
+mod end;
 mod exec;
 mod images;
 mod place;

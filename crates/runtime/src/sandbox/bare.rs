@@ -24,7 +24,9 @@ pub fn run(spec: &ContainerSpec, mut run: Run) -> Result<Run> {
     for mount in &run.mounts {
         // One is what the command works in; another is where it says anyway.
         let fine = match &mount.source {
-            Source::Path(source) => workdir.starts_with(&mount.target) || (*source == mount.target && !mount.read_only),
+            Source::Path(source) | Source::Owned(source) => {
+                workdir.starts_with(&mount.target) || (*source == mount.target && !mount.read_only)
+            }
             Source::Tmpfs(_) => false,
         };
         if !fine {
@@ -50,7 +52,7 @@ pub fn run(spec: &ContainerSpec, mut run: Run) -> Result<Run> {
 /// Where a directory inside is on the host.
 pub fn place(mounts: &[Mount], dir: &Path) -> Option<PathBuf> {
     let within = mounts.iter().filter_map(|mount| match &mount.source {
-        Source::Path(source) => Some((dir.strip_prefix(&mount.target).ok()?, source)),
+        Source::Path(source) | Source::Owned(source) => Some((dir.strip_prefix(&mount.target).ok()?, source)),
         Source::Tmpfs(_) => None,
     });
     let (rest, source) = within.min_by_key(|(rest, _)| rest.as_os_str().len())?;

@@ -303,6 +303,10 @@ fn remove_groups(started: &Started) {
         let until = Instant::now() + GROUPS;
         for dir in dirs {
             while let Err(error) = fs::remove_dir(&dir) {
+                // Those of further commands, which their helpers could not remove.
+                for below in fs::read_dir(&dir).into_iter().flatten().flatten() {
+                    let _busy = fs::remove_dir(below.path());
+                }
                 if error.kind() == std::io::ErrorKind::NotFound {
                     break;
                 }

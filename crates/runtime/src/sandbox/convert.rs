@@ -95,6 +95,7 @@ fn environment(spec: &ContainerSpec, image: &Resolved) -> Vec<(String, String)> 
 fn mount(mount: &crate::Mount) -> Mount {
     let source = match &mount.kind {
         MountKind::Bind(path) => Source::Path(path.clone()),
+        MountKind::Owned(path) => Source::Owned(path.clone()),
         MountKind::Tmpfs { bytes: 0 } => Source::Tmpfs(TMPFS),
         MountKind::Tmpfs { bytes } => Source::Tmpfs(*bytes),
     };

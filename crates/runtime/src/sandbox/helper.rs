@@ -198,11 +198,24 @@ pub async fn join(helper: &Path, order: Order<'_>) -> Result<ExecOutput> {
         }
     };
     let budget = std::sync::atomic::AtomicUsize::new(order.max_output);
-    let out = keep(child.stdout.take().expect("piped"), &budget);
-    let err = keep(child.stderr.take().expect("piped"), &budget);
+    let (over, ended) = tokio::sync::watch::channel(());
+    let out = keep(child.stdout.take().expect("piped"), &budget, ended.clone());
+    let err = keep(child.stderr.take().expect("piped"), &budget, ended.clone());
     let pid = child.id();
     let mut timed_out = false;
-    let mut all = std::pin::pin!(async { tokio::join!(feed, out, err, child.wait()) });
+    let waited = async {
+        let status = child.wait().await;
+        drop(over);
+        status
+    };
+    let fed = async {
+        let mut ended = ended;
+        tokio::select! {
+            () = feed => {}
+            _closed = ended.changed() => {}
+        }
+    };
+    let mut all = std::pin::pin!(async { tokio::join!(fed, out, err, waited) });
     let until = order.timeout.map(|timeout| Instant::now() + timeout);
     let first = match until {
         Some(until) => timeout_at(until, &mut all).await.ok(),
@@ -234,15 +247,37 @@ pub async fn join(helper: &Path, order: Order<'_>) -> Result<ExecOutput> {
     })
 }
 
-/// Everything is read, so that the command never waits; so much is kept.
-async fn keep(mut from: impl AsyncRead + Unpin, budget: &std::sync::atomic::AtomicUsize) -> Kept {
+/// Everything is read, so that the command never waits; so much is kept. Once the command has ended, what it wrote is in
+/// the pipe: what it left in the background may hold that open, and is not waited for.
+async fn keep(
+    mut from: impl AsyncRead + Unpin,
+    budget: &std::sync::atomic::AtomicUsize,
+    mut ended: tokio::sync::watch::Receiver<()>,
+) -> Kept {
     use std::sync::atomic::Ordering;
     let mut kept = Kept {
         bytes: Vec::new(),
         dropped: false,
     };
     let mut buffer = vec![0; 64 << 10];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+    let mut rest = None;
+    loop {
+        let read = match rest {
+            None => tokio::select! {
+                read = from.read(&mut buffer) => read,
+                _closed = ended.changed() => {
+                    rest = Some(PIPE);
+                    continue;
+                }
+            },
+            Some(0) => break,
+            Some(_) => match timeout(QUIET, from.read(&mut buffer)).await {
+                Ok(read) => read,
+                Err(_) => break,
+            },
+        };
+        let Ok(length @ 1..) = read else { break };
+        rest = rest.map(|rest: usize| rest.saturating_sub(length));
         let left = budget.load(Ordering::Relaxed);
         let take = length.min(left);
         budget.store(left - take, Ordering::Relaxed);
@@ -251,6 +286,11 @@ async fn keep(mut from: impl AsyncRead + Unpin, budget: &std::sync::atomic::Atom
     }
     kept
 }
+
+/// The most that a pipe holds.
+const PIPE: usize = 1 << 20;
+/// What is in a pipe is read at once; after so long there is nothing.
+const QUIET: Duration = Duration::from_millis(20);
 
 struct Files {
     spec: PathBuf,

@@ -33,6 +33,9 @@ mod stats;
 #[cfg(target_os = "linux")]
 pub use engine::Sandbox;
 
+/// A number that no user has: who the containers of a daemon that is root are on the host where nobody else is named.
+pub const NOBODY: u32 = nexus_sandbox::NOBODY.uid;
+
 /// The sandbox, if it works here.
 #[cfg(target_os = "linux")]
 pub async fn open(config: &Config) -> Result<Arc<dyn Engine>> {
@@ -47,10 +50,22 @@ pub async fn access(config: &Config, user: &HostUser, paths: Vec<(PathBuf, bool)
     helper::access(&helper::find(config)?, nexus_sandbox::Access { caller, paths }).await
 }
 
-/// Whether a user of the host may use these paths: where there is no helper, only what this process itself may do can be
-/// told, which an engine of the same user finds out.
+/// Whether a user of the host may use these paths. Without a helper it is what this very process may: engines here run as
+/// its user.
 #[cfg(not(target_os = "linux"))]
-pub async fn access(_config: &Config, _user: &HostUser, _paths: Vec<(PathBuf, bool)>) -> Result<()> {
+pub async fn access(_config: &Config, user: &HostUser, paths: Vec<(PathBuf, bool)>) -> Result<()> {
+    for (path, write) in paths {
+        let metadata = std::fs::metadata(&path);
+        let readable = metadata.is_ok_and(|found| found.is_dir() || std::fs::File::open(&path).is_ok());
+        let writable = !write || std::fs::metadata(&path).is_ok_and(|found| !found.permissions().readonly());
+        if !readable || !writable {
+            return Err(crate::Error::Denied(format!(
+                "user {} may not use {}",
+                user.uid,
+                path.display()
+            )));
+        }
+    }
     Ok(())
 }
 

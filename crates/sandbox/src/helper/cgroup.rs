@@ -4,13 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::report::Started;
 use crate::spec::{Cgroup, Isolation, Run};
 
 use super::cgroup_files::{Hierarchies, Version};
@@ -205,6 +206,7 @@ impl Groups {
         let deadline = Instant::now() + Duration::from_secs(2);
         for (_, (_, dir)) in std::mem::take(&mut self.dirs) {
             while let Err(error) = fs::remove_dir(&dir) {
+                remove_own(&dir);
                 let busy = error.kind() == io::ErrorKind::ResourceBusy;
                 if !busy || Instant::now() > deadline {
                     break;
@@ -215,14 +217,133 @@ impl Groups {
     }
 }
 
+/// A group of its own for one more command, below that of its sandbox, so that all of it can be ended at once.
+///
+/// Everything in it is held by handle: this process leaves the host's view before it is used.
+pub struct Own {
+    version: Version,
+    dir: PathBuf,
+    parent: OwnedFd,
+    name: String,
+    procs: fs::File,
+    /// Files that a version of control groups or a controller may lack.
+    most: Option<fs::File>,
+    all: Option<fs::File>,
+    /// Back into the sandbox's own group.
+    back: Option<fs::File>,
+}
+
+/// Groups of further commands are named so; what is left of them goes with their sandbox.
+const OWN: &str = "exec-";
+
+impl Own {
+    /// `None` where the sandbox has no group in which this can be.
+    pub fn make(started: &Started) -> Option<Own> {
+        let above = Path::new(started.cgroups.get("pids").or(started.cgroups.values().next())?);
+        let version = if above.join("cgroup.type").exists() {
+            Version::Two
+        } else {
+            Version::One
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent = rustix::fs::open(above, flags, Mode::empty()).ok()?;
+        let name = format!("{OWN}{}-{:x}", std::process::id(), super::proc::now_ms());
+        let dir = above.join(&name);
+        fs::create_dir(&dir).ok()?;
+        let write = |path: PathBuf| fs::File::options().write(true).open(path).ok();
+        let back = (version == Version::One).then(|| write(above.join("tasks"))).flatten();
+        let opened = fs::File::open(dir.join("cgroup.procs"));
+        let Ok(procs) = opened else {
+            let _ = fs::remove_dir(&dir);
+            return None;
+        };
+        Some(Own {
+            most: write(dir.join("pids.max")),
+            all: write(dir.join("cgroup.kill")),
+            version,
+            dir,
+            parent,
+            name,
+            procs,
+            back,
+        })
+    }
+
+    /// Which of the sandbox's groups it is below.
+    pub fn is_below(&self, dir: &str) -> bool {
+        self.dir.parent() == Some(Path::new(dir))
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where the command can be made as its member; of version 1 this process becomes one first.
+    pub fn birthplace(&self) -> Option<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = || rustix::fs::open(&self.dir, flags, Mode::empty()).ok();
+        (self.version == Version::Two).then(open).flatten()
+    }
+
+    /// Ends every process in it but this one. Where processes are counted nothing in it can start another meanwhile.
+    pub fn kill(&self) {
+        let until = Instant::now() + Duration::from_millis(900);
+        if let Some(mut most) = self.most.as_ref() {
+            let _ = most.write_all(b"0");
+        }
+        if let Some(mut all) = self.all.as_ref()
+            && all.write_all(b"1").is_ok()
+        {
+            return;
+        }
+        let this = std::process::id() as i32;
+        while Instant::now() < until {
+            let others: Vec<i32> = self.members().into_iter().filter(|pid| *pid != this).collect();
+            if others.is_empty() {
+                return;
+            }
+            for pid in others {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn members(&self) -> Vec<i32> {
+        let mut text = String::new();
+        let mut procs = &self.procs;
+        let read = procs.rewind().and_then(|()| procs.read_to_string(&mut text));
+        let pids = text.lines().filter_map(|line| line.parse::<i32>().ok());
+        read.map(|_| pids.filter(|pid| *pid > 0).collect()).unwrap_or_default()
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        // This process leaves it first. What the command left running keeps it until the sandbox ends.
+        if let Some(mut back) = self.back.as_ref() {
+            let _ = back.write_all(b"0");
+        }
+        let _ = rustix::fs::unlinkat(&self.parent, self.name.as_str(), rustix::fs::AtFlags::REMOVEDIR);
+    }
+}
+
+/// Removes the empty groups of commands that have ended.
+fn remove_own(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(OWN) {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
 /// Goes through a door. On an older kernel only who may write to it himself can.
 pub fn enter(door: impl AsFd) -> rustix::io::Result<()> {
     rustix::io::write(door, b"0").map(drop)
 }
 
 /// This process itself becomes a member.
-pub fn join(dir: &str) -> Result<()> {
-    let dir = Path::new(dir);
+pub fn join(dir: &Path) -> Result<()> {
     if dir.join("tasks").exists() {
         return put(dir, "tasks", 0);
     }

@@ -1,13 +1,14 @@
 //! One more command in a sandbox that runs, held by everything that holds the first.
 //!
 //! Its namespaces are taken from the monitor, which keeps them open. This process goes into them and forks once, as a
-//! process itself never changes its pid namespace. Signals to it go to the command and all that it started; USR2 is
-//! KILL.
+//! process itself never changes its pid namespace. Signals to it go to the command's process group; USR2 kills everything
+//! that the command started: its control group, or what [`guard`] stands above where there is none.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -20,7 +21,8 @@ use crate::spec::{Isolation, Join, Run};
 use crate::sys;
 
 use super::Reporter;
-use super::cgroup;
+use super::cgroup::{self, Own};
+use super::guard;
 use super::host;
 use super::init;
 use super::lock;
@@ -42,8 +44,15 @@ pub fn run(join: Join, reporter: &mut Reporter) -> Result<u8> {
     if privileged && !bare {
         take_groups(run.caller.as_ref(), outside(&run))?;
     }
+    let first = first(&started)?;
+    let own = if bare { None } else { Own::make(&started) };
+    let birthplace = own.as_ref().and_then(Own::birthplace);
     for dir in started.cgroups.values() {
-        cgroup::join(dir)?;
+        match &own {
+            Some(own) if own.is_below(dir) && birthplace.is_some() => {}
+            Some(own) if own.is_below(dir) => cgroup::join(own.dir())?,
+            _ => cgroup::join(Path::new(dir))?,
+        }
     }
     started.monitor = process(std::process::id() as i32).step("start", "")?;
     // Nobody inside may look at this process once it is there.
@@ -58,9 +67,18 @@ pub fn run(join: Join, reporter: &mut Reporter) -> Result<u8> {
     }
 
     let (ours, theirs) = wire::pair().step("start", "")?;
-    let forked = sys::fork().step("join", "more processes than the limit of pids allows?")?;
+    let forked = sys::clone(0, birthplace.as_ref().map(AsFd::as_fd));
+    let forked = forked.step("join", "more processes than the limit of pids allows?")?;
     let Some(pid) = forked else {
-        drop(ours);
+        drop((ours, birthplace));
+        let guarded = own.is_none() && !bare;
+        // Its group is the parent's to remove.
+        std::mem::forget(own);
+        let theirs = if guarded {
+            guard::stand_above(theirs).unwrap_or_else(|_| std::process::exit(127))
+        } else {
+            theirs
+        };
         let failed = match inside(&run, &theirs, privileged) {
             Ok(never) => match never {},
             Err(failed) => failed,
@@ -77,8 +95,12 @@ pub fn run(join: Join, reporter: &mut Reporter) -> Result<u8> {
             return Err(failed("join", "an answer out of turn", ""));
         }
     }
-    reporter.say(&Report::Started(started));
-    let (code, signal) = watch(Pid::from_raw(pid), &signals)?;
+    reporter.say(&Report::Started(started.clone()));
+    let (code, signal, timed_out) = watch(Pid::from_raw(pid), &signals, own.as_ref(), own.is_none() && !bare)?;
+    if timed_out && own.is_none() && !bare && signal.is_some() {
+        // Its guard was killed before it could end what it guards, which only what is inside can have done.
+        let _ = rustix::process::pidfd_send_signal(&first, rustix::process::Signal::KILL);
+    }
     if bare {
         host::end_all(Pid::from_raw(pid), &Default::default());
     }
@@ -90,6 +112,12 @@ pub fn run(join: Join, reporter: &mut Reporter) -> Result<u8> {
         at_ms,
     }));
     Ok(code as u8)
+}
+
+/// A handle of the sandbox's first process, which `namespaces` has shown to be there.
+fn first(started: &Started) -> Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(started.init.pid).ok_or_else(|| failed("join", "no first process", ""))?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).step("join", "")
 }
 
 /// In the order in which they have to be entered: the first gives the right to the others.
@@ -129,21 +157,35 @@ fn inside(run: &Run, socket: &OwnedFd, privileged: bool) -> Result<init::Never> 
     init::replace(run)
 }
 
-fn watch(pid: Pid, signals: &SignalFd) -> Result<(i32, Option<i32>)> {
+/// Until the command has ended: its exit code, the signal that ended it, and whether that was asked for by USR2.
+fn watch(pid: Pid, signals: &SignalFd, own: Option<&Own>, guarded: bool) -> Result<(i32, Option<i32>, bool)> {
+    let mut timed_out = false;
     loop {
         let mut polled = [PollFd::new(signals, PollFlags::IN)];
         rustix::io::retry_on_intr(|| poll(&mut polled, None)).step("watch", "")?;
         while let Ok(Some(signal)) = signals.read_signal() {
             match Signal::try_from(signal.ssi_signo as i32) {
                 Ok(Signal::SIGCHLD) => {}
-                Ok(Signal::SIGUSR2) => drop(killpg(pid, Signal::SIGKILL)),
+                Ok(Signal::SIGUSR2) => {
+                    timed_out = true;
+                    match own {
+                        Some(own) => own.kill(),
+                        // A guard ends everything, and then itself.
+                        None if guarded => drop(kill(pid, Signal::SIGUSR2)),
+                        None => {}
+                    }
+                    if !guarded {
+                        let _ = killpg(pid, Signal::SIGKILL);
+                    }
+                }
+                Ok(signal) if guarded => drop(kill(pid, signal)),
                 Ok(signal) => drop(killpg(pid, signal)),
                 Err(_) => {}
             }
         }
         match waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG)).step("watch", "")? {
-            WaitStatus::Exited(_, code) => return Ok((code, None)),
-            WaitStatus::Signaled(_, signal, _) => return Ok((128 + signal as i32, Some(signal as i32))),
+            WaitStatus::Exited(_, code) => return Ok((code, None, timed_out)),
+            WaitStatus::Signaled(_, signal, _) => return Ok((128 + signal as i32, Some(signal as i32), timed_out)),
             _ => {}
         }
     }

@@ -6,6 +6,7 @@ mod cgroup;
 mod cgroup_files;
 mod etc;
 mod filter;
+mod guard;
 mod host;
 mod idmap;
 mod init;

@@ -71,6 +71,12 @@ pub fn sources(run: &Run, outside: Option<User>) -> Result<Sources> {
                 tree.restrict(wanted.read_only).on("mount", path.display(), "")?;
                 Some(tree)
             }
+            Source::Owned(path) => {
+                let tree = copy_of(&access::open(path, &caller, !wanted.read_only)?, path)?;
+                maps.caller(&tree, &caller, path)?;
+                tree.restrict(wanted.read_only).on("mount", path.display(), "")?;
+                Some(tree)
+            }
             Source::Tmpfs(_) => None,
         });
     }
@@ -228,7 +234,7 @@ pub fn enter(run: &Run, sources: Sources) -> Result<()> {
                     .on("mount", wanted.target.display(), "")?;
                 &made
             }
-            (None, Source::Path(path)) => {
+            (None, Source::Path(path) | Source::Owned(path)) => {
                 return Err(failed("mount", format!("{} was not taken", path.display()), ""));
             }
         };

@@ -103,6 +103,7 @@ cases![
     output::a_follower_sees_it_come,
     output::the_newest_lines_alone,
     output::one_more_command_runs_inside,
+    output::one_more_command_ends_with_all_of_it,
     output::what_it_uses_is_known,
     files::the_root_is_read_only,
     files::a_mount_is_what_it_says,
@@ -115,6 +116,11 @@ cases![
     place::it_has_no_network,
     place::it_has_no_rights,
 ];
+
+fn open_to_all(path: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
 
 async fn conforms(test: &str, config: Config) {
     let directory = tempfile::tempdir().unwrap();
@@ -129,6 +135,7 @@ async fn conforms(test: &str, config: Config) {
     assert!(!here.fetched);
     println!("{:?}", found.probe);
     // Others may read what is mounted.
+    open_to_all(directory.path());
     let shared = directory.path().join("shared");
     std::fs::create_dir(&shared).unwrap();
     let failed = suite(Bench {

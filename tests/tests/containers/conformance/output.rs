@@ -148,6 +148,34 @@ pub async fn one_more_command_runs_inside(bench: &Bench) {
     bench.engine.remove(&id, true).await.unwrap();
 }
 
+/// The attack: a command that leaves a process behind which holds its output, and one that would outlive its time.
+pub async fn one_more_command_ends_with_all_of_it(bench: &Bench) {
+    let id = bench.start(&bench.shell("sleep 600")).await;
+    let shell = |script: &str| ExecSpec {
+        command: ["/bin/sh", "-c", script].map(String::from).into(),
+        ..ExecSpec::default()
+    };
+    let begun = std::time::Instant::now();
+    let done = bench.engine.exec(&id, shell("sleep 301 & echo out")).await.unwrap();
+    assert_eq!((done.code, &*done.stdout), (0, &b"out\n"[..]));
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "it waited for what was left behind"
+    );
+
+    let mut long = shell("sleep 302 & setsid sleep 302 & (sleep 302 & exec sleep 302) & sleep 302");
+    long.timeout = Some(Duration::from_millis(500));
+    let begun = std::time::Instant::now();
+    let done = bench.engine.exec(&id, long).await.unwrap();
+    assert!(done.timed_out, "{done:?}");
+    assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
+    let left = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2>/dev/null | grep '^sleep 30' ; done; true";
+    let left = bench.engine.exec(&id, shell(left)).await.unwrap();
+    let left = String::from_utf8_lossy(&left.stdout).into_owned();
+    assert_eq!(left.trim(), "sleep 301", "what ran on");
+    bench.engine.remove(&id, true).await.unwrap();
+}
+
 pub async fn what_it_uses_is_known(bench: &Bench) {
     let mut spec =
         bench.shell("x=$(head -c 20000000 /dev/zero | tr '\\0' x); echo ready; i=0; while :; do i=$((i+1)); done");

@@ -2,6 +2,7 @@
 
 mod away;
 mod life;
+mod owners;
 mod rules;
 
 use std::time::{Duration, Instant};
@@ -56,6 +57,16 @@ impl Stage {
 
     /// With more settings of the orchestrator's, by their keys.
     async fn set_with(test: &str, backend: Backend, settings: &[(&str, &str)]) -> Option<Stage> {
+        Stage::set_in(test, backend, settings, &[]).await
+    }
+
+    /// And with variables of the whole site's.
+    async fn set_in(
+        test: &str,
+        backend: Backend,
+        settings: &[(&str, &str)],
+        variables: &[(&str, &str)],
+    ) -> Option<Stage> {
         let directory = tempfile::tempdir().unwrap();
         let archive = busybox(directory.path())
             .map_err(|missing| skipped(test, &missing))
@@ -78,6 +89,9 @@ impl Stage {
         for (key, value) in settings {
             let name = format!("NEXUS_ORCHESTRATOR__{}", key.to_uppercase());
             site.set(&name, Some(value));
+        }
+        for (name, value) in variables {
+            site.set(name, Some(value));
         }
         site.up(&[Daemon::Orchestrator]).await;
         let mut client = ContainerServiceClient::new(site.connect().channel());

@@ -56,6 +56,8 @@ struct Places {
 impl Places {
     fn new() -> Places {
         let directory = tempfile::tempdir().unwrap();
+        // Containers of root's sessions have the rights of nobody.
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let place = directory.path().canonicalize().unwrap();
         let places = Places {
             open: place.join("open"),

@@ -57,6 +57,7 @@ impl Containers {
             self.violated(session, what).await?;
         }
         let (config, place) = allowed?;
+        self.check_share(place.owner.uid)?;
         let found = self.inner.runtime.pick(&config.image).await.map_err(Error::Runtime)?;
         let limits = limits(&config);
         let unenforced: Vec<Limit> = found
@@ -100,7 +101,8 @@ impl Containers {
             args: config.args.clone(),
             env: config.env.clone().into_iter().collect(),
             working_dir: config.working_dir.clone(),
-            user: self.user(&config),
+            user: self.user(&config, &found),
+            owner: Some(place.owner.clone()),
             labels,
             mounts: place.mounts.clone(),
             network: match config.network_mode.as_str() {
@@ -177,6 +179,7 @@ impl Containers {
         let place = place
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        self.check_rights(&place).await?;
         Ok((config, place))
     }
 

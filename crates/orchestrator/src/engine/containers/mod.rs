@@ -4,9 +4,12 @@
 //! one container at once; who finds it taken leaves it to the other ([`Hold`]).
 
 mod calls;
+mod clean;
 mod images;
 mod make;
+mod owner;
 mod place;
+mod share;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,6 +21,9 @@ use nexus_daemon::{Caller, Health};
 use nexus_proto::common::v1::ResourceUsage;
 use nexus_runtime::{Found, PullPolicy, Stats};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+pub use owner::Pair;
 
 use super::Engine;
 use crate::domain::Error;
@@ -45,12 +51,17 @@ pub struct Options {
     pub require_limits: bool,
     /// Who commands run as that do not say; empty: our own user, or nobody where that is root.
     pub user: String,
+    /// Callers whose containers act for another user of the host than the caller.
+    pub owners: Vec<Pair>,
     pub stop_timeout: Duration,
     pub pull_timeout: Duration,
     pub engine_timeout: Duration,
     /// Shares of memory in percent that are told when they are passed.
     pub marks: Vec<u32>,
     pub sample_every: Duration,
+    /// What one user may have in workspaces and volumes: bytes, and files of any kind.
+    pub user_bytes: u64,
+    pub user_files: u64,
 }
 
 /// Cheap to clone.
@@ -66,6 +77,10 @@ struct Inner {
     health: Health,
     /// Containers that somebody works on.
     held: Mutex<HashSet<u64>>,
+    /// Files of a session are to be removed.
+    thrown: Notify,
+    /// What users have in workspaces and volumes.
+    shares: share::Shares,
     /// Time on a core when it was last looked at.
     samples: Mutex<HashMap<u64, (Instant, Duration)>>,
 }
@@ -130,6 +145,8 @@ impl Containers {
                 options,
                 health,
                 held: Mutex::default(),
+                thrown: Notify::new(),
+                shares: share::Shares::default(),
                 samples: Mutex::default(),
             }),
         }

@@ -5,20 +5,23 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nexus_proto::orchestrator::v1::{ContainerConfig, MountType, SessionPolicy};
-use nexus_runtime::{Mount, MountKind};
+use nexus_runtime::{HostUser, Mount, MountKind};
+use nexus_walk::{Dir, Kind, Step, Walk};
+use nix::fcntl::AtFlags;
+use nix::unistd::{Gid, Uid, fchownat};
 
 use super::Containers;
 use crate::domain::Error;
 use crate::domain::container::policy::WORKSPACE;
 
-/// How long a deleted session's containers may take to go.
-const CLEAR_TRIES: u32 = 600;
-const CLEAR_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
-
 /// Mounts as an engine takes them, and for each path of the host what it was when it was looked at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Place {
     pub mounts: Vec<Mount>,
+    /// Whose rights the container has there.
+    pub owner: HostUser,
+    /// Paths of the host that were asked for, and whether they are to be written to.
+    asked: Vec<(PathBuf, bool)>,
     seen: Vec<(PathBuf, u64, u64)>,
 }
 
@@ -40,17 +43,20 @@ impl Place {
 }
 
 impl Containers {
-    /// Who commands of this container run as.
-    pub(super) fn user(&self, config: &ContainerConfig) -> String {
-        let own = nix::unistd::geteuid();
-        let given = [&config.user, &self.options().user]
-            .into_iter()
-            .find(|user| !user.is_empty());
-        match given {
-            Some(user) => user.clone(),
-            None if own.is_root() => "65534:65534".into(),
-            None => format!("{own}:{}", nix::unistd::getegid()),
+    /// Whether the owner may use the paths of the host that were asked for, with its own rights.
+    pub(super) async fn check_rights(&self, place: &Place) -> Result<(), Error> {
+        if place.asked.is_empty() {
+            return Ok(());
         }
+        let allowed = self.inner.runtime.access(&place.owner, place.asked.clone()).await;
+        allowed.map_err(|error| match error {
+            nexus_runtime::Error::Denied(why) => Error::Forbidden(format!(
+                "{why}; the session's containers have the rights of user {} on this host \
+                 (orchestrator.container_owners)",
+                place.owner.uid
+            )),
+            error => Error::Runtime(error),
+        })
     }
 
     /// Blocks: it makes directories.
@@ -60,11 +66,15 @@ impl Containers {
         policy: &SessionPolicy,
         config: &ContainerConfig,
     ) -> Result<Place, Error> {
-        let owner = owner(&self.user(config));
-        let workspace = self.options().workspaces.join(session);
-        made(&workspace, owner)?;
-        let mut place = Place::default();
-        place.mounts.push(bind(&workspace, WORKSPACE, false));
+        let owner = self.owner(creator);
+        let workspace = made(&self.options().workspaces, session, &owner.user)?;
+        let mut place = Place {
+            mounts: Vec::new(),
+            owner: owner.user,
+            seen: Vec::new(),
+            asked: Vec::new(),
+        };
+        place.mounts.push(owned(&workspace, WORKSPACE, false));
         for mount in &config.mounts {
             let source = match MountType::try_from(mount.r#type) {
                 Ok(MountType::Tmpfs) => {
@@ -76,14 +86,23 @@ impl Containers {
                     continue;
                 }
                 Ok(MountType::Volume) => {
-                    let volume = self.options().volumes.join(session).join(&mount.source);
-                    made(&volume, owner)?;
-                    volume
+                    let volumes = self.options().volumes.join(session);
+                    let volume = made(&volumes, &mount.source, &place.owner)?;
+                    place.mounts.push(owned(&volume, &mount.target, mount.read_only));
+                    continue;
                 }
                 _ => {
+                    if !owner.is_caller {
+                        return Err(Error::Forbidden(format!(
+                            "{}: {creator} is no user that containers here can act for; \
+                             orchestrator.container_owners can name one",
+                            mount.source
+                        )));
+                    }
                     let source = self.resolved(creator, policy, &mount.source)?;
                     let found = std::fs::symlink_metadata(&source).map_err(|error| unusable(&source, &error))?;
                     place.seen.push((source.clone(), found.dev(), found.ino()));
+                    place.asked.push((source.clone(), !mount.read_only));
                     source
                 }
             };
@@ -130,16 +149,13 @@ impl Containers {
         }
         Ok(real)
     }
+}
 
-    /// A session that is gone leaves nothing.
-    pub(super) fn clear(&self, session: &str) -> io::Result<()> {
-        for parent in [&self.options().workspaces, &self.options().volumes] {
-            match std::fs::remove_dir_all(parent.join(session)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+fn owned(source: &Path, target: &str, read_only: bool) -> Mount {
+    Mount {
+        kind: MountKind::Owned(source.into()),
+        target: target.into(),
+        read_only,
     }
 }
 
@@ -155,72 +171,47 @@ fn unusable(path: &Path, error: &io::Error) -> Error {
     Error::Invalid(format!("config.mounts: {}: {error}", path.display()))
 }
 
-/// The numbers of a user, where it is given by number.
-fn owner(user: &str) -> Option<(u32, u32)> {
-    let (uid, gid) = user.split_once(':').unwrap_or((user, user));
-    Some((uid.parse().ok()?, gid.parse().ok()?))
-}
-
-/// Makes a directory that only its owner may enter. Only root can give it away.
-fn made(path: &Path, owner: Option<(u32, u32)>) -> Result<(), Error> {
-    let failed = |error: io::Error| {
+/// A directory in one of ours that only its owner may enter; it is made if it is not there. Only root can give it away.
+fn made(parent: &Path, name: &str, owner: &HostUser) -> Result<PathBuf, Error> {
+    let path = parent.join(name);
+    let make = || {
+        // Commands of a backend without namespaces of users have to pass.
+        std::fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
+        let parent = Dir::open(parent)?;
+        let dir = match parent.open_dir(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => parent.create_dir(name, 0o700)?,
+            opened => opened?,
+        };
+        if nix::unistd::geteuid().is_root() {
+            give(&dir, owner)?;
+        }
+        Ok(())
+    };
+    make().map_err(|error: io::Error| {
         Error::Runtime(nexus_runtime::Error::Failed {
             engine: "the host",
             why: format!("{}: {error}", path.display()),
         })
-    };
-    if let Some(parent) = path.parent() {
-        // Commands inside run as others, who have to pass.
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(parent)
-            .map_err(failed)?;
-    }
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
-        _ => {}
-    }
-    if let (Some((uid, gid)), true) = (owner, nix::unistd::geteuid().is_root()) {
-        std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(failed)?;
-    }
-    Ok(())
+    })?;
+    Ok(path)
 }
 
-impl Containers {
-    /// Its session was deleted: once its last container is gone, so are its files.
-    pub fn session_gone(&self, session: &str) {
-        let (this, session) = (self.clone(), session.to_owned());
-        tokio::spawn(async move {
-            for _ in 0..CLEAR_TRIES {
-                let any = this
-                    .engine()
-                    .look(|core| core.state.containers.iter().any(|one| *one.session_id == *session));
-                if !any {
-                    let cleared = tokio::task::spawn_blocking(move || this.clear(&session)).await;
-                    if let Ok(Err(error)) = cleared {
-                        tracing::warn!(%error, "failed to remove the files of a session; the next start tries again");
-                    }
-                    return;
-                }
-                tokio::time::sleep(CLEAR_PAUSE).await;
-            }
-        });
+/// Gives a directory to its owner. One that had another owner was made by an earlier version: what that owner has in it
+/// is given along, each entry by its name in the handle of its directory.
+fn give(dir: &Dir, owner: &HostUser) -> io::Result<()> {
+    let before = dir.own_meta()?;
+    if before.uid == owner.uid {
+        return Ok(());
     }
-
-    /// Files of sessions that are gone, left by a run that was killed.
-    pub(super) async fn sweep(&self) {
-        for parent in [&self.options().workspaces, &self.options().volumes] {
-            for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let known = self
-                    .engine()
-                    .open_session(&name, crate::domain::sessions::View::All)
-                    .await;
-                if matches!(known, Err(Error::SessionNotFound(_))) && crate::domain::ids::number(&name).is_some() {
-                    self.session_gone(&name);
-                }
-            }
+    let (uid, gid) = (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));
+    let mut walk = Walk::new(dir)?.on_one_device()?;
+    while let Some(step) = walk.step() {
+        let Step::Entry(entry) = step else { continue };
+        // A file with another name elsewhere is not only this directory's.
+        let single = entry.meta.kind == Kind::Dir || entry.meta.links == 1;
+        if entry.meta.uid == before.uid && single {
+            fchownat(walk.dir(), &*entry.name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         }
     }
+    Ok(nexus_walk::restore_owner(dir, owner.uid, owner.gid)?)
 }

@@ -35,7 +35,8 @@ enum Told {
 impl Containers {
     /// Until the stop.
     pub async fn watch(self, stop: CancellationToken) {
-        self.sweep().await;
+        tokio::spawn(self.clone().clean(stop.clone()));
+        tokio::spawn(self.clone().count(stop.clone()));
         let (tell, mut told) = mpsc::channel(EVENTS);
         let mut listening: Vec<&'static str> = Vec::new();
         let mut sample = tokio::time::interval(self.options().sample_every);

@@ -1,0 +1,213 @@
+//! Whose rights the containers of a second user's sessions have on this host, and whose files they leave.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nexus_client::Connection;
+use nexus_proto::orchestrator::v1::*;
+use nexus_tests::ask::refused;
+use nexus_tests::{ask, skipped};
+use rustix::process::{Gid, Uid};
+use rustix::thread as own;
+use tonic::Code;
+
+use super::{Backend, Stage, create, ended, session_with, shell, until, with, written};
+
+const USER: u32 = 1001;
+
+/// A connection of this second user: the kernel says who connects, and this thread alone is that user meanwhile.
+async fn connect_as(stage: &Stage, uid: u32) -> Connection {
+    let (root, id) = ((Uid::ROOT, Gid::ROOT), (Uid::from_raw(uid), Gid::from_raw(uid)));
+    let connection = stage.site.connect();
+    own::set_thread_res_gid(root.1, id.1, root.1).unwrap();
+    own::set_thread_res_uid(root.0, id.0, root.0).unwrap();
+    let asked = connection
+        .orchestrator()
+        .list_sessions(ListSessionsRequest::default())
+        .await;
+    own::set_thread_res_uid(root.0, root.0, root.0).unwrap();
+    own::set_thread_res_gid(root.1, root.1, root.1).unwrap();
+    asked.unwrap();
+    connection
+}
+
+struct Place {
+    _directory: tempfile::TempDir,
+    path: PathBuf,
+}
+
+/// A directory of root's, that everybody may write to.
+fn place() -> Place {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().canonicalize().unwrap();
+    mode(&path, 0o777);
+    Place {
+        _directory: directory,
+        path,
+    }
+}
+
+fn mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+async fn stage(test: &str, backend: Backend, place: &Path) -> Option<Stage> {
+    if !nix::unistd::geteuid().is_root() {
+        skipped(test, "needs root, to be a second user");
+        return None;
+    }
+    let settings = [
+        ("socket_mode", "0666"),
+        ("container_paths", place.to_str().unwrap()),
+        ("container_allow_root", "true"),
+    ];
+    let roles = format!("uid:{USER}=user");
+    // Where a second user can reach the socket.
+    let stage = Stage::set_in(test, backend, &settings, &[("NEXUS_COMMON__ROLES", &roles)]).await?;
+    let folder = stage.site.folder().path().to_owned();
+    mode(&folder, 0o755);
+    Some(stage)
+}
+
+fn allowed(path: &Path) -> SessionConfig {
+    SessionConfig {
+        policy: Some(SessionPolicy {
+            allowed_paths: vec![path.to_string_lossy().into_owned()],
+            ..SessionPolicy::default()
+        }),
+        ..SessionConfig::default()
+    }
+}
+
+fn mounted(session: &str, script: &str, source: &Path, read_only: bool) -> CreateContainerRequest {
+    with(shell(session, script), |config| {
+        config.mounts = vec![Mount {
+            r#type: MountType::Bind.into(),
+            source: source.to_string_lossy().into_owned(),
+            target: "/data".into(),
+            read_only,
+        }];
+    })
+}
+
+/// The attack: a user mounts a directory of root's that everybody may write to, and leaves a set-user-id program there.
+async fn leaves(test: &str, backend: Backend) {
+    let place = place();
+    let Some(stage) = stage(test, backend, &place.path).await else {
+        return;
+    };
+    let connection = connect_as(&stage, USER).await;
+    let session = session_with(&connection, allowed(&place.path)).await;
+    let script = "cp /bin/busybox /data/p; chmod 755 /data/p; chmod 4755 /data/p; touch /workspace/w; ls /data";
+    let made = create(&connection, mounted(&session, script, &place.path, false))
+        .await
+        .unwrap();
+    let (out, err) = written(&connection, &made.id).await;
+    assert_eq!(out, "p\n", "{err}");
+    let left = std::fs::metadata(place.path.join("p")).unwrap();
+    assert_eq!(left.uid(), USER);
+    if backend == Backend::Sandbox {
+        assert_eq!(left.mode() & 0o7777, 0o755, "{err}");
+    }
+    let workspace = stage.site.root().state().join("workspaces").join(&session);
+    for path in [workspace.join("w"), workspace] {
+        assert_eq!(std::fs::metadata(&path).unwrap().uid(), USER, "{}", path.display());
+    }
+    // As root inside.
+    let as_root = with(mounted(&session, "touch /data/r", &place.path, false), |config| {
+        config.user = "0:0".into();
+    });
+    match create(&connection, as_root).await {
+        Ok(made) => {
+            written(&connection, &made.id).await;
+            assert_eq!(std::fs::metadata(place.path.join("r")).unwrap().uid(), USER);
+        }
+        Err(status) => assert!(status.message().contains("orchestrator.container_owners"), "{status:?}"),
+    }
+}
+
+#[tokio::test]
+async fn sandbox_leaves_files_of_its_user() {
+    leaves("sandbox_leaves_files_of_its_user", Backend::Sandbox).await;
+}
+
+#[tokio::test]
+async fn docker_leaves_files_of_its_user() {
+    leaves("docker_leaves_files_of_its_user", Backend::Docker).await;
+}
+
+/// The attack: a user mounts what only root may reach or read.
+#[tokio::test]
+async fn what_a_user_may_not_read_is_not_mounted() {
+    let place = place();
+    let test = "what_a_user_may_not_read_is_not_mounted";
+    let Some(stage) = stage(test, Backend::Sandbox, &place.path).await else {
+        return;
+    };
+    let (shut, open) = (place.path.join("shut"), place.path.join("shut/open"));
+    std::fs::create_dir_all(&open).unwrap();
+    std::fs::write(open.join("words"), "words").unwrap();
+    mode(&open, 0o755);
+    mode(&shut, 0o700);
+    let connection = connect_as(&stage, USER).await;
+    let session = session_with(&connection, allowed(&place.path)).await;
+    for source in [&shut, &open, &open.join("words")] {
+        let status = refused(
+            create(&connection, mounted(&session, "true", source, true)).await,
+            Code::PermissionDenied,
+        );
+        assert!(status.message().contains(&USER.to_string()), "{status:?}");
+    }
+    mode(&shut, 0o755);
+    let made = create(
+        &connection,
+        mounted(&session, "cat /data/words; echo x > /data/words", &open, true),
+    )
+    .await
+    .unwrap();
+    assert_eq!(written(&connection, &made.id).await.0, "words");
+    refused(
+        create(&connection, mounted(&session, "true", &open, false)).await,
+        Code::PermissionDenied,
+    );
+}
+
+/// The attack: 15,000 directories, each in the one before, in a workspace, whose removal would end the orchestrator; and
+/// with it each start that tries again.
+#[tokio::test]
+async fn a_deep_workspace_is_removed_and_ends_nothing() {
+    let Some(mut stage) = Stage::set("a_deep_workspace_is_removed_and_ends_nothing", Backend::Sandbox).await else {
+        return;
+    };
+    let connection = stage.site.connect();
+    let session = ask::create(&connection, "deep").await;
+    let made = create(&connection, shell(&session, "touch /workspace/w"))
+        .await
+        .unwrap();
+    ended(&connection, &made.id).await;
+    let workspaces = stage.site.root().state().join("workspaces");
+    let dig = |name: &str, depth: usize| {
+        use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut here = openat(CWD, workspaces.join(name), flags, Mode::empty()).unwrap();
+        for _ in 0..depth {
+            mkdirat(&here, "d", Mode::from_raw_mode(0o755)).unwrap();
+            here = openat(&here, "d", flags, Mode::empty()).unwrap();
+        }
+    };
+    dig(&session, 15_000);
+    // And one that a killed run left, which the next start finds.
+    let old = "00000000000000000000000000000001";
+    std::fs::create_dir(workspaces.join(old)).unwrap();
+    dig(old, 2_000);
+    ask::delete(&connection, &session).await;
+    stage.site.kill(nexus_tests::Daemon::Orchestrator);
+    stage.site.up(&[nexus_tests::Daemon::Orchestrator]).await;
+    let trash = workspaces.join(".trash");
+    let is_empty = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    until("the end of the deep directories", async || {
+        [&*session, old].iter().all(|name| !workspaces.join(name).exists()) && is_empty(&trash)
+    })
+    .await;
+    ask::create(&stage.site.connect(), "on it goes").await;
+}
