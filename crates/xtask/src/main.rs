@@ -4,6 +4,7 @@ mod bench;
 mod cargo;
 mod dist;
 mod graph;
+mod rooms;
 mod test;
 mod up;
 
@@ -25,11 +26,17 @@ enum Command {
     Up,
     /// Stop the daemons
     Down,
-    /// Check formatting, lints and the crate graph, then run every test
+    /// Check formatting, lints, the crate graph and the rooms inside the crates, then run every test
     Test(test::Args),
     /// Compare the crates' dependencies with the snapshot
     Graph {
         /// Write the snapshot anew
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Compare the arrows between modules inside each crate with the checked-in list
+    Rooms {
+        /// Write the list again; arrows that point the wrong way may go, and none may come
         #[arg(long)]
         bless: bool,
     },
@@ -45,6 +52,7 @@ fn main() -> ExitCode {
         Command::Down => up::down(),
         Command::Test(args) => test::run(&args),
         Command::Graph { bless } => graph::run(bless),
+        Command::Rooms { bless } => rooms::run(bless),
         Command::Bench(args) => bench::run(&args),
         Command::Dist(args) => dist::run(&args),
     };

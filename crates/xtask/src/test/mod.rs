@@ -1,16 +1,19 @@
-//! Everything that is checked, in the order in which it is cheapest to fail: formatting, lints, the crate graph, then
-//! the tests. The daemons are built first, because the system tests run the real ones.
+//! Everything that is checked, in the order in which it is cheapest to fail: formatting, lints, the crate graph, the
+//! rooms inside the crates, then the tests. The daemons are built first, because the system tests run the real ones.
+
+mod times;
 
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    process::{Command, Stdio},
+    process::Command,
     time::Instant,
 };
 
 use anyhow::{Context, Result, bail};
+use times::{Programs, Times};
 
-use crate::{cargo, graph};
+use crate::{cargo, graph, rooms};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -45,28 +48,33 @@ pub fn run(args: &Args) -> Result<()> {
             "warnings",
         ]))?;
         graph::run(false)?;
+        rooms::run(false)?;
     }
     let target = cargo::target_dir()?;
     fs::create_dir_all(&target).with_context(|| format!("failed to create {}", target.display()))?;
     let skipped_file = target.join("skipped-tests.txt");
     fs::write(&skipped_file, "").with_context(|| format!("failed to write {}", skipped_file.display()))?;
 
+    let mut arguments = vec!["test", "--workspace"];
     let mut command = cargo::cargo();
-    command
-        .args(["test", "--workspace", "--no-fail-fast"])
-        .env(SKIPPED, &skipped_file);
     if args.quick {
-        command.args(["--lib", "--bins"]);
+        arguments.extend(["--lib", "--bins"]);
     } else {
         let bin = cargo::build_binaries("dev")?;
         command.env("NEXUS_BIN_DIR", bin);
     }
+    let mut times = Times::new(Programs::build(&arguments)?);
+    command
+        .args(&arguments)
+        .arg("--no-fail-fast")
+        .env(SKIPPED, &skipped_file);
     if let Some(filter) = &args.filter {
         command.args(["--", filter]);
     }
-    let (count, fine) = counted(&mut command)?;
+    let (count, fine) = counted(&mut command, &mut times)?;
     let skipped = fs::read_to_string(&skipped_file).unwrap_or_default();
     let skipped: Vec<&str> = skipped.lines().filter(|line| !line.trim().is_empty()).collect();
+    println!("\n{}", times.table());
     summary(&count, &skipped, begin);
     if !fine || count.failed > 0 {
         bail!("tests failed; they are named above");
@@ -81,13 +89,20 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Runs the tests in sight and adds up what each test program says at its end.
-fn counted(command: &mut Command) -> Result<(Count, bool)> {
+fn counted(command: &mut Command, times: &mut Times) -> Result<(Count, bool)> {
     println!("$ {}", cargo::show(command));
+    // One pipe for both: cargo names a program on one stream, and the program reports on the other.
+    let (output, pipe) = std::io::pipe().context("failed to make a pipe")?;
+    let other = pipe.try_clone().context("failed to make a pipe")?;
     let mut child = command
-        .stdout(Stdio::piped())
+        .stdout(pipe)
+        .stderr(other)
         .spawn()
         .context("failed to run cargo test")?;
-    let output = child.stdout.take().context("cargo test has no output")?;
+    // The command holds ends of the pipe, which ends when nobody can write to it.
+    command
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
     let mut count = Count::default();
     let mut out = std::io::stdout().lock();
     for line in BufReader::new(output).split(b'\n') {
@@ -95,8 +110,11 @@ fn counted(command: &mut Command) -> Result<(Count, bool)> {
         out.write_all(&line)?;
         out.write_all(b"\n")?;
         out.flush()?;
-        add(&mut count, &String::from_utf8_lossy(&line));
+        let line = String::from_utf8_lossy(&line);
+        times.line(&line, Instant::now());
+        add(&mut count, &line);
     }
+    times.end(Instant::now());
     let status = child.wait().context("failed to wait for cargo test")?;
     Ok((count, status.success()))
 }
@@ -122,7 +140,6 @@ fn add(count: &mut Count, line: &str) {
 }
 
 fn summary(count: &Count, skipped: &[&str], begin: Instant) {
-    println!();
     for name in skipped {
         println!("skipped: {name}");
     }
