@@ -5,7 +5,10 @@ use std::{ffi::OsString, process::Command};
 
 use anyhow::Result;
 
-use crate::cargo;
+use crate::{cargo, cold};
+
+/// The row that is measured here, and only when it is asked for: it compiles everything from nothing.
+const COLD: &str = "cold";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -15,12 +18,20 @@ pub struct Args {
     /// Less of everything: to see that it works
     #[arg(long)]
     quick: bool,
-    /// Only these rows: unary, durable, grown, deltas, fanout, door, start, services, containers, idle, sizes
+    /// Only these rows: unary, durable, grown, deltas, fanout, door, start, services, containers, idle, sizes; and cold,
+    /// a build from nothing, which runs only if it is named
     #[arg(long, value_name = "ROW")]
     only: Vec<String>,
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let rows: Vec<&String> = args.only.iter().filter(|row| *row != COLD).collect();
+    if rows.len() < args.only.len() {
+        cold::run()?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+    }
     // Apart, so that the daemons are built with their own features and not with those of the measuring.
     let bin = cargo::build_binaries(&args.profile)?;
     cargo::run(cargo::cargo().args(["build", "--profile", &args.profile, "--package", "nexus-bench"]))?;
@@ -37,7 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.quick {
         command.arg("--quick");
     }
-    for row in &args.only {
+    for row in rows {
         command.args(["--only", row]);
     }
     cargo::run(&mut command)

@@ -93,6 +93,16 @@ fn word(word: &OsStr) -> String {
 
 /// The daemons and the command, and nothing else of the workspace.
 pub fn build_binaries(profile: &str) -> Result<PathBuf> {
+    build_binaries_in(None, profile)
+}
+
+/// The same, with a directory of its own for everything that is compiled.
+pub fn build_binaries_in(place: Option<&Path>, profile: &str) -> Result<PathBuf> {
+    let cargo = || {
+        let mut command = cargo();
+        command.envs(place.map(|place| ("CARGO_TARGET_DIR", place)));
+        command
+    };
     let alone = profile != "dev" && has_static_libc();
     let mut command = cargo();
     command.args(["build", "--profile", profile, "--bins"]);
@@ -104,7 +114,11 @@ pub fn build_binaries(profile: &str) -> Result<PathBuf> {
         run(cargo().args(build).args(["--", "-C", "target-feature=+crt-static"]))?;
     }
     let folder = if profile == "dev" { "debug" } else { profile };
-    Ok(target_dir()?.join(folder))
+    let target_dir = match place {
+        Some(place) => place.to_path_buf(),
+        None => target_dir()?,
+    };
+    Ok(target_dir.join(folder))
 }
 
 /// It is executed for each command in a sandbox, and a tenth of what that takes is finding its libraries. So it has
@@ -117,6 +131,6 @@ fn has_static_libc() -> bool {
     cfg!(all(target_os = "linux", target_env = "gnu")) && found.is_ok_and(|found| found.stdout.starts_with(b"/"))
 }
 
-fn package(binary: &str) -> &str {
+pub fn package(binary: &str) -> &str {
     if binary == "nexus" { "nexus-cli" } else { binary }
 }

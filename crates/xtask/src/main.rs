@@ -2,7 +2,9 @@
 
 mod bench;
 mod cargo;
+mod cold;
 mod dist;
+mod fuzz;
 mod graph;
 mod rooms;
 mod test;
@@ -40,6 +42,8 @@ enum Command {
         #[arg(long)]
         bless: bool,
     },
+    /// Feed hostile bytes to everything that reads bytes from outside
+    Fuzz(fuzz::Args),
     /// Measure what ships, beside yardsticks of its own
     Bench(bench::Args),
     /// Build what ships: a tarball, a Debian package and an OCI image, with checksums
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Graph { bless } => graph::run(bless),
         Command::Rooms { bless } => rooms::run(bless),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Dist(args) => dist::run(&args),
     };
