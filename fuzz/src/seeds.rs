@@ -35,7 +35,7 @@ fn write_all() {
     write("sse", with(&[3], events()));
     write("provider", provider());
     write("layers", layers());
-    write("backup", vec![backup()]);
+    write("backup", vec![backup(1), backup(2)]);
     write(
         "config",
         vec![
@@ -134,13 +134,23 @@ fn layers() -> Vec<Vec<u8>> {
     vec![packed(&plain), plain, out]
 }
 
-fn backup() -> Vec<u8> {
+/// In both shapes that are read; the second with a directory, an owner and a hole.
+fn backup(schema: u32) -> Vec<u8> {
     let text = b"[common]\n";
     let digest: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut files = vec![serde_json::json!({
+        "path": "state/nexus/config.toml", "bytes": text.len(), "mode": 0o600, "sha256": digest,
+    })];
+    if schema > 1 {
+        files[0]["owner"] = serde_json::json!([0, 0]);
+        files[0]["modified"] = serde_json::json!([1, 2]);
+        files[0]["bytes"] = serde_json::json!(4096 + text.len());
+        files[0]["ranges"] = serde_json::json!([{"at": 4096, "bytes": text.len()}]);
+        files.push(serde_json::json!({"path": "state/run", "kind": "dir", "bytes": 0, "mode": 0o700, "sha256": ""}));
+    }
     let manifest = serde_json::json!({
-        "schema": 1, "created_at": "2026-01-01T00:00:00Z", "nexus": "0.1.0", "root": "/root/nexus", "with_keys": false,
-        "files": [{"path": "state/nexus/config.toml", "bytes": text.len(), "mode": 0o600, "sha256": digest}],
-        "left_out": [],
+        "schema": schema, "created_at": "2026-01-01T00:00:00Z", "nexus": "0.1.0", "root": "/root/nexus", "with_keys": false,
+        "files": files, "left_out": [],
     });
     let manifest = serde_json::to_vec(&manifest).expect("it is JSON");
     use tar::EntryType as Kind;
