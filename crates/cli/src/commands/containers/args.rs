@@ -6,8 +6,8 @@ use nexus_proto::orchestrator::v1::{Mount, MountType};
 const EXAMPLES: &str = "\
 Examples:
   nexus containers run -- echo hello            in the built-in sandbox, on this host's own programs
-  nexus containers run alpine:3 -- sh -c 'id'   in an image
-  nexus containers run -d -l of=web alpine:3 -- sleep 600
+  nexus containers run alpine:3 sh -c 'id'      in an image; `--` before the command is optional then
+  nexus containers run -d -l of=web alpine:3 sleep 600
   nexus containers logs -f 1a2b
   nexus containers exec 1a2b -- cat /etc/os-release";
 
@@ -44,13 +44,16 @@ pub struct ListArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, override_usage = "nexus containers run [OPTIONS] [IMAGE] [--] [COMMAND]...")]
 pub struct RunArgs {
     /// The image; without one: the built-in sandbox on this host's own programs
     pub image: Option<String>,
-    /// The command and its arguments
-    #[arg(last = true)]
-    pub command: Vec<String>,
+    /// The command and its arguments, after the options of `nexus`; without an image it stands after `--`
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
+    /// The same, after `--`
+    #[arg(last = true, hide = true)]
+    after_dashes: Vec<String>,
     /// In this session; otherwise in a new one, which ends with a command that is waited for
     #[arg(long, value_name = "ID")]
     pub session: Option<String>,
@@ -90,6 +93,18 @@ pub struct RunArgs {
     /// When it is started again: no, on-failure, always, unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no")]
     pub restart: String,
+}
+
+impl RunArgs {
+    /// The command and its arguments, whether they stood after `--` or not.
+    pub fn command(&self) -> Vec<String> {
+        match self.words.is_empty() {
+            true => self.after_dashes.clone(),
+            // Whatever stands after the first word of the command is the command's, `--` included.
+            false if self.after_dashes.is_empty() => self.words.clone(),
+            false => [&self.words[..], &["--".to_owned()], &self.after_dashes[..]].concat(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -174,4 +189,67 @@ fn size(text: &str) -> Result<i64, String> {
         .checked_mul(1 << shift)
         .filter(|bytes| *bytes > 0)
         .ok_or_else(|| "expected a size such as 256MiB".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::RunArgs;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn parsed(words: &[&str]) -> (Option<String>, Vec<String>, bool) {
+        let line = Line::try_parse_from([&["run"], words].concat()).unwrap();
+        let command = line.run.command();
+        (line.run.image, command, line.run.detach)
+    }
+
+    #[test]
+    fn a_command_is_taken_as_docker_takes_it() {
+        for (words, image, command, detach) in [
+            (
+                &["alpine", "sh", "-c", "id"][..],
+                Some("alpine"),
+                &["sh", "-c", "id"][..],
+                false,
+            ),
+            (
+                &["alpine", "--", "sh", "-c", "id"],
+                Some("alpine"),
+                &["sh", "-c", "id"],
+                false,
+            ),
+            (
+                &["-d", "alpine", "sleep", "-d", "1"],
+                Some("alpine"),
+                &["sleep", "-d", "1"],
+                true,
+            ),
+            (&["alpine", "ls", "--help"], Some("alpine"), &["ls", "--help"], false),
+            (
+                &["alpine", "grep", "--", "-x", "f"],
+                Some("alpine"),
+                &["grep", "--", "-x", "f"],
+                false,
+            ),
+            (&["--", "echo", "-n", "x"], None, &["echo", "-n", "x"], false),
+            (&["alpine"], Some("alpine"), &[], false),
+            (
+                &["-e", "A=b", "-w", "/x", "alpine", "env"],
+                Some("alpine"),
+                &["env"],
+                false,
+            ),
+        ] {
+            let (found_image, found, detached) = parsed(words);
+            assert_eq!((found_image.as_deref(), detached), (image, detach), "{words:?}");
+            assert_eq!(found, command, "{words:?}");
+        }
+        assert!(Line::try_parse_from(["run", "--no-such-option", "alpine"]).is_err());
+    }
 }

@@ -44,7 +44,7 @@ async fn session(connection: &Connection, args: &RunArgs) -> Result<String, Fail
 }
 
 pub async fn start(connection: &Connection, args: RunArgs, output: &Output) -> Result<Exit, Failure> {
-    if args.image.is_none() && args.command.is_empty() {
+    if args.image.is_none() && args.command().is_empty() {
         return Err(Failure::usage("name an image, or a command after `--`"));
     }
     // From here on nothing is left behind by who ends us.
@@ -76,7 +76,7 @@ async fn run_in(
     interrupt: &mut Signal,
     output: &Output,
 ) -> Result<Option<i32>, Failure> {
-    let mut command = args.command.into_iter();
+    let mut command = args.command().into_iter();
     let config = ContainerConfig {
         image: args.image.unwrap_or_default(),
         command: command.next().into_iter().collect(),
@@ -152,7 +152,7 @@ async fn run_in(
         output.record(&json!({ "id": id, "exit_code": ended.exit_code, "oom_killed": ended.oom_killed }))?;
     }
     if ended.oom_killed {
-        output.warn("it used more memory than it may");
+        output.warn("the container ended because its memory limit was exceeded");
     }
     if args.keep {
         output.note(&format!("kept: {id}"));
