@@ -10,6 +10,7 @@ pub mod ask;
 mod binaries;
 mod daemon;
 pub mod engines;
+pub mod hostile;
 mod process;
 mod random;
 pub mod raw;

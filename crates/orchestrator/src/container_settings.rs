@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use nexus_config::{Kind, Root, Setting};
 use nexus_proto::common::v1::ResourceLimits;
-use nexus_runtime::{Choice, PullPolicy};
+use nexus_runtime::{Choice, ImageLimits, PullPolicy};
 use serde::Deserialize;
 
+use crate::domain;
 use crate::domain::container::Policy;
 use crate::engine::containers::{Options, Pair};
 
@@ -17,6 +18,10 @@ pub struct ContainerConfig {
     container_host: String,
     container_pull: String,
     container_images: Vec<String>,
+    container_registries: Vec<String>,
+    container_image_max_size: u64,
+    container_image_max_ratio: u64,
+    container_user_image_size: u64,
     container_paths: Vec<String>,
     container_memory: u64,
     container_cpus: f64,
@@ -70,7 +75,33 @@ pub fn settings() -> Vec<Setting> {
             "container_images",
             Kind::List,
             "",
-            "images that may be used, * at the end for all that begin so; empty: all",
+            "images that may be used, and that users may have fetched, * at the end for all that begin so; empty: all that \
+             are here, and only administrators have others fetched",
+        ),
+        Setting::new(
+            "container_registries",
+            Kind::List,
+            "",
+            "registries that images are fetched from, for whomever; empty: those that container_images or an \
+             administrator names",
+        ),
+        Setting::new(
+            "container_image_max_size",
+            Kind::Size,
+            "10GiB",
+            "most bytes of an image, unpacked",
+        ),
+        Setting::new(
+            "container_image_max_ratio",
+            Kind::Int { min: 1, max: 100_000 },
+            "200",
+            "how many times its size a layer may unpack to, in the built-in sandbox",
+        ),
+        Setting::new(
+            "container_user_image_size",
+            Kind::Size,
+            "20GiB",
+            "most bytes of all images that one user had fetched, unpacked",
         ),
         Setting::new(
             "container_paths",
@@ -208,6 +239,18 @@ pub fn check(config: &ContainerConfig) -> Vec<String> {
             Some(_) => {}
         }
     }
+    for rule in &config.container_images {
+        if let Err(why) = nexus_runtime::images::check_rule(rule) {
+            wrong.push(format!("container_images: {why}"));
+        }
+    }
+    for registry in &config.container_registries {
+        if !domain::container::is_registry(registry) {
+            wrong.push(format!(
+                "container_registries: {registry:?} is not a host, or a host and a port"
+            ));
+        }
+    }
     for path in &config.container_paths {
         if !path.starts_with('/') {
             wrong.push(format!("container_paths: {path} is not absolute"));
@@ -254,6 +297,10 @@ pub fn runtime(config: &ContainerConfig, root: &Root) -> nexus_runtime::Config {
         host: config.container_host.clone(),
         directory: root.state().join("containers"),
         helper: None,
+        image_limits: ImageLimits {
+            max_bytes: config.container_image_max_size,
+            max_ratio: config.container_image_max_ratio,
+        },
     }
 }
 
@@ -270,6 +317,7 @@ pub fn options(config: &ContainerConfig, root: &Root) -> Options {
             max_containers: config.max_containers,
             max_per_session: config.max_session_containers,
             images: config.container_images.clone(),
+            registries: config.container_registries.clone(),
             default_limits: limits(config.container_cpus, config.container_memory, config.container_pids),
             max_limits: limits(
                 config.container_max_cpus,
@@ -282,6 +330,7 @@ pub fn options(config: &ContainerConfig, root: &Root) -> Options {
         workspaces: root.state().join("workspaces"),
         volumes: root.state().join("volumes"),
         state: root.state(),
+        user_image_bytes: config.container_user_image_size,
         paths: config.container_paths.iter().map(PathBuf::from).collect(),
         pull: match config.container_pull.as_str() {
             "always" => PullPolicy::Always,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::docker::{Docker, Place, Surroundings};
-use crate::{Engine, Error, Probe, Result, sandbox};
+use crate::{Engine, Error, ImageLimits, Probe, Result, sandbox};
 
 /// Longest that a place may take to say what it is.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
@@ -13,6 +13,7 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 /// How engines are found, and where they keep what is theirs.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
+    /// Which engine is wanted.
     pub backend: Choice,
     /// `unix:///path` or `tcp://host:port` of a Docker or Podman; empty: the usual places are tried.
     pub host: String,
@@ -20,15 +21,21 @@ pub struct Config {
     pub directory: PathBuf,
     /// The helper `nexus-sandbox`; `None`: beside the running program, or else in PATH.
     pub helper: Option<PathBuf>,
+    /// What images may come to.
+    pub image_limits: ImageLimits,
 }
 
+/// An engine by its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
     /// The first that works: docker, podman, sandbox.
     #[default]
     Auto,
+    /// Docker 20.10 or newer.
     Docker,
+    /// Podman 4 or newer.
     Podman,
+    /// The built-in one, on Linux.
     Sandbox,
     /// No isolation at all: never chosen, only named.
     HostUnsafe,
@@ -37,11 +44,18 @@ pub enum Choice {
 /// An engine that works, and what it can do.
 #[derive(Clone, Debug)]
 pub struct Found {
+    /// Asked from now on; each call dials by itself.
     pub engine: Arc<dyn Engine>,
+    /// What it said of itself when it was found.
     pub probe: Probe,
 }
 
-/// The engine to use. Fails with why each that was tried does not work, and what to install.
+/// The engine to use.
+///
+/// # Errors
+///
+/// [`Error::NoBackend`] with why each that was tried does not work, and what to install; [`Error::Unusable`] if the one that
+/// the config names does not work.
 pub async fn choose(config: &Config) -> Result<Found> {
     match config.backend {
         Choice::Docker => docker(config).await,
@@ -85,11 +99,11 @@ pub async fn try_each(config: &Config, first: bool) -> Vec<(&'static str, Result
 }
 
 async fn docker(config: &Config) -> Result<Found> {
-    at("docker", Surroundings::here().docker(&config.host)?).await
+    at(config, "docker", Surroundings::here().docker(&config.host)?).await
 }
 
 async fn podman(config: &Config) -> Result<Found> {
-    at("podman", Surroundings::here().podman(&config.host)?).await
+    at(config, "podman", Surroundings::here().podman(&config.host)?).await
 }
 
 async fn built_in(config: &Config) -> Result<Found> {
@@ -99,14 +113,14 @@ async fn built_in(config: &Config) -> Result<Found> {
 }
 
 /// The first of these places where the wanted engine answers.
-async fn at(wanted: &'static str, places: Vec<Place>) -> Result<Found> {
+async fn at(config: &Config, wanted: &'static str, places: Vec<Place>) -> Result<Found> {
     let mut why = Vec::new();
     for place in places {
         if !place.exists() {
             why.push(format!("there is no {place}"));
             continue;
         }
-        let connected = tokio::time::timeout(PROBE_DEADLINE, Docker::connect(place.clone())).await;
+        let connected = tokio::time::timeout(PROBE_DEADLINE, Docker::connect(place.clone(), config.image_limits)).await;
         let engine = match connected {
             Ok(Ok(engine)) => engine,
             Ok(Err(error)) => {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     Chunk, ContainerSpec, Credentials, Event, ExecOutput, ExecSpec, ExitInfo, Image, Info, LogOptions, Probe, Progress,
-    PullPolicy, Pulled, Result, Stats,
+    PullOrder, PullPolicy, Pulled, Result, Stats,
 };
 
 /// What an engine is asked to do. Dropping it gives up the wait, not always the deed.
@@ -55,6 +55,7 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// Waits until it has ended; at once if it has. One that was never started is waited for.
     fn wait<'a>(&'a self, id: &'a str) -> Work<'a, ExitInfo>;
 
+    /// What it is now. [`Error::NotFound`](crate::Error::NotFound) if it is not there.
     fn inspect<'a>(&'a self, id: &'a str) -> Work<'a, Info>;
 
     /// All containers, running or not, that carry all of these labels.
@@ -66,29 +67,43 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// Runs one more command in a running container, as its user unless told otherwise, and waits for it.
     fn exec<'a>(&'a self, id: &'a str, exec: ExecSpec) -> Work<'a, ExecOutput>;
 
-    /// [`Error::State`](crate::Error::State) if it is not running.
+    /// What it uses now. [`Error::State`](crate::Error::State) if it is not running.
     fn stats<'a>(&'a self, id: &'a str) -> Work<'a, Stats>;
 
     /// What happens to containers of this engine from now on, whoever did it.
     fn events(&self) -> Work<'_, Events>;
 
+    /// All images that are here.
     fn images(&self) -> Work<'_, Vec<Image>>;
 
-    /// Sees to it that an image is here, by policy. Progress is told as far as the receiver keeps up.
-    /// [`Error::ImageNotFound`](crate::Error::ImageNotFound) with [`PullPolicy::Never`], or if the registry has none.
+    /// Sees to it that an image is here, as ordered.
+    /// [`Error::ImageNotFound`](crate::Error::ImageNotFound) with [`PullPolicy::Never`], or if the registry has none;
+    /// [`Error::Pull`](crate::Error::Pull) if the image is larger than the order or the limits of the engine allow.
+    fn pull_order<'a>(&'a self, order: PullOrder<'a>) -> Work<'a, Pulled>;
+
+    /// [`Engine::pull_order`] without a bound of its own on the size.
     fn pull<'a>(
         &'a self,
         reference: &'a str,
         policy: PullPolicy,
         credentials: Option<&'a Credentials>,
         progress: Option<mpsc::Sender<Progress>>,
-    ) -> Work<'a, Pulled>;
+    ) -> Work<'a, Pulled> {
+        self.pull_order(PullOrder {
+            reference,
+            policy,
+            credentials,
+            progress,
+            max_bytes: None,
+        })
+    }
 
     /// Takes an image from a tar archive of a root filesystem, a `docker save` archive, an OCI archive or an OCI
     /// layout directory, under this reference.
     fn import<'a>(&'a self, from: &'a Path, reference: &'a str) -> Work<'a, Image>;
 
-    /// [`Error::State`](crate::Error::State) if a container uses it and `force` is not given.
+    /// Takes away a name, and the image with its last one. [`Error::State`](crate::Error::State) if a container uses it and
+    /// `force` is not given.
     fn remove_image<'a>(&'a self, reference: &'a str, force: bool) -> Work<'a, ()>;
 
     /// Removes images that no container uses and, unless `all`, that have no name. Returns the bytes that freed.

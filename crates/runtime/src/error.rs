@@ -2,14 +2,23 @@
 
 use std::time::Duration;
 
+/// What an engine answers.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Why an engine did not do what it was asked for.
 #[derive(Clone, Debug, thiserror::Error)]
+#[expect(
+    missing_docs,
+    reason = "the fields are the words of the message, which says what each is"
+)]
 pub enum Error {
+    /// There is no container with this id.
     #[error("no such container: {0}")]
     NotFound(String),
+    /// A container has this name already.
     #[error("a container named {0} exists already")]
     Exists(String),
+    /// Neither here nor, if it was asked, in the registry.
     #[error("image {image} is not here: {why}")]
     ImageNotFound { image: String, why: String },
     /// The image's registry, or the image itself, cannot be used.
@@ -24,11 +33,13 @@ pub enum Error {
     /// Not in this state: not running, or running.
     #[error("container {id} {why}")]
     State { id: String, why: String },
+    /// This engine has no way to do it.
     #[error("{engine} cannot {what}")]
     Unsupported { engine: &'static str, what: String },
     /// It did not answer, or went away in the middle: it may be back.
     #[error("{engine} does not answer: {why}")]
     Unavailable { engine: &'static str, why: String },
+    /// It did not answer within its deadline, and may still do what it was asked for.
     #[error("{engine} took longer than {} to {doing}", humantime(.after))]
     Timeout {
         engine: &'static str,

@@ -23,7 +23,7 @@ mod state;
 pub use choose::{Choice, Config, Found, choose, try_each};
 pub use engine::{Chunks, Engine, Events, Work};
 pub use error::{Error, Result};
-pub use images::{Credentials, Image, Progress, PullPolicy, Pulled};
+pub use images::{Credentials, Image, ImageLimits, Progress, PullOrder, PullPolicy, Pulled};
 pub use login::login;
 pub use spec::{ContainerSpec, HostUser, Limit, Limits, Mount, MountKind, NetworkMode, Port, Protocol};
 pub use state::{

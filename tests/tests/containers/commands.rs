@@ -369,6 +369,18 @@ async fn images_are_fetched_taken_in_used_and_removed() {
         .says(&["containers", "run", "localhost/root:1", "--", "/bin/echo", "other"])
         .await;
     assert_eq!(other, "other\n");
+    let plain = place
+        .says(&[
+            "containers",
+            "run",
+            "localhost/root:1",
+            "/bin/echo",
+            "-e",
+            "--",
+            "other",
+        ])
+        .await;
+    assert_eq!(plain, "-- other\n");
 
     assert_eq!(
         place.says(&["images", "rm", "localhost/root:1"]).await,

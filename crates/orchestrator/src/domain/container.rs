@@ -22,7 +22,7 @@ use nexus_proto::words;
 use super::event::{self, About, ORCHESTRATOR};
 use super::sessions::{View, about};
 use super::{Effect, Error, Fact, State, Step, Time, ids};
-pub use policy::{Policy, check_reference};
+pub use policy::{Policy, check_reference, is_registry};
 
 /// The backend that isolates nothing, and what everybody is told who sees a container of it.
 pub const BARE: &str = "host-unsafe";

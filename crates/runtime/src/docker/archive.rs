@@ -4,11 +4,12 @@
 //! both say the same of the same blobs.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
+use nexus_walk::Dir;
 use serde::Deserialize;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -18,6 +19,9 @@ use crate::{Error, Result};
 
 const BLOCK: usize = 512;
 const PIECE: usize = 128 << 10;
+/// The largest index or manifest that is read, in bytes.
+const MAX_DOCUMENT: u64 = 8 << 20;
+const NO_DIGEST: &str = "a digest in it is not SHA-256";
 
 pub(super) struct Archive {
     /// Whether it says what image it is; otherwise it is a root filesystem.
@@ -27,10 +31,10 @@ pub(super) struct Archive {
 
 pub(super) async fn open(path: &Path) -> Result<Archive> {
     let unreadable = |error: io::Error| Error::Invalid(format!("{}: {error}", path.display()));
-    if tokio::fs::metadata(path).await.map_err(unreadable)?.is_dir() {
-        return layout(path).await;
-    }
-    let mut file = File::open(path).await.map_err(unreadable)?;
+    let mut file = match opened(path).map_err(unreadable)? {
+        From::Directory(root) => return layout(path, root).await,
+        From::File(file) => File::from_std(file),
+    };
     let holds_image = holds_image(&mut file).await.map_err(unreadable)?;
     file.rewind().await.map_err(unreadable)?;
     let bytes = futures_util::stream::try_unfold(file, |mut file| async move {
@@ -42,6 +46,30 @@ pub(super) async fn open(path: &Path) -> Result<Archive> {
         holds_image,
         bytes: Box::pin(bytes),
     })
+}
+
+enum From {
+    Directory(Dir),
+    File(std::fs::File),
+}
+
+/// What a path leads to, by its handle: nothing that would be waited for, such as a named pipe.
+fn opened(path: &Path) -> io::Result<From> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::empty())?;
+    let file = std::fs::File::from(fd);
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Ok(From::Directory(Dir::from_fd(file.into())?));
+    }
+    if !kind.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is neither a file nor a directory",
+        ));
+    }
+    Ok(From::File(file))
 }
 
 /// Looks at the names in a tar: an image has one of two files at its top.
@@ -90,13 +118,15 @@ struct Manifest {
 }
 
 /// An OCI layout directory as a tar.
-async fn layout(directory: &Path) -> Result<Archive> {
+async fn layout(directory: &Path, root: Dir) -> Result<Archive> {
     let wrong = |why: String| Error::Invalid(format!("{} is no OCI layout: {why}", directory.display()));
-    let read = |name: String| async move {
-        let text = tokio::fs::read(directory.join(&name)).await;
+    let read = |name: &str| {
+        let text = root
+            .open_file(name)
+            .and_then(|(file, _)| nexus_walk::read_bounded(&file, MAX_DOCUMENT));
         text.map_err(|error| format!("{name}: {error}"))
     };
-    let index = read("index.json".into()).await.map_err(wrong)?;
+    let index = read("index.json").map_err(wrong)?;
     let index: Index = serde_json::from_slice(&index).map_err(|error| wrong(error.to_string()))?;
     let [one] = &index.manifests[..] else {
         return Err(wrong(format!(
@@ -104,12 +134,12 @@ async fn layout(directory: &Path) -> Result<Archive> {
             index.manifests.len()
         )));
     };
-    let at = blob(&one.digest).ok_or_else(|| wrong(one.digest.clone()))?;
-    let manifest = read(at.clone()).await.map_err(wrong)?;
+    let at = blob(&one.digest).ok_or_else(|| wrong(NO_DIGEST.into()))?;
+    let manifest = read(&at).map_err(wrong)?;
     let manifest: Manifest = serde_json::from_slice(&manifest).map_err(|error| wrong(error.to_string()))?;
-    let config = blob(&manifest.config.digest).ok_or_else(|| wrong(manifest.config.digest.clone()))?;
+    let config = blob(&manifest.config.digest).ok_or_else(|| wrong(NO_DIGEST.into()))?;
     let layers: Option<Vec<String>> = manifest.layers.iter().map(|layer| blob(&layer.digest)).collect();
-    let layers = layers.ok_or_else(|| wrong("a layer has no digest".into()))?;
+    let layers = layers.ok_or_else(|| wrong(NO_DIGEST.into()))?;
     let list = serde_json::json!([{ "Config": config, "RepoTags": null, "Layers": layers }]).to_string();
 
     let mut files = vec!["oci-layout".to_owned(), "index.json".to_owned(), at, config];
@@ -117,7 +147,7 @@ async fn layout(directory: &Path) -> Result<Archive> {
     files.sort_unstable();
     files.dedup();
     let (send, receive) = mpsc::channel(4);
-    tokio::spawn(pack(directory.to_owned(), files, list, send));
+    tokio::spawn(pack(root, files, list, send));
     let bytes = futures_util::stream::unfold(receive, |mut receive| async move {
         receive.recv().await.map(|piece| (piece, receive))
     });
@@ -127,21 +157,21 @@ async fn layout(directory: &Path) -> Result<Archive> {
     })
 }
 
-/// `sha256:ab..` is the file `blobs/sha256/ab..`.
+/// `sha256:ab..` is the file `blobs/sha256/ab..`. Its length is that of every other: names in a tar have 100 bytes.
 fn blob(digest: &str) -> Option<String> {
-    let (kind, hash) = digest.split_once(':')?;
-    let plain = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    (plain(kind) && plain(hash)).then(|| format!("blobs/{kind}/{hash}"))
+    let hash = digest.strip_prefix("sha256:")?;
+    let plain = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    plain.then(|| format!("blobs/sha256/{hash}"))
 }
 
 type Pieces = mpsc::Sender<io::Result<Bytes>>;
 
 /// A reader that went away ends it.
-async fn pack(directory: PathBuf, files: Vec<String>, list: String, to: Pieces) {
+async fn pack(root: Dir, files: Vec<String>, list: String, to: Pieces) {
     let packed = async {
         for name in &files {
-            let mut file = File::open(directory.join(name)).await?;
-            let size = file.metadata().await?.len();
+            let (file, found) = root.open_file(name)?;
+            let (mut file, size) = (File::from_std(file), found.bytes);
             put(&to, head(name, size)).await?;
             let mut left = size;
             while left > 0 {
@@ -186,4 +216,47 @@ fn head(name: &str, size: u64) -> Bytes {
     let sum: u32 = head.iter().map(|byte| u32::from(*byte)).sum();
     head[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     Bytes::copy_from_slice(&head)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::{blob, open};
+
+    /// Whoever wrote a layout names a digest that is a path, or one that is longer than the name of a file in a tar.
+    #[test]
+    fn a_digest_is_nothing_else() {
+        let good = format!("sha256:{}", "a".repeat(64));
+        assert_eq!(blob(&good), Some(format!("blobs/sha256/{}", "a".repeat(64))));
+        for odd in [
+            "",
+            "sha256:",
+            "sha256:../../etc/passwd",
+            "other:aa",
+            &format!("{good}a"),
+            &"a".repeat(600),
+        ] {
+            assert_eq!(blob(odd), None, "{odd}");
+        }
+    }
+
+    /// A layout is made of links that lead out of it, to have a secret sent to the engine.
+    #[tokio::test]
+    async fn a_layout_leads_nowhere_else() {
+        let place = tempfile::tempdir().unwrap();
+        let layout = place.path().join("layout");
+        std::fs::create_dir(&layout).unwrap();
+        let index = format!(r#"{{"manifests": [{{"digest": "sha256:{}"}}]}}"#, "a".repeat(64));
+        std::fs::write(place.path().join("secret"), &index).unwrap();
+        symlink(place.path().join("secret"), layout.join("index.json")).unwrap();
+        let Err(error) = open(&layout).await else {
+            panic!("the link was followed")
+        };
+        assert!(error.to_string().contains("index.json"), "{error}");
+        let pipe = place.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        assert!(open(&pipe).await.is_err(), "nobody writes to it");
+    }
 }

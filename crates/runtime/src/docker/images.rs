@@ -8,10 +8,10 @@ use bollard::auth::DockerCredentials;
 use bollard::models::ImageInspect;
 use bollard::query_parameters as query;
 use futures_util::StreamExt;
-use tokio::sync::mpsc;
 
 use super::{Docker, archive, convert, reference};
-use crate::{Credentials, Error, Image, Progress, PullPolicy, Pulled, Result};
+use crate::images;
+use crate::{Error, Image, Progress, PullOrder, PullPolicy, Pulled, Result};
 
 impl Docker {
     pub(super) async fn list_images(&self) -> Result<Vec<Image>> {
@@ -45,35 +45,67 @@ impl Docker {
         }
     }
 
-    pub(super) async fn pull_image(
-        &self,
-        name: &str,
-        policy: PullPolicy,
-        credentials: Option<&Credentials>,
-        progress: Option<mpsc::Sender<Progress>>,
-    ) -> Result<Pulled> {
-        if policy != PullPolicy::Always {
-            match self.image(name).await {
-                Ok(image) => return Ok(Pulled { image, fetched: false }),
-                Err(Error::ImageNotFound { .. }) if policy == PullPolicy::Missing => {}
-                Err(error) => return Err(error),
-            }
+    pub(super) async fn pull_image(&self, order: PullOrder<'_>) -> Result<Pulled> {
+        let name = order.reference;
+        let before = match self.image(name).await {
+            Ok(image) => Some(image),
+            Err(Error::ImageNotFound { .. }) if order.policy != PullPolicy::Never => None,
+            Err(error) => return Err(error),
+        };
+        if let (Some(image), true) = (&before, order.policy != PullPolicy::Always) {
+            let image = image.clone();
+            return Ok(Pulled { image, fetched: false });
         }
-        let (from, tag) = reference::split(name);
+        // In full: which registry a short name means is not for the engine's own settings to say.
+        let full = images::full(name)?;
+        self.fetch(&full, &order).await?;
+        let image = match self.image(name).await {
+            Err(Error::ImageNotFound { .. }) => self.image(&full).await?,
+            found => found?,
+        };
+        let most = order.max_bytes.unwrap_or(u64::MAX).min(self.image_limits.max_bytes);
+        if image.bytes > most {
+            self.take_back(&full, &image, before.as_ref()).await?;
+            return Err(Error::Pull {
+                image: name.into(),
+                why: format!(
+                    "it has {} bytes, more than the {most} that are allowed (orchestrator.container_image_max_size)",
+                    image.bytes
+                ),
+            });
+        }
+        Ok(Pulled { image, fetched: true })
+    }
+
+    /// The name means what it meant before, and what came instead is gone.
+    async fn take_back(&self, full: &str, image: &Image, before: Option<&Image>) -> Result<()> {
+        match before {
+            Some(before) if before.id == image.id => Ok(()),
+            Some(before) => {
+                let (repository, tag) = reference::split(full);
+                self.tag(&before.id, repository, tag).await?;
+                self.remove_image_of(&image.id, false).await
+            }
+            None => self.remove_image_of(full, false).await,
+        }
+    }
+
+    async fn fetch(&self, full: &str, order: &PullOrder<'_>) -> Result<()> {
+        let (from, tag) = reference::split(full);
         let options = query::CreateImageOptions {
             from_image: Some(from.to_owned()),
             tag: Some(tag.to_owned()),
             ..query::CreateImageOptions::default()
         };
-        let credentials = credentials.map(|known| DockerCredentials {
+        let credentials = order.credentials.map(|known| DockerCredentials {
             username: Some(known.username.clone()),
             password: Some(known.password.clone()),
             ..DockerCredentials::default()
         });
         let mut steps = Box::pin(self.client.create_image(Some(options), None, credentials));
         while let Some(step) = steps.next().await {
-            let step = step.map_err(|error| self.not_pulled(name, error))?;
-            if let Some(progress) = &progress {
+            let step = step.map_err(|error| self.not_pulled(order.reference, error))?;
+            if let Some(progress) = &order.progress {
                 let detail = step.progress_detail.unwrap_or_default();
                 let count = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
                 // A reader that does not keep up misses steps, and the pull goes on.
@@ -85,10 +117,7 @@ impl Docker {
                 });
             }
         }
-        Ok(Pulled {
-            image: self.image(name).await?,
-            fetched: true,
-        })
+        Ok(())
     }
 
     fn not_pulled(&self, name: &str, error: bollard::errors::Error) -> Error {
@@ -99,20 +128,22 @@ impl Docker {
                 None => return self.failed(error),
             },
         };
-        let absent = [
-            "not found",
-            "manifest unknown",
-            "does not exist",
-            "name unknown",
-            "no such image",
-        ];
-        if absent.iter().any(|sign| why.to_lowercase().contains(sign)) {
-            missing(name, &why)
-        } else {
-            Error::Pull {
+        // The engine repeats what the registry wrote: that is for its log, and told here in our own words.
+        let shown: String = why.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+        tracing::info!(engine = self.kind.name(), image = name, why = %shown, "an image was not pulled");
+        match reason(&why.replace(name, "")) {
+            Reason::Absent => missing(name, "its registry does not have it, or wants a login for it"),
+            Reason::Known(why) => Error::Pull {
                 image: name.into(),
-                why,
-            }
+                why: why.into(),
+            },
+            Reason::Other => Error::Pull {
+                image: name.into(),
+                why: format!(
+                    "{} could not pull it; the log of the orchestrator says why",
+                    self.kind.name()
+                ),
+            },
         }
     }
 
@@ -125,7 +156,7 @@ impl Docker {
             let mut steps = Box::pin(self.client.import_image_stream(options, bytes, None));
             let mut loaded = None;
             while let Some(step) = steps.next().await {
-                let step = step.map_err(|error| self.not_pulled(name, error))?;
+                let step = step.map_err(|error| self.failed(error))?;
                 let said = step.stream.unwrap_or_default();
                 if let Some((_, what)) = said.trim().split_once("Loaded image") {
                     let what = what.trim_start_matches(" ID").trim_start_matches("(s)");
@@ -144,7 +175,7 @@ impl Docker {
             // The last word is the image's id. Podman would not hear of a tag here.
             let mut made = None;
             while let Some(step) = steps.next().await {
-                let step = step.map_err(|error| self.not_pulled(name, error))?;
+                let step = step.map_err(|error| self.failed(error))?;
                 made = step.id.or(step.status).or(made);
             }
             let made = made.ok_or_else(|| Error::Invalid(format!("{} made no image", from.display())))?;
@@ -196,6 +227,66 @@ impl Docker {
             .space_reclaimed
             .and_then(|bytes| u64::try_from(bytes).ok())
             .unwrap_or(0))
+    }
+}
+
+/// Most characters of an engine's words that are logged.
+const SHOWN: usize = 500;
+
+enum Reason {
+    Absent,
+    Known(&'static str),
+    Other,
+}
+
+/// Why an engine did not pull an image, by the words that Docker and Podman have for it.
+fn reason(why: &str) -> Reason {
+    let why = why.to_lowercase();
+    let says = |signs: &[&str]| signs.iter().any(|sign| why.contains(sign));
+    let known: [(&[&str], &str); 7] = [
+        (&["no space left"], "there is no room on the disk of the engine"),
+        (
+            &[
+                "no matching manifest",
+                "no image found in manifest list",
+                "no image found in image index",
+            ],
+            "there is no image for the platform of this machine in it",
+        ),
+        (
+            &["unauthorized", "authentication required", "no basic auth", "denied"],
+            "its registry wants another login (docker login, podman login), or does not have it",
+        ),
+        (
+            &["toomanyrequests", "too many requests"],
+            "its registry wants fewer requests; try again later",
+        ),
+        (
+            &["x509", "certificate", "http response to https", "tls:"],
+            "its registry does not speak TLS that is trusted",
+        ),
+        (
+            &["no such host", "connection refused", "no route", "unreachable"],
+            "its registry is not reached",
+        ),
+        (
+            &[
+                "timeout",
+                "deadline exceeded",
+                ": eof",
+                "unexpected eof",
+                "reset by peer",
+            ],
+            "its registry broke off, or took too long",
+        ),
+    ];
+    if says(&["manifest unknown", "name unknown", "no such image", "does not exist"]) {
+        return Reason::Absent;
+    }
+    match known.iter().find(|(signs, _)| says(signs)) {
+        Some((_, told)) => Reason::Known(told),
+        None if says(&["not found"]) => Reason::Absent,
+        None => Reason::Other,
     }
 }
 

@@ -21,14 +21,13 @@ use std::time::Duration;
 
 use bollard::query_parameters as query;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use tokio::sync::mpsc;
 
 pub(crate) use place::{Place, Surroundings};
 use probe::Kind;
 
 use crate::{
-    Chunks, ContainerSpec, Credentials, Engine, Error, Events, ExecOutput, ExecSpec, ExitInfo, Image, Info, LogOptions,
-    Probe, Progress, PullPolicy, Pulled, Result, State, Stats, Work,
+    Chunks, ContainerSpec, Engine, Error, Events, ExecOutput, ExecSpec, ExitInfo, Image, ImageLimits, Info, LogOptions,
+    Probe, PullOrder, Pulled, Result, State, Stats, Work,
 };
 
 /// How long Podman may take to clean up after an exit.
@@ -43,11 +42,12 @@ pub(crate) struct Docker {
     kind: Kind,
     rootless: bool,
     counts: bool,
+    image_limits: ImageLimits,
 }
 
 impl Docker {
     /// Dials, and asks what is there.
-    pub async fn connect(place: Place) -> Result<Self> {
+    pub async fn connect(place: Place, image_limits: ImageLimits) -> Result<Self> {
         let client = place.dial()?;
         let seen = probe::look(&client, &place).await?;
         Ok(Docker {
@@ -56,6 +56,7 @@ impl Docker {
             kind: seen.kind,
             rootless: seen.rootless,
             counts: seen.counts,
+            image_limits,
         })
     }
 
@@ -67,6 +68,7 @@ impl Docker {
             kind: self.kind,
             rootless: self.rootless,
             counts: self.counts,
+            image_limits: self.image_limits,
         }
     }
 
@@ -296,14 +298,8 @@ impl Engine for Docker {
         self.list_images().boxed()
     }
 
-    fn pull<'a>(
-        &'a self,
-        reference: &'a str,
-        policy: PullPolicy,
-        credentials: Option<&'a Credentials>,
-        progress: Option<mpsc::Sender<Progress>>,
-    ) -> Work<'a, Pulled> {
-        self.pull_image(reference, policy, credentials, progress).boxed()
+    fn pull_order<'a>(&'a self, order: PullOrder<'a>) -> Work<'a, Pulled> {
+        self.pull_image(order).boxed()
     }
 
     fn import<'a>(&'a self, from: &'a Path, reference: &'a str) -> Work<'a, Image> {

@@ -26,7 +26,7 @@ pub struct ImageConfig {
 }
 
 /// Writers put null where they have nothing.
-fn absent<'de, D, T>(from: D) -> std::result::Result<T, D::Error>
+pub fn absent<'de, D, T>(from: D) -> std::result::Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: Deserialize<'de> + Default,

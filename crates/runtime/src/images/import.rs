@@ -1,77 +1,115 @@
 //! Images from files: an OCI layout as a directory or archive, what `docker save` writes, or the tar of a root.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Seek};
-use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use nexus_walk::{Dir, Kind};
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+use rustix::io::Errno;
 use serde::Deserialize;
 
+use super::config::ConfigFile;
+use super::document::{Descriptor, MAX_LAYERS, Platform, Search};
 use super::layers::{Hashed, digest_file, hex, unpacked};
-use super::store::{Parts, Store, architecture};
-use super::unpack::{Bounds, Unpack};
+use super::store::{Parts, Store, Unpacking};
+use super::unpack::{Allowance, Bounds, Unpack, each};
 use super::{Image, name};
 use crate::{Error, Result};
 
-/// The largest manifest or config that is read.
+/// The largest manifest or config that is read, in bytes.
 const MAX_DOCUMENT: u64 = 8 << 20;
+/// The directory of a workplace where an archive with images is unpacked.
+const LAYOUT: &str = "layout";
 
-/// Blocks for as long as it takes.
-pub fn import(store: &Store, from: &Path, reference: &str, bounds: Bounds) -> Result<Image> {
+/// Takes an image from a file or directory. Blocks for as long as it takes; ends early once `stop` is raised.
+pub fn import(store: &Store, from: &Path, reference: &str, bounds: Bounds, stop: &Arc<AtomicBool>) -> Result<Image> {
     name::parse(reference)?;
     let wrong = |why: &dyn std::fmt::Display| Error::Pull {
         image: reference.into(),
         why: format!("{}: {why}", from.display()),
     };
-    let is_dir = fs::metadata(from)
-        .map_err(|error| Error::Invalid(format!("{}: {error}", from.display())))?
-        .is_dir();
+    let unpacking = Unpacking {
+        bounds,
+        told: &|_| {},
+        stop,
+    };
     let work = store.workplace()?;
-    let layout = if is_dir {
-        Layout::open(from).map_err(|error| wrong(&error))?
-    } else {
-        let file = File::open(from).map_err(|error| wrong(&error))?;
-        if !is_layout(&file).map_err(|error| wrong(&error))? {
-            let parts = root_archive(file).map_err(|error| wrong(&error))?;
-            return store.install(reference, parts, bounds, &|_| {});
+    let layout = match opened(from).map_err(|error| Error::Invalid(format!("{}: {error}", from.display())))? {
+        From::Directory(root) => Layout { root },
+        From::File(file) => {
+            if !is_layout(&file, bounds, stop).map_err(|error| wrong(&error))? {
+                let parts = root_archive(file, bounds).map_err(|error| wrong(&error))?;
+                return store.install(reference, parts, unpacking);
+            }
+            unpacked_layout(&file, &work.dir, bounds, stop).map_err(|error| wrong(&error))?
         }
-        let stream = unpacked(file).map_err(|error| wrong(&error))?;
-        let mut unpack = Unpack::into(&work.dir, bounds).map_err(|error| wrong(&error))?;
-        unpack.apply(stream).map_err(|error| wrong(&error))?;
-        Layout::open(&work.dir).map_err(|error| wrong(&error))?
     };
     let parts = layout.parts().map_err(|error| wrong(&error))?;
-    store.install(reference, parts, bounds, &|_| {})
+    store.install(reference, parts, unpacking)
+}
+
+enum From {
+    Directory(Dir),
+    File(File),
+}
+
+/// What a path leads to, by its handle: nothing that would be waited for, such as a named pipe.
+fn opened(from: &Path) -> std::io::Result<From> {
+    let fd = open(from, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    let found = nexus_walk::Meta::from(rustix::fs::fstat(&fd)?);
+    match found.kind {
+        Kind::Dir => Ok(From::Directory(Dir::from_fd(fd)?)),
+        Kind::File => Ok(From::File(File::from(fd))),
+        other => Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            format!("it is {}, neither a file nor a directory", other.name()),
+        )),
+    }
+}
+
+fn unpacked_layout(file: &File, work: &Dir, bounds: Bounds, stop: &Arc<AtomicBool>) -> Plain<Layout> {
+    let mut unpack = Unpack::beneath(work, LAYOUT, bounds)?.stopped_by(Arc::clone(stop));
+    let open = || {
+        (&mut &*file).rewind()?;
+        unpacked(file)
+    };
+    unpack.layer(open, file.metadata()?.len())?;
+    unpack.finish()?;
+    Ok(Layout {
+        root: work.open_dir(LAYOUT)?,
+    })
 }
 
 type Plain<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Whether an archive holds images, rather than a root.
-fn is_layout(file: &File) -> Plain<bool> {
-    let again = file.try_clone()?;
-    let mut archive = tar::Archive::new(unpacked(again)?);
+fn is_layout(file: &File, bounds: Bounds, stop: &AtomicBool) -> Plain<bool> {
+    let allowance = Allowance {
+        bytes: bounds.bytes.saturating_mul(2),
+        exceeded: || std::io::Error::other("the archive is too large"),
+        stop,
+    };
     let mut found = false;
-    for entry in archive.entries()? {
-        let entry = entry?;
-        let path = entry.path()?;
-        let path = path.strip_prefix("./").unwrap_or(&path);
-        found |= path == Path::new("oci-layout") || path == Path::new("manifest.json");
-        if found {
-            break;
-        }
-    }
+    each(unpacked(file)?, allowance, |entry| {
+        let path = entry.path_bytes();
+        let path = path.strip_prefix(b"./").unwrap_or(&path);
+        found = path == b"oci-layout" || path == b"manifest.json";
+        Ok(!found)
+    })?;
     (&mut &*file).rewind()?;
     Ok(found)
 }
 
 /// One layer without a config: it gets the plainest.
-fn root_archive(file: File) -> Plain<Parts> {
-    let again = file.try_clone()?;
-    let diff_id = Hashed::new(unpacked(again)?).finish(u64::MAX)?;
+fn root_archive(file: File, bounds: Bounds) -> Plain<Parts> {
+    let diff_id = Hashed::new(unpacked(&file)?).finish(bounds.bytes.saturating_mul(2))?;
     (&mut &file).rewind()?;
+    let own = Platform::own();
     let config = serde_json::json!({
-        "architecture": architecture(),
+        "architecture": own.architecture(),
         "os": "linux",
         "config": {},
         "rootfs": { "type": "layers", "diff_ids": [diff_id] },
@@ -85,35 +123,7 @@ fn root_archive(file: File) -> Plain<Parts> {
 
 /// A directory as the OCI lays it out, or as `docker save` did before.
 struct Layout {
-    root: OwnedFd,
-}
-
-#[derive(Deserialize)]
-struct IndexFile {
-    #[serde(default)]
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct Descriptor {
-    digest: String,
-    #[serde(default)]
-    platform: Option<Platform>,
-}
-
-#[derive(Deserialize)]
-struct Platform {
-    architecture: String,
-    os: String,
-}
-
-#[derive(Deserialize)]
-struct Manifest {
-    config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Vec<Descriptor>,
-    #[serde(default)]
-    manifests: Vec<Descriptor>,
+    root: Dir,
 }
 
 #[derive(Deserialize)]
@@ -124,35 +134,33 @@ struct Saved {
 }
 
 impl Layout {
-    fn open(dir: &Path) -> Plain<Layout> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Layout {
-            root: openat(CWD, dir, flags, Mode::empty())?,
-        })
-    }
-
     /// A plain file of it, wherever its links lead inside.
     fn file(&self, path: &str) -> Plain<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let file =
-            openat2(&self.root, path, flags, Mode::empty(), resolve).map_err(|error| format!("{path}: {error}"))?;
+        let shown = path.escape_debug();
+        // A rename anywhere on the system may make the kernel give up a resolution.
+        let mut tries = 0..32;
+        let file = loop {
+            match openat2(&self.root, path, flags, Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) if tries.next().is_some() => {}
+                opened => break opened.map_err(|error| format!("{shown}: {error}"))?,
+            }
+        };
         let file = File::from(file);
         if !file.metadata()?.is_file() {
-            return Err(format!("{path} is not a file").into());
+            return Err(format!("{shown} is not a file").into());
         }
         Ok(file)
     }
 
     fn document(&self, path: &str) -> Plain<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.file(path)?.take(MAX_DOCUMENT).read_to_end(&mut bytes)?;
-        Ok(bytes)
+        whole(&self.file(path)?)
     }
 
     /// A file that is what its digest says.
     fn blob(&self, digest: &str) -> Plain<File> {
-        let hex = hex(digest).ok_or_else(|| format!("{digest} is no digest that can be checked"))?;
+        let hex = hex(digest).ok_or("a digest in it is not SHA-256")?;
         let mut file = self.file(&format!("blobs/sha256/{hex}"))?;
         let found = digest_file(&mut file)?;
         if found != digest {
@@ -163,20 +171,24 @@ impl Layout {
     }
 
     fn blob_document(&self, digest: &str) -> Plain<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.blob(digest)?.take(MAX_DOCUMENT).read_to_end(&mut bytes)?;
-        Ok(bytes)
+        whole(&self.blob(digest)?)
     }
 
     fn parts(&self) -> Plain<Parts> {
         if let Ok(index) = self.document("index.json") {
-            let index: IndexFile = serde_json::from_slice(&index)?;
-            return self.choose(&index.manifests, 0);
+            return self.chosen(Search::among(&index)?);
         }
         let saved: Vec<Saved> = serde_json::from_slice(&self.document("manifest.json")?)?;
         let [saved] = &saved[..] else {
             return Err(format!("there are {} images in it; save one", saved.len()).into());
         };
+        if saved.layers.len() > MAX_LAYERS {
+            return Err(format!(
+                "it has {} layers, and at most {MAX_LAYERS} are taken",
+                saved.layers.len()
+            )
+            .into());
+        }
         let layers = saved.layers.iter().map(|path| self.file(path)).collect::<Plain<_>>()?;
         Ok(Parts {
             config: self.document(&saved.config)?,
@@ -185,30 +197,31 @@ impl Layout {
         })
     }
 
-    fn choose(&self, choices: &[Descriptor], depth: u32) -> Plain<Parts> {
-        let fits = |choice: &&Descriptor| {
-            let platform = choice.platform.as_ref();
-            platform.is_none_or(|platform| platform.os == "linux" && platform.architecture == architecture())
-        };
-        let fitting: Vec<&Descriptor> = choices.iter().filter(fits).collect();
-        let chosen = match &fitting[..] {
-            [one] => one,
-            [] => return Err(format!("there is no image for linux/{} in it", architecture()).into()),
-            several => return Err(format!("there are {} images in it; save one", several.len()).into()),
-        };
-        let manifest: Manifest = serde_json::from_slice(&self.blob_document(&chosen.digest)?)?;
-        match manifest.config {
-            Some(config) => Ok(Parts {
-                config: self.blob_document(&config.digest)?,
-                layers: manifest
-                    .layers
-                    .iter()
-                    .map(|layer| self.blob(&layer.digest))
-                    .collect::<Plain<_>>()?,
-                manifest: Some(chosen.digest.clone()),
-            }),
-            None if depth < 4 => self.choose(&manifest.manifests, depth + 1),
-            None => Err("its indexes go in circles".into()),
+    fn chosen(&self, mut search: Search) -> Plain<Parts> {
+        loop {
+            let (Descriptor { digest, .. }, depth) = search.next()?;
+            let Some(manifest) = search.take(&self.blob_document(&digest)?, depth)? else {
+                continue;
+            };
+            let config = self.blob_document(&manifest.config.digest)?;
+            let file: ConfigFile = serde_json::from_slice(&config)?;
+            if search.fits(&file) {
+                let layers = manifest.layers.iter().map(|layer| self.blob(&layer.digest));
+                return Ok(Parts {
+                    config,
+                    layers: layers.collect::<Plain<_>>()?,
+                    manifest: Some(digest),
+                });
+            }
         }
     }
+}
+
+fn whole(file: &File) -> Plain<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_DOCUMENT {
+        return Err(format!("a document in it is larger than {MAX_DOCUMENT} bytes").into());
+    }
+    Ok(bytes)
 }

@@ -1,7 +1,6 @@
 //! Layers as they come: opened, unpacked whatever packed them, and compared with the digest that the image's config
 //! names for them.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
@@ -9,13 +8,13 @@ use ruzstd::decoding::StreamingDecoder;
 use sha2::{Digest, Sha256};
 
 /// What is below the compression, told by its first bytes: what a manifest calls it is not needed.
-pub fn unpacked(file: File) -> io::Result<Box<dyn Read + Send>> {
-    let mut file = BufReader::with_capacity(256 << 10, file);
-    let start = file.fill_buf()?;
+pub fn unpacked<'a>(packed: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut packed = BufReader::with_capacity(256 << 10, packed);
+    let start = packed.fill_buf()?;
     Ok(match start {
-        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(file)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(StreamingDecoder::new(file).map_err(io::Error::other)?),
-        _ => Box::new(file),
+        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(packed)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(StreamingDecoder::new(packed).map_err(io::Error::other)?),
+        _ => Box::new(packed),
     })
 }
 
@@ -68,9 +67,8 @@ pub fn digest_file(file: &mut impl Read) -> io::Result<String> {
     }
 }
 
-fn text(digest: Sha256) -> String {
-    let hex: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+pub fn text(digest: Sha256) -> String {
+    format!("sha256:{}", hex::encode(digest.finalize()))
 }
 
 /// The hexadecimal part, if it is a digest that can be checked.

@@ -4,28 +4,47 @@
 //!   images/index.json            names, as they are asked for in full, to digests
 //!   images/<hex>/image.json      what is known of it
 //!   images/<hex>/rootfs/         its files
-//!   images/new-*/                being made; never used, and removed at the next start
+//!   images/new-*/                an image that is being made; the next start throws it away
+//!   images/trash/                what was thrown away, and is removed meanwhile (`sweep.rs`)
 //! ```
+//!
+//! All of it is reached from one handle of `images/`: nothing that a layer holds leads anywhere else.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nexus_walk::Dir;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::config::{ConfigFile, ImageConfig, Resolved};
-use super::layers::{Hashed, digest, hex, unpacked};
+use super::document::Platform;
+use super::layers::{Hashed, digest, hex as digest_hex, unpacked};
+use super::sweep::Sweep;
 use super::unpack::{Bounds, Unpack};
 use super::{HOST, Image, name};
 use crate::{Error, Result};
 
+/// The directory of an image that holds its files.
+const ROOT: &str = "rootfs";
+/// The largest of our own files that is read, in bytes.
+const MAX_FILE: u64 = 64 << 20;
+/// What an archive may have after its last file, in bytes.
+const MAX_REST: u64 = 1 << 30;
+
 #[derive(Debug)]
 pub struct Store {
-    dir: PathBuf,
+    /// For the programs that are told where an image is.
+    path: PathBuf,
+    dir: Dir,
+    sweep: Arc<Sweep>,
     index: Mutex<Index>,
 }
 
@@ -67,32 +86,58 @@ fn bad(image: &str, why: impl ToString) -> Error {
     }
 }
 
-/// A directory that is gone with this, unless it was given a name.
+/// A directory that is thrown away with this, unless it was given a name.
 pub struct Workplace {
-    pub dir: PathBuf,
+    pub dir: Dir,
+    name: String,
+    images: Dir,
+    sweep: Arc<Sweep>,
+}
+
+impl Workplace {
+    /// From now on it is an image under this name. `false` if there is one already.
+    fn keep(&self, name: &str) -> io::Result<bool> {
+        match self.images.rename(&self.name, &self.images, name) {
+            Ok(()) => Ok(true),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 impl Drop for Workplace {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
+        self.sweep.throw_away(&self.images, OsStr::new(&self.name));
     }
 }
 
 impl Store {
-    pub fn open(dir: &Path) -> Result<Store> {
-        fs::DirBuilder::new()
+    pub fn open(path: &Path) -> Result<Store> {
+        std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(dir)
-            .map_err(|error| place(dir, &error))?;
-        for entry in fs::read_dir(dir).map_err(|error| place(dir, &error))?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with("new-") {
-                let _ = fs::remove_dir_all(entry.path());
+            .create(path)
+            .map_err(|error| at(path, &error))?;
+        let dir = Dir::open(path).map_err(|error| at(path, &error))?;
+        let sweep = Sweep::open(&dir).map_err(|error| at(path, &error))?;
+        for entry in dir.entries().map_err(|error| at(path, &error))?.flatten() {
+            if entry.name.to_string_lossy().starts_with("new-") {
+                sweep.throw_away(&dir, &entry.name);
             }
         }
-        let index = read(&dir.join("index.json")).map_err(|error| place(dir, &error))?;
+        sweep.start();
+        let index = read(&dir, "index.json").map_err(|error| at(&path.join("index.json"), &error))?;
         Ok(Store {
-            dir: dir.into(),
+            path: path.into(),
+            dir,
+            sweep,
             index: Mutex::new(index.unwrap_or_default()),
         })
     }
@@ -100,12 +145,15 @@ impl Store {
     pub fn workplace(&self) -> Result<Workplace> {
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes).map_err(failed)?;
-        let dir = self.dir.join(format!("new-{:016x}", u64::from_le_bytes(bytes)));
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&dir)
-            .map_err(|error| place(&dir, &error))?;
-        Ok(Workplace { dir })
+        let name = format!("new-{}", hex::encode(bytes));
+        let made = || Ok((self.dir.create_dir(&name, 0o700)?, self.dir.try_clone()?));
+        let (dir, images) = made().map_err(|error: io::Error| at(&self.path.join(&name), &error))?;
+        Ok(Workplace {
+            dir,
+            name,
+            images,
+            sweep: Arc::clone(&self.sweep),
+        })
     }
 
     /// An image by its name or digest, if it is here.
@@ -118,27 +166,30 @@ impl Store {
             why: "it was neither pulled nor imported".into(),
         };
         let digest = self.digest_of(reference)?.ok_or_else(missing)?;
-        let (known, dir) = self.known(&digest)?.ok_or_else(missing)?;
+        let known = self.known(&digest)?.ok_or_else(missing)?;
+        let rootfs = self.path.join(digest_hex(&digest).unwrap_or_default()).join(ROOT);
         Ok(Resolved {
             digest,
-            rootfs: Some(dir.join("rootfs")),
+            rootfs: Some(rootfs),
             config: known.config,
         })
     }
 
     fn digest_of(&self, reference: &str) -> Result<Option<String>> {
-        if hex(reference).is_some() {
+        if digest_hex(reference).is_some() {
             return Ok(Some(reference.into()));
         }
         let full = name::full(reference)?;
         Ok(self.index.lock().references.get(&full).cloned())
     }
 
-    fn known(&self, digest: &str) -> Result<Option<(Known, PathBuf)>> {
-        let Some(hex) = hex(digest) else { return Ok(None) };
-        let dir = self.dir.join(hex);
-        let known = read(&dir.join("image.json")).map_err(|error| place(&dir, &error))?;
-        Ok(known.map(|known| (known, dir)))
+    fn known(&self, digest: &str) -> Result<Option<Known>> {
+        let Some(hex) = digest_hex(digest) else { return Ok(None) };
+        let dir = match self.dir.open_dir(hex) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|error| at(&self.path.join(hex), &error))?,
+        };
+        read(&dir, "image.json").map_err(|error| at(&self.path.join(hex), &error))
     }
 
     /// The digest under which a registry last gave this image.
@@ -146,17 +197,14 @@ impl Store {
         let Some(digest) = self.digest_of(reference)? else {
             return Ok(Vec::new());
         };
-        Ok(self
-            .known(&digest)?
-            .map(|(known, _)| known.manifests)
-            .unwrap_or_default())
+        Ok(self.known(&digest)?.map(|known| known.manifests).unwrap_or_default())
     }
 
     pub fn image(&self, reference: &str) -> Result<Option<Image>> {
         let Some(digest) = self.digest_of(reference)? else {
             return Ok(None);
         };
-        let Some((known, _)) = self.known(&digest)? else {
+        let Some(known) = self.known(&digest)? else {
             return Ok(None);
         };
         Ok(Some(self.describe(known)))
@@ -182,7 +230,7 @@ impl Store {
             created: None,
         }];
         for digest in self.digests()? {
-            if let Some((known, _)) = self.known(&digest)? {
+            if let Some(known) = self.known(&digest)? {
                 images.push(self.describe(known));
             }
         }
@@ -190,70 +238,78 @@ impl Store {
     }
 
     fn digests(&self) -> Result<Vec<String>> {
-        let entries = fs::read_dir(&self.dir).map_err(|error| place(&self.dir, &error))?;
+        let entries = self.dir.entries().map_err(|error| at(&self.path, &error))?;
         let names = entries
             .flatten()
-            .map(|entry| format!("sha256:{}", entry.file_name().to_string_lossy()));
-        let mut digests: Vec<String> = names.filter(|digest| hex(digest).is_some()).collect();
+            .map(|entry| format!("sha256:{}", entry.name.to_string_lossy()));
+        let mut digests: Vec<String> = names.filter(|digest| digest_hex(digest).is_some()).collect();
         digests.sort();
         Ok(digests)
     }
 
-    /// Unpacks an image and gives it a name. Blocks for as long as that takes.
-    pub fn install(&self, reference: &str, parts: Parts, bounds: Bounds, told: &dyn Fn(usize)) -> Result<Image> {
+    /// Unpacks an image and gives it a name. Blocks for as long as that takes; ends early once `stop` is raised.
+    pub fn install(&self, reference: &str, parts: Parts, unpacking: Unpacking<'_>) -> Result<Image> {
         let full = name::full(reference)?;
         let digest = digest(&parts.config);
-        let hex = hex(&digest).expect("made just now");
-        let dir = self.dir.join(hex);
-        let file: ConfigFile = serde_json::from_slice(&parts.config)
-            .map_err(|error| bad(reference, format!("its config cannot be read: {error}")))?;
-        if !file.os.is_empty() && file.os != "linux" {
-            return Err(bad(reference, format!("it is made for {}", file.os)));
-        }
-        if !file.architecture.is_empty() && file.architecture != architecture() {
-            return Err(bad(
-                reference,
-                format!("it is made for {}, not {}", file.architecture, architecture()),
-            ));
-        }
-        if file.rootfs.diff_ids.len() != parts.layers.len() {
-            return Err(bad(
-                reference,
-                "its config and its manifest name different numbers of layers",
-            ));
-        }
+        let file: ConfigFile =
+            serde_json::from_slice(&parts.config).map_err(|_| bad(reference, "its config cannot be read"))?;
+        check(reference, &file, parts.layers.len())?;
         let mut known = match self.known(&digest)? {
-            Some((known, _)) => known,
-            None => {
-                let work = self.workplace()?;
-                let bytes = unpack(reference, &work.dir.join("rootfs"), &file, parts.layers, bounds, told)?;
-                let known = Known {
-                    digest: digest.clone(),
-                    bytes,
-                    created_ms: now_ms(),
-                    config: file.config,
-                    manifests: Vec::new(),
-                };
-                write(&work.dir, "image.json", &known).map_err(|error| place(&work.dir, &error))?;
-                fs::rename(&work.dir, &dir).map_err(|error| place(&dir, &error))?;
-                known
-            }
+            Some(known) => known,
+            None => self.unpack(reference, &digest, file, parts.layers, unpacking)?,
         };
         if let Some(manifest) = parts.manifest
             && !known.manifests.contains(&manifest)
         {
             known.manifests.push(manifest);
-            write(&dir, "image.json", &known).map_err(|error| place(&dir, &error))?;
+            self.write_known(&digest, &known)?;
         }
         self.change(|index| drop(index.references.insert(full, digest)))?;
         Ok(self.describe(known))
+    }
+
+    fn unpack(
+        &self,
+        reference: &str,
+        digest: &str,
+        file: ConfigFile,
+        layers: Vec<File>,
+        unpacking: Unpacking<'_>,
+    ) -> Result<Known> {
+        let hex = digest_hex(digest).expect("made just now");
+        let work = self.workplace()?;
+        let bytes = unpack(&work.dir, &file, layers, unpacking).map_err(|error| bad(reference, error))?;
+        let known = Known {
+            digest: digest.to_owned(),
+            bytes,
+            created_ms: now_ms(),
+            config: file.config,
+            manifests: Vec::new(),
+        };
+        let kept = write(&work.dir, "image.json", &known).and_then(|()| work.keep(hex));
+        if kept.map_err(|error| at(&self.path.join(hex), &error))? {
+            return Ok(known);
+        }
+        // Somebody else unpacked the same image meanwhile, and that one is there.
+        self.known(digest)?.ok_or_else(|| {
+            failed(format!(
+                "{}: it is there and cannot be read",
+                self.path.join(hex).display()
+            ))
+        })
+    }
+
+    fn write_known(&self, digest: &str, known: &Known) -> Result<()> {
+        let hex = digest_hex(digest).unwrap_or_default();
+        let written = self.dir.open_dir(hex).and_then(|dir| write(&dir, "image.json", known));
+        written.map_err(|error| at(&self.path.join(hex), &error))
     }
 
     fn change(&self, change: impl FnOnce(&mut Index)) -> Result<()> {
         let mut index = self.index.lock();
         let mut changed = index.clone();
         change(&mut changed);
-        write(&self.dir, "index.json", &changed).map_err(|error| place(&self.dir, &error))?;
+        write(&self.dir, "index.json", &changed).map_err(|error| at(&self.path.join("index.json"), &error))?;
         *index = changed;
         Ok(())
     }
@@ -278,7 +334,7 @@ impl Store {
                 why: "is the image of a container; remove that first".into(),
             });
         }
-        let whole = hex(reference).is_some();
+        let whole = digest_hex(reference).is_some();
         let full = if whole { String::new() } else { name::full(reference)? };
         self.change(|index| {
             index
@@ -301,67 +357,67 @@ impl Store {
                 continue;
             }
             self.change(|index| index.references.retain(|_, known| *known != digest))?;
-            freed += self.known(&digest)?.map_or(0, |(known, _)| known.bytes);
+            freed += self.known(&digest)?.map_or(0, |known| known.bytes);
             self.delete(&digest)?;
         }
         Ok(freed)
     }
 
+    /// From now on nobody finds it; its files are removed meanwhile.
     fn delete(&self, digest: &str) -> Result<()> {
-        let dir = self.dir.join(hex(digest).unwrap_or_default());
-        // Under another name first: half of an image is never found.
-        let work = self.workplace()?;
-        let gone = work.dir.join("gone");
-        fs::rename(&dir, &gone).map_err(|error| place(&dir, &error))
+        let hex = digest_hex(digest).unwrap_or_default();
+        let moved = self.sweep.take(&self.dir, OsStr::new(hex));
+        self.sweep.start();
+        moved.map_err(|error| at(&self.path.join(hex), &error))
     }
 }
 
-fn unpack(
-    reference: &str,
-    rootfs: &Path,
-    file: &ConfigFile,
-    layers: Vec<File>,
-    bounds: Bounds,
-    told: &dyn Fn(usize),
-) -> Result<u64> {
-    let wrong = |error: &dyn std::fmt::Display| bad(reference, error);
-    fs::DirBuilder::new()
-        .mode(0o755)
-        .create(rootfs)
-        .map_err(|error| place(rootfs, &error))?;
-    let mut unpack = Unpack::into(rootfs, bounds).map_err(|error| wrong(&error))?;
+/// How an image is unpacked.
+#[derive(Clone, Copy)]
+pub struct Unpacking<'a> {
+    pub bounds: Bounds,
+    /// Hears of each layer before it is unpacked, by its place from zero.
+    pub told: &'a dyn Fn(usize),
+    /// Raised by whoever does not want the image any more.
+    pub stop: &'a Arc<AtomicBool>,
+}
+
+/// Whether an image of this config can be used here.
+fn check(reference: &str, file: &ConfigFile, layers: usize) -> Result<()> {
+    let own = Platform::own();
+    let platform = Platform::of(file);
+    if !platform.fits() {
+        return Err(bad(reference, format!("it is made for {platform}, not {own}")));
+    }
+    if file.rootfs.diff_ids.len() != layers {
+        return Err(bad(
+            reference,
+            "its config and its manifest name different numbers of layers",
+        ));
+    }
+    Ok(())
+}
+
+type Plain<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn unpack(work: &Dir, file: &ConfigFile, layers: Vec<File>, unpacking: Unpacking<'_>) -> Plain<u64> {
+    let mut unpack = Unpack::beneath(work, ROOT, unpacking.bounds)?.stopped_by(Arc::clone(unpacking.stop));
     for (index, (layer, expected)) in layers.into_iter().zip(&file.rootfs.diff_ids).enumerate() {
-        told(index);
-        if index > 0 {
-            let again = layer.try_clone().map_err(|error| wrong(&error))?;
-            unpack
-                .whiteouts(unpacked(again).map_err(|error| wrong(&error))?)
-                .map_err(|error| wrong(&error))?;
-            io::Seek::rewind(&mut &layer).map_err(|error| wrong(&error))?;
-        }
-        let mut stream = Hashed::new(unpacked(layer).map_err(|error| wrong(&error))?);
-        unpack.apply(&mut stream).map_err(|error| wrong(&error))?;
-        let found = stream.finish(1 << 30).map_err(|error| wrong(&error))?;
+        (unpacking.told)(index);
+        let packed = layer.metadata()?.len();
+        let open = || {
+            io::Seek::rewind(&mut &layer)?;
+            Ok(Hashed::new(unpacked(&layer)?))
+        };
+        let found = unpack.layer(open, packed)?.finish(MAX_REST)?;
         if found != *expected {
-            return Err(bad(
-                reference,
-                format!("a layer has digest {found}, its config says {expected}"),
-            ));
+            return Err(format!("a layer has digest {found}, and its config names another").into());
         }
     }
-    Ok(unpack.bytes())
+    Ok(unpack.finish()?)
 }
 
-/// As images name it.
-pub fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-fn place(path: &Path, error: &dyn std::fmt::Display) -> Error {
+fn at(path: &Path, error: &dyn std::fmt::Display) -> Error {
     failed(format!("{}: {error}", path.display()))
 }
 
@@ -371,16 +427,16 @@ fn now_ms() -> u64 {
         .map_or(0, |since| since.as_millis() as u64)
 }
 
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+fn read<T: serde::de::DeserializeOwned>(dir: &Dir, name: &str) -> io::Result<Option<T>> {
+    match dir.open_file(name) {
+        Ok((file, _)) => Ok(Some(serde_json::from_slice(&nexus_walk::read_bounded(
+            &file, MAX_FILE,
+        )?)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn write(dir: &Path, name: &str, what: &impl Serialize) -> io::Result<()> {
-    let partial = dir.join(format!(".{name}.new"));
-    fs::write(&partial, serde_json::to_vec_pretty(what)?)?;
-    fs::rename(&partial, dir.join(name))
+fn write(dir: &Dir, name: &str, what: &impl Serialize) -> io::Result<()> {
+    dir.write(name, &serde_json::to_vec_pretty(what)?, 0o600)
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nexus_sandbox::Join;
-use tokio::sync::mpsc;
 
 use super::containers::Containers;
 use super::helper::{self, Order, failed, unusable};
@@ -15,8 +14,8 @@ use super::{bare, convert, logs, stats};
 use crate::engine::{Chunks, Engine, Events, Work};
 use crate::images::{self, Store, pull};
 use crate::{
-    Choice, Config, ContainerSpec, Credentials, Error, ExecOutput, ExecSpec, ExitInfo, Image, Info, Limit, LogOptions,
-    Probe, Progress, PullPolicy, Pulled, Result, Stats,
+    Choice, Config, ContainerSpec, Error, ExecOutput, ExecSpec, ExitInfo, Image, ImageLimits, Info, Limit, LogOptions,
+    Probe, PullOrder, Pulled, Result, Stats,
 };
 
 const NAME: &str = "sandbox";
@@ -26,6 +25,7 @@ const BARE: &str = "host-unsafe";
 const USER: u32 = 1000;
 const MAX_NAME: usize = 128;
 
+/// The built-in engine, with its containers and images below one directory.
 #[derive(Debug)]
 pub struct Sandbox {
     /// Nothing isolates: the config names it so.
@@ -33,6 +33,7 @@ pub struct Sandbox {
     helper: PathBuf,
     containers: Arc<Containers>,
     images: Arc<Store>,
+    image_limits: ImageLimits,
     probe: Probe,
 }
 
@@ -53,6 +54,7 @@ impl Sandbox {
             helper,
             containers: Containers::open(&dir.join(if bare { BARE } else { "containers" }))?,
             images: Arc::new(Store::open(&dir.join("images"))?),
+            image_limits: config.image_limits,
         })
     }
 
@@ -73,6 +75,14 @@ impl Sandbox {
             });
         }
         Ok(())
+    }
+
+    fn bounds(&self) -> images::LayerBounds {
+        images::LayerBounds {
+            bytes: self.image_limits.max_bytes,
+            ratio: self.image_limits.max_ratio,
+            ..images::LayerBounds::default()
+        }
     }
 
     fn uses(&self, digest: &str) -> bool {
@@ -133,7 +143,7 @@ fn check_name(name: &str) -> Result<()> {
 fn random_id() -> Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(failed)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(bytes))
 }
 
 impl Engine for Sandbox {
@@ -275,22 +285,10 @@ impl Engine for Sandbox {
         })
     }
 
-    fn pull<'a>(
-        &'a self,
-        reference: &'a str,
-        policy: PullPolicy,
-        credentials: Option<&'a Credentials>,
-        progress: Option<mpsc::Sender<Progress>>,
-    ) -> Work<'a, Pulled> {
+    fn pull_order<'a>(&'a self, order: PullOrder<'a>) -> Work<'a, Pulled> {
         Box::pin(async move {
-            self.own_images(reference)?;
-            let order = pull::Order {
-                reference,
-                policy,
-                credentials,
-                progress,
-            };
-            pull::pull(&self.images, order).await
+            self.own_images(order.reference)?;
+            pull::pull(&self.images, order, self.bounds()).await
         })
     }
 
@@ -298,10 +296,13 @@ impl Engine for Sandbox {
         let (store, from, reference) = (Arc::clone(&self.images), from.to_path_buf(), reference.to_string());
         Box::pin(async move {
             self.own_images(&reference)?;
-            let bounds = images::Bounds::default();
+            let bounds = self.bounds();
+            let (waiting, stop) = images::Waiting::new();
             let imported =
-                tokio::task::spawn_blocking(move || images::import::import(&store, &from, &reference, bounds));
-            imported.await.map_err(failed)?
+                tokio::task::spawn_blocking(move || images::import::import(&store, &from, &reference, bounds, &stop));
+            let imported = imported.await.map_err(failed)?;
+            drop(waiting);
+            imported
         })
     }
 

@@ -1,6 +1,7 @@
 //! Images as people have them: in a registry that wants a login, and in the files that other programs write.
 
 mod files;
+mod hostile;
 mod registry;
 
 use std::path::Path;

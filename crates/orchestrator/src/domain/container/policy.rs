@@ -8,6 +8,7 @@ use std::path::{Component, Path};
 
 use nexus_proto::common::v1::ResourceLimits;
 use nexus_proto::orchestrator::v1::{ContainerConfig, Mount, MountType, SessionConfig, SessionPolicy};
+use nexus_runtime::images::{covers, registry_of};
 
 use crate::domain::Error;
 
@@ -23,8 +24,11 @@ const OWN_LABELS: &str = "nexus.";
 pub struct Policy {
     pub max_containers: usize,
     pub max_per_session: usize,
-    /// Images that may be used, `*` at the end for all that begin so; empty: all.
+    /// Images that may be used and fetched for users, `*` at the end for all that begin so; empty: all that are here may
+    /// be used, and none is fetched for users.
     pub images: Vec<String>,
+    /// Registries that images are fetched from; empty: whichever an image names.
+    pub registries: Vec<String>,
     pub default_limits: ResourceLimits,
     pub max_limits: ResourceLimits,
     pub allow_root: bool,
@@ -79,11 +83,28 @@ impl Policy {
         ];
         match rules
             .iter()
-            .find(|(list, _)| !list.is_empty() && !list.iter().any(|one| matches_image(one, image)))
+            .find(|(list, _)| !list.is_empty() && !list.iter().any(|one| covers(one, image)))
         {
             Some((_, rule)) => denied(format!("image {image} is not among {rule}")),
             None => Ok(()),
         }
+    }
+
+    /// Whether an image may be fetched. `trusted`: for an administrator, who may name any image of the registries.
+    pub fn may_fetch(&self, image: &str, trusted: bool) -> Result<(), Error> {
+        if !trusted && !self.images.iter().any(|rule| covers(rule, image)) {
+            return denied(format!(
+                "image {image} is not fetched for users, as orchestrator.container_images does not name it; an \
+                 administrator can have it fetched: nexus images pull {image}"
+            ));
+        }
+        let registry = registry_of(image).map_err(Error::Runtime)?;
+        if !self.registries.is_empty() && !self.registries.contains(&registry) {
+            return denied(format!(
+                "registry {registry} is not among orchestrator.container_registries"
+            ));
+        }
+        Ok(())
     }
 
     fn user(&self, config: &ContainerConfig) -> Result<(), Error> {
@@ -158,9 +179,13 @@ fn invalid<T>(what: impl Into<String>) -> Result<T, Error> {
     Err(Error::Invalid(what.into()))
 }
 
-/// `alpine` is `alpine:latest`, and allows every tag of it.
 /// Longest name of an image: a host, a path of 255, a tag of 128 and a digest.
 const LONGEST_REFERENCE: usize = 512;
+
+/// Whether this is a registry as the name of an image begins with it.
+pub fn is_registry(text: &str) -> bool {
+    registry_of(&format!("{text}/image")).is_ok_and(|registry| registry == text)
+}
 
 /// Whether it can be an image's name at all. Asked before any engine is: their readers take their time with what is not.
 pub fn check_reference(field: &str, reference: &str) -> Result<(), Error> {
@@ -169,16 +194,6 @@ pub fn check_reference(field: &str, reference: &str) -> Result<(), Error> {
         return Err(Error::Invalid(format!("{field} is no image's name")));
     }
     Ok(())
-}
-
-fn matches_image(rule: &str, image: &str) -> bool {
-    if let Some(prefix) = rule.strip_suffix('*') {
-        return image.starts_with(prefix);
-    }
-    image == rule
-        || image
-            .strip_prefix(rule)
-            .is_some_and(|rest| rest.starts_with([':', '@']) && !rule.contains('@'))
 }
 
 fn well_formed(config: &ContainerConfig) -> Result<(), Error> {

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use nexus_proto::orchestrator::v1::Image as Wire;
-use nexus_runtime::{Image, Progress, PullPolicy, Pulled};
+use nexus_runtime::{Found, Image, Progress, PullOrder, PullPolicy, Pulled};
 use tokio::sync::mpsc;
 
-use super::Containers;
+use super::{Containers, Who};
 use crate::domain::Error;
 use crate::domain::container::check_reference;
+use crate::domain::container::policy::HOST_IMAGE;
 use crate::domain::event::timestamp;
 
 impl Containers {
@@ -33,6 +34,9 @@ impl Containers {
             _ => return Err(Error::Invalid("policy must be missing, always or never".into())),
         };
         named(reference)?;
+        if policy != PullPolicy::Never && reference != HOST_IMAGE {
+            self.options().policy.may_fetch(reference, true)?;
+        }
         let found = self.inner.runtime.main().await.map_err(Error::Runtime)?;
         let login = nexus_runtime::login(reference).map_err(Error::Runtime)?;
         let pull = found.engine.pull(reference, policy, login.as_ref(), Some(steps));
@@ -40,6 +44,68 @@ impl Containers {
             .ask_for(&found, "get an image", self.options().pull_timeout, pull)
             .await?;
         Ok((wire(image), fetched))
+    }
+
+    /// Fetches an image for a container of whoever asks, within what the policy and that user's share allow.
+    pub(super) async fn fetch_for(
+        &self,
+        found: &Found,
+        who: &Who,
+        reference: &str,
+        policy: PullPolicy,
+    ) -> Result<(), Error> {
+        self.options().policy.may_fetch(reference, who.admin)?;
+        if who.admin {
+            return self.fetch(found, reference, policy, None).await.map(drop);
+        }
+        let (shares, engine) = (&self.inner.image_shares, found.engine.name());
+        let _turn = shares.turn(&who.principal).await;
+        let there = self.ask(found, "list images", found.engine.images()).await?;
+        let most = self.options().user_image_bytes;
+        let used = shares.used(engine, &who.principal, &there).map_err(unreadable)?;
+        let Some(left) = most.checked_sub(used).filter(|left| *left > 0) else {
+            return Err(Error::Limit {
+                what: "bytes of images fetched for one user",
+                max: usize::try_from(most).unwrap_or(usize::MAX),
+                setting: "orchestrator.container_user_image_size",
+            });
+        };
+        let pulled = self.fetch(found, reference, policy, Some(left)).await;
+        let pulled = pulled.map_err(|error| match error {
+            Error::Runtime(nexus_runtime::Error::Pull { image, why }) if used > 0 => {
+                let why = format!(
+                    "{why}; of the {most} bytes for images of one user, {left} are left \
+                     (orchestrator.container_user_image_size)"
+                );
+                Error::Runtime(nexus_runtime::Error::Pull { image, why })
+            }
+            other => other,
+        })?;
+        if pulled.fetched {
+            shares
+                .note(engine, &who.principal, &pulled.image.id, &there)
+                .map_err(unreadable)?;
+        }
+        Ok(())
+    }
+
+    async fn fetch(
+        &self,
+        found: &Found,
+        reference: &str,
+        policy: PullPolicy,
+        max_bytes: Option<u64>,
+    ) -> Result<Pulled, Error> {
+        let login = nexus_runtime::login(reference).map_err(Error::Runtime)?;
+        let pull = found.engine.pull_order(PullOrder {
+            reference,
+            policy,
+            credentials: login.as_ref(),
+            progress: None,
+            max_bytes,
+        });
+        self.ask_for(found, "get an image", self.options().pull_timeout, pull)
+            .await
     }
 
     pub async fn import(&self, path: &str, reference: &str) -> Result<Wire, Error> {
@@ -73,6 +139,13 @@ impl Containers {
         )
         .await
     }
+}
+
+fn unreadable(error: std::io::Error) -> Error {
+    Error::Runtime(nexus_runtime::Error::Failed {
+        engine: "images",
+        why: format!("failed to account for the images of a user: {error}"),
+    })
 }
 
 fn named(reference: &str) -> Result<(), Error> {

@@ -114,7 +114,14 @@ impl Containers {
             limits,
             writable_rootfs: !config.read_only_rootfs,
         };
-        let made = match self.build(&found, &spec, &place).await {
+        let built = self.build(&found, who, &spec, &place).await;
+        if let Err(Error::Forbidden(what)) = &built {
+            // Whether that can be told or not: what was begun is taken away below.
+            if let Err(error) = self.violated(session, what).await {
+                tracing::warn!(%error, container = %id, "failed to note that a policy forbids a container");
+            }
+        }
+        let made = match built {
             Ok(engine_id) => Made {
                 engine: found.engine.name().into(),
                 engine_id,
@@ -183,22 +190,23 @@ impl Containers {
         Ok((config, place))
     }
 
-    async fn build(&self, found: &Found, spec: &ContainerSpec, place: &Place) -> Result<String, Error> {
-        let engine = &found.engine;
+    async fn build(&self, found: &Found, who: &Who, spec: &ContainerSpec, place: &Place) -> Result<String, Error> {
+        let (engine, image) = (&found.engine, &spec.image);
+        let newest = self.options().pull == PullPolicy::Always
+            && *image != crate::domain::container::policy::HOST_IMAGE
+            // For a user whose image is not fetched anew, what is here is what there is.
+            && self.options().policy.may_fetch(image, who.admin).is_ok();
         let id = match self.ask(found, "make a container", engine.create(spec)).await {
             Err(Error::Runtime(nexus_runtime::Error::ImageNotFound { .. }))
                 if self.options().pull != PullPolicy::Never =>
             {
-                self.pull_for(found, &spec.image, PullPolicy::Missing).await?;
+                self.fetch_for(found, who, image, PullPolicy::Missing).await?;
                 self.ask(found, "make a container", engine.create(spec)).await?
             }
-            Ok(id)
-                if self.options().pull == PullPolicy::Always
-                    && spec.image != crate::domain::container::policy::HOST_IMAGE =>
-            {
+            Ok(id) if newest => {
                 // It was made of what was here: what the registry has now decides.
                 self.ask(found, "remove a container", engine.remove(&id, true)).await?;
-                self.pull_for(found, &spec.image, PullPolicy::Always).await?;
+                self.fetch_for(found, who, image, PullPolicy::Always).await?;
                 self.ask(found, "make a container", engine.create(spec)).await?
             }
             other => other?,
@@ -206,14 +214,6 @@ impl Containers {
         place.check()?;
         self.ask(found, "start a container", engine.start(&id)).await?;
         Ok(id)
-    }
-
-    async fn pull_for(&self, found: &Found, image: &str, policy: PullPolicy) -> Result<(), Error> {
-        let login = nexus_runtime::login(image).map_err(Error::Runtime)?;
-        let pulled = found.engine.pull(image, policy, login.as_ref(), None);
-        self.ask_for(found, "get an image", self.options().pull_timeout, pulled)
-            .await
-            .map(drop)
     }
 
     /// `None` if its session ended meanwhile.

@@ -5,6 +5,7 @@
 
 mod calls;
 mod clean;
+mod image_shares;
 mod images;
 mod make;
 mod owner;
@@ -48,6 +49,8 @@ pub struct Options {
     /// Host paths that sessions may allow; empty: any, for sessions of our own user.
     pub paths: Vec<PathBuf>,
     pub pull: PullPolicy,
+    /// Bytes of all images that one user had fetched.
+    pub user_image_bytes: u64,
     pub require_limits: bool,
     /// Who commands run as that do not say; empty: our own user, or nobody where that is root.
     pub user: String,
@@ -83,6 +86,7 @@ struct Inner {
     shares: share::Shares,
     /// Time on a core when it was last looked at.
     samples: Mutex<HashMap<u64, (Instant, Duration)>>,
+    image_shares: image_shares::ImageShares,
 }
 
 impl std::fmt::Debug for Inner {
@@ -141,6 +145,7 @@ impl Containers {
         Containers {
             inner: Arc::new(Inner {
                 engine,
+                image_shares: image_shares::ImageShares::new(runtime.directory.clone()),
                 runtime: Runtime::new(runtime),
                 options,
                 health,

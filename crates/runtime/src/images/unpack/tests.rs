@@ -7,6 +7,8 @@ use std::path::Path;
 
 use tar::{Builder, EntryType, Header};
 
+use nexus_walk::Dir;
+
 use super::{Bounds, Error, Unpack};
 
 /// A layer in the making. Paths are written as they are given, whatever they say.
@@ -69,12 +71,17 @@ impl Place {
         self.dir.path().join("root")
     }
 
+    fn unpack(&self, bounds: Bounds) -> Unpack {
+        let beneath = Dir::open(self.dir.path()).unwrap();
+        Unpack::beneath(&beneath, "root", bounds).unwrap()
+    }
+
     fn apply(&self, layers: Vec<Layer>) -> Result<(), Error> {
         self.within(layers, Bounds::default())
     }
 
     fn within(&self, layers: Vec<Layer>, bounds: Bounds) -> Result<(), Error> {
-        let mut unpack = Unpack::into(&self.root(), bounds)?;
+        let mut unpack = self.unpack(bounds);
         for layer in layers {
             let bytes = layer.bytes();
             unpack.whiteouts(&bytes[..])?;
@@ -92,7 +99,8 @@ impl Place {
             names.sort();
             names
         };
-        assert_eq!(names(""), ["outside", "root"]);
+        assert_eq!(names(""), ["hidden", "outside", "root"]);
+        assert!(names("hidden").is_empty());
         assert_eq!(names("outside"), ["secret"]);
         assert_eq!(
             fs::read_to_string(self.dir.path().join("outside/secret")).unwrap(),
@@ -277,6 +285,7 @@ fn too_large_too_many_and_too_deep_are_refused() {
     let bounds = Bounds {
         bytes: 1000,
         entries: 10,
+        ..Bounds::default()
     };
     let large = Layer::new().file("a", &"x".repeat(600)).file("b", &"x".repeat(600));
     assert!(matches!(place.within(vec![large], bounds), Err(Error::TooLarge(1000))));
@@ -291,7 +300,7 @@ fn too_large_too_many_and_too_deep_are_refused() {
         .append_data(&mut header, Path::new(&deep).join("x"), &b""[..])
         .unwrap();
     let bytes = builder.into_inner().unwrap();
-    let mut unpack = Unpack::into(&place.root(), Bounds::default()).unwrap();
+    let mut unpack = place.unpack(Bounds::default());
     assert!(matches!(unpack.apply(&bytes[..]), Err(Error::Outside(_))));
 }
 
@@ -307,22 +316,157 @@ fn a_layer_without_end_is_refused() {
     let bounds = Bounds {
         bytes: 1 << 20,
         entries: 10,
+        ..Bounds::default()
     };
-    let mut unpack = Unpack::into(&place.root(), bounds).unwrap();
+    let mut unpack = place.unpack(bounds);
     assert!(matches!(unpack.apply(endless), Err(Error::TooLarge(_))));
 
     // Nothing but padding: no file that could be too large.
     let header = header.as_bytes().chain(std::io::repeat(0));
-    let mut unpack = Unpack::into(&place.root(), bounds).unwrap();
+    let mut unpack = place.unpack(bounds);
     assert!(unpack.whiteouts(header).is_err());
 }
 
 #[test]
 fn garbage_is_an_error() {
     let place = Place::new();
-    let mut unpack = Unpack::into(&place.root(), Bounds::default()).unwrap();
+    let mut unpack = place.unpack(Bounds::default());
     let noise: Vec<u8> = (0..100_000u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
         .collect();
     assert!(matches!(unpack.apply(&noise[..]), Err(Error::Archive(_))));
+}
+
+/// A layer nests directories by links, so that their depth has no end, and a later one takes them away: nothing recurses.
+#[test]
+fn directories_nested_by_links_are_taken_away() {
+    let place = Place::new();
+    let mut below = Layer::new();
+    // Each link leads 40 directories further down than the one before.
+    for step in 0..30 {
+        let start = if step == 0 {
+            "top".to_owned()
+        } else {
+            format!("link{}", step - 1)
+        };
+        let deep = format!("{start}/{}", "d/".repeat(40));
+        below = below.dir(&deep[..deep.len().min(99)]);
+        let target = if step == 0 {
+            "top/".to_owned()
+        } else {
+            format!("link{}/", step - 1)
+        };
+        below = below.symlink(&format!("link{step}"), &format!("{target}{}", "d/".repeat(39)));
+    }
+    let above = Layer::new().file(".wh.top", "");
+    place.apply(vec![below, above]).unwrap();
+    assert!(!place.root().join("top").exists());
+    place.untouched();
+}
+
+/// A layer names more directories on the way to its files than an image may have.
+#[test]
+fn directories_on_the_way_are_counted() {
+    let place = Place::new();
+    let layer = (0..10).fold(Layer::new(), |layer, index| {
+        layer.file(&format!("{index}/b/c/d/e/f/g"), "")
+    });
+    let bounds = Bounds {
+        entries: 20,
+        ..Bounds::default()
+    };
+    assert!(matches!(place.within(vec![layer], bounds), Err(Error::TooMany(20))));
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+/// A small layer unpacks to a disk full of zeros.
+#[test]
+fn a_layer_that_unpacks_to_far_more_is_refused() {
+    let place = Place::new();
+    let zeros = "0".repeat(64 << 20);
+    let bomb = gzip(&Layer::new().file("zeros", &zeros).bytes());
+    assert!(bomb.len() < 100 << 10, "{} bytes", bomb.len());
+    let dir = Dir::open(place.dir.path()).unwrap();
+    let refused = super::unpack_layer(&bomb, &dir, Bounds::default());
+    assert!(matches!(refused, Err(Error::Ratio(200))), "{refused:?}");
+    // Where an administrator allows it, it is taken.
+    let bounds = Bounds {
+        ratio: 5_000,
+        ..Bounds::default()
+    };
+    assert_eq!(super::unpack_layer(&bomb, &dir, bounds).unwrap(), 64 << 20);
+    assert_eq!(fs::metadata(place.root().join("zeros")).unwrap().len(), 64 << 20);
+    // Nothing but empty blocks, which no file is blamed for.
+    let empty = gzip(
+        &(0..60_000)
+            .fold(Layer::new(), |layer, _| layer.file("same", ""))
+            .bytes(),
+    );
+    let small = Bounds {
+        ratio: 1,
+        ..Bounds::default()
+    };
+    let refused = super::unpack_layer(&empty, &dir, small);
+    assert!(matches!(refused, Err(Error::Ratio(1))), "{refused:?}");
+}
+
+/// A layer gives a file a name of a gigabyte, which the reader of archives would keep in memory.
+#[test]
+fn a_name_without_end_is_refused() {
+    for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+        let place = Place::new();
+        let mut header = Header::new_gnu();
+        header.set_path("long").unwrap();
+        header.set_entry_type(kind);
+        header.set_size(1 << 30);
+        header.set_cksum();
+        let endless = header.as_bytes().chain(std::io::repeat(b'x').take(1 << 30));
+        let mut unpack = place.unpack(Bounds::default());
+        let refused = unpack.apply(endless).unwrap_err().to_string();
+        assert!(refused.contains("longer than 1 MiB"), "{kind:?}: {refused}");
+    }
+    // A large file before it makes no room for one.
+    let place = Place::new();
+    let mut layer = Layer::new().file("large", &"x".repeat(4 << 20));
+    layer = layer.add(EntryType::GNULongName, "long", "", "n".repeat(2 << 20).as_bytes());
+    let refused = place.apply(vec![layer.file("short", "")]).unwrap_err().to_string();
+    assert!(refused.contains("longer than 1 MiB"), "{refused}");
+}
+
+/// An image with very many files in its root, one of them hidden again.
+#[test]
+fn a_root_with_60_000_entries_is_unpacked() {
+    let place = Place::new();
+    let many = (0..60_000).fold(Layer::new(), |layer, index| layer.file(&format!("file{index}"), ""));
+    let above = Layer::new().file(".wh.file7", "");
+    place.apply(vec![many, above]).unwrap();
+    assert_eq!(fs::read_dir(place.root()).unwrap().count(), 59_999);
+    let opaque = Layer::new().file(".wh..wh..opq", "").file("only", "");
+    place.apply(vec![opaque]).unwrap();
+    assert_eq!(fs::read_dir(place.root()).unwrap().count(), 1);
+    place.untouched();
+}
+
+/// An image writes control characters into the name of a file that is refused.
+#[test]
+fn a_name_in_an_error_is_plain_and_short() {
+    let place = Place::new();
+    let name = "../\u{1b}[2J\u{202e}";
+    let refused = place.apply(vec![Layer::new().file(name, "")]).unwrap_err().to_string();
+    assert!(refused.contains("\\u{1b}[2J\\u{202e}"), "{refused:?}");
+}
+
+#[test]
+fn an_unpacking_that_nobody_waits_for_ends() {
+    let place = Place::new();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let mut unpack = place.unpack(Bounds::default()).stopped_by(stop);
+    let refused = unpack.apply(&Layer::new().file("a", "a").bytes()[..]);
+    assert!(matches!(refused, Err(Error::Archive(_))), "{refused:?}");
 }

@@ -13,6 +13,7 @@ fn policy() -> Policy {
         max_containers: 100,
         max_per_session: 10,
         images: Vec::new(),
+        registries: Vec::new(),
         default_limits: limits(1_000_000_000, 512 << 20, 256),
         max_limits: limits(4_000_000_000, 8 << 30, 1024),
         allow_root: false,
@@ -220,4 +221,49 @@ fn images_users_labels_and_policies_are_checked() {
     policy()
         .apply(&session(rules), ContainerConfig::default(), true)
         .unwrap();
+}
+
+/// A user names an image at a registry of their own: it is not fetched, whatever that registry would answer.
+#[test]
+fn users_have_only_what_is_named_fetched() {
+    let denied = |policy: &Policy, image: &str, trusted: bool, what: &str| {
+        let error = policy.may_fetch(image, trusted).unwrap_err();
+        assert!(
+            matches!(&error, Error::Forbidden(text) if text.contains(what)),
+            "{image}: {error}"
+        );
+    };
+    let plain = policy();
+    plain.may_fetch("anything.example/tool", true).unwrap();
+    for image in ["alpine", "evil.example/tool", "127.0.0.1:5000/tool"] {
+        denied(&plain, image, false, "container_images");
+    }
+    let named = Policy {
+        images: vec!["alpine".into(), "ghcr.io/us/*".into()],
+        registries: vec!["docker.io".into(), "ghcr.io".into()],
+        ..policy()
+    };
+    for image in ["alpine", "docker.io/library/alpine:3", "ghcr.io/us/tool"] {
+        named.may_fetch(image, false).unwrap();
+    }
+    for image in ["alpine.evil.example/tool", "evil.example/alpine", "ghcr.io/them/tool"] {
+        denied(&named, image, false, "container_images");
+    }
+    denied(&named, "evil.example/tool", true, "container_registries");
+    let all = Policy {
+        images: vec!["*".into()],
+        ..named
+    };
+    denied(&all, "evil.example/tool", false, "container_registries");
+    all.may_fetch("someone/tool", false).unwrap();
+}
+
+#[test]
+fn a_registry_is_a_host_and_a_port() {
+    for fine in ["docker.io", "ghcr.io", "127.0.0.1:5000", "localhost", "localhost:5000"] {
+        assert!(is_registry(fine), "{fine}");
+    }
+    for odd in ["", "https://ghcr.io", "ghcr.io/us", "ghcr", "*", "ghcr.io/"] {
+        assert!(!is_registry(odd), "{odd}");
+    }
 }
