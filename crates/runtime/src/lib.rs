@@ -10,6 +10,8 @@
 //! weakens what a spec asks for in silence: a limit that it cannot enforce is named in [`Probe::unenforced`], anything
 //! else that it cannot do is [`Error::Unsupported`]. Nothing here forks: a process is started by executing one.
 
+#![warn(missing_docs)]
+
 mod choose;
 mod docker;
 mod engine;

@@ -18,6 +18,7 @@ pub struct ContainerSpec {
     pub entrypoint: Vec<String>,
     /// Empty, and no entrypoint either: those of the image.
     pub args: Vec<String>,
+    /// Beside the environment of the image.
     pub env: BTreeMap<String, String>,
     /// Inside; made if it is not there and the root is writable. Empty: that of the image.
     pub working_dir: String,
@@ -26,19 +27,28 @@ pub struct ContainerSpec {
     /// Whose rights it has on what is mounted, and who owns on the host what it makes there. `None`: whoever the engine
     /// runs it as.
     pub owner: Option<HostUser>,
+    /// By which it is found again.
     pub labels: BTreeMap<String, String>,
+    /// What is visible inside beside the image.
     pub mounts: Vec<Mount>,
+    /// What it reaches.
     pub network: NetworkMode,
+    /// What of it is reached from the host.
     pub ports: Vec<Port>,
+    /// What it may use.
     pub limits: Limits,
+    /// Whether the files of the image may be changed; the changes go with the container.
     pub writable_rootfs: bool,
 }
 
 /// A user of the host, with all of its groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostUser {
+    /// The number of the user.
     pub uid: u32,
+    /// The number of the user's own group.
     pub gid: u32,
+    /// The numbers of all other groups.
     pub groups: Vec<u32>,
 }
 
@@ -71,26 +81,32 @@ impl HostUser {
     }
 }
 
-/// Zero leaves it unlimited.
+/// Limits of a container; zero leaves it unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
+    /// Bytes.
     pub memory_bytes: u64,
     /// Memory and swap together; zero: as `memory_bytes`, so that nothing is swapped.
     pub memory_swap_bytes: u64,
     /// 1,000,000,000 is one core.
     pub nano_cpus: u64,
+    /// Processes and threads.
     pub pids: u64,
 }
 
 /// One kind of limit, to say that it is not enforced here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Limit {
+    /// Bytes of memory, with swap or without.
     Memory,
+    /// Time on cores.
     Cpu,
+    /// Processes and threads.
     Pids,
 }
 
 impl Limit {
+    /// `memory`, `cpu` or `pids`.
     pub fn name(self) -> &'static str {
         match self {
             Limit::Memory => "memory",
@@ -112,12 +128,15 @@ impl Limit {
 /// Something visible inside. The caller has resolved the source: it is used as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// What it is.
     pub kind: MountKind,
     /// Absolute, inside.
     pub target: PathBuf,
+    /// Whether it cannot be changed inside.
     pub read_only: bool,
 }
 
+/// What is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MountKind {
     /// An absolute path of the host that exists.
@@ -126,9 +145,13 @@ pub enum MountKind {
     /// to go.
     Owned(PathBuf),
     /// Empty memory, at most so many bytes; zero: 64 MiB.
-    Tmpfs { bytes: u64 },
+    Tmpfs {
+        /// The most that it holds.
+        bytes: u64,
+    },
 }
 
+/// The network of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum NetworkMode {
     /// Loopback only.
@@ -143,21 +166,28 @@ pub enum NetworkMode {
 /// A port inside made reachable from the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
+    /// Inside.
     pub container: u16,
     /// Zero: one is chosen.
     pub host: u16,
+    /// The address of the host that is listened on.
     pub host_ip: IpAddr,
+    /// What is spoken there.
     pub protocol: Protocol,
 }
 
+/// The protocol of a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
+    /// TCP.
     #[default]
     Tcp,
+    /// UDP.
     Udp,
 }
 
 impl Protocol {
+    /// `tcp` or `udp`.
     pub fn name(self) -> &'static str {
         match self {
             Protocol::Tcp => "tcp",

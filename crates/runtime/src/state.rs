@@ -10,6 +10,7 @@ use crate::Limit;
 /// What an engine is and can do here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
+    /// `docker`, `podman`, `sandbox` or `host-unsafe`.
     pub engine: &'static str,
     /// As it names itself: `20.10.24`.
     pub version: String,
@@ -29,28 +30,41 @@ pub struct Probe {
     pub notes: Vec<String>,
 }
 
+/// What a container is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Made, and never started.
     Created,
+    /// Its first process lives.
     Running,
+    /// Its processes are held still.
     Paused,
+    /// The engine starts it again.
     Restarting,
     /// Ended, however it did.
     Exited,
+    /// The engine takes it away.
     Removing,
 }
 
 /// A container as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
+    /// What the engine knows it by.
     pub id: String,
+    /// As its spec names it.
     pub name: String,
+    /// As its spec names it.
     pub image: String,
+    /// What it is doing.
     pub state: State,
+    /// As its spec gave them.
     pub labels: BTreeMap<String, String>,
+    /// When it was made.
     pub created: Option<SystemTime>,
+    /// When its first process was started last.
     pub started: Option<SystemTime>,
+    /// When that ended last.
     pub exited: Option<SystemTime>,
     /// Once it has ended.
     pub exit: Option<ExitInfo>,
@@ -60,6 +74,7 @@ pub struct Info {
     pub ports: Vec<crate::Port>,
 }
 
+/// How a container ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExitInfo {
     /// That of the first process; 128 and the signal where one ended it.
@@ -68,16 +83,21 @@ pub struct ExitInfo {
     pub oom: bool,
 }
 
+/// Where output was written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
+    /// Standard output.
     Stdout,
+    /// Standard error.
     Stderr,
 }
 
 /// A piece of what was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
+    /// Where it was written to.
     pub source: Source,
+    /// At most as large as the engine read it at once.
     pub bytes: Bytes,
 }
 
@@ -92,14 +112,18 @@ pub struct LogOptions {
     pub tail: Option<usize>,
 }
 
+/// One more command for a running container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecSpec {
+    /// The program and its arguments.
     pub command: Vec<String>,
+    /// Beside the environment of the container.
     pub env: BTreeMap<String, String>,
     /// Empty: that of the container.
     pub working_dir: String,
     /// Empty: that of the container.
     pub user: String,
+    /// All of its standard input; `None`: it has none.
     pub stdin: Option<Bytes>,
     /// Output beyond this many bytes, of both together, is read and dropped; zero: 1 MiB.
     pub max_output: usize,
@@ -108,15 +132,20 @@ pub struct ExecSpec {
 }
 
 impl ExecSpec {
+    /// [`ExecSpec::max_output`] with its default, in bytes.
     pub fn output_limit(&self) -> usize {
         if self.max_output == 0 { 1 << 20 } else { self.max_output }
     }
 }
 
+/// What came of an [`ExecSpec`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecOutput {
+    /// That of the command; 128 and the signal where one ended it.
     pub code: i32,
+    /// What it wrote to standard output.
     pub stdout: Bytes,
+    /// What it wrote to standard error.
     pub stderr: Bytes,
     /// Whether output was dropped.
     pub truncated: bool,
@@ -129,32 +158,47 @@ pub struct ExecOutput {
 pub struct Stats {
     /// Time on a core, of all its processes. Two samples give a share.
     pub cpu: Duration,
+    /// Bytes of memory that its processes use now.
     pub memory_bytes: u64,
-    /// Zero: none.
+    /// Bytes; zero: none.
     pub memory_limit: u64,
+    /// Processes and threads.
     pub pids: u64,
+    /// Bytes received.
     pub network_rx: u64,
+    /// Bytes sent.
     pub network_tx: u64,
+    /// Bytes read from disks.
     pub block_read: u64,
+    /// Bytes written to disks.
     pub block_write: u64,
 }
 
 /// Something happened to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
+    /// Of the container.
     pub id: String,
+    /// What happened.
     pub kind: EventKind,
+    /// Of the container.
     pub labels: BTreeMap<String, String>,
 }
 
+/// What happened to a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
+    /// It was made.
     Created,
+    /// Its first process was started.
     Started,
     /// Its memory was not enough; its end may follow.
     Oom,
+    /// Its first process ended.
     Exited {
+        /// That of the process; 128 and the signal where one ended it.
         code: i32,
     },
+    /// It is gone.
     Removed,
 }
