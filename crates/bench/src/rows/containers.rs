@@ -39,6 +39,7 @@ pub async fn run(run: &Run) -> Result<Vec<Figure>> {
             host: String::new(),
             directory: place.path().join("direct"),
             helper: Some(run.bin.join("nexus-sandbox")),
+            ..Config::default()
         };
         match choose(&config).await {
             Ok(found) => figures.extend(backend(run, &place, name, &found).await?),

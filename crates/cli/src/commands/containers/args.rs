@@ -49,7 +49,7 @@ pub struct RunArgs {
     /// The image; without one: the built-in sandbox on this host's own programs
     pub image: Option<String>,
     /// The command and its arguments, after the options of `nexus`; without an image it stands after `--`
-    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "COMMAND", num_args = 0.., allow_hyphen_values = true)]
     words: Vec<String>,
     /// The same, after `--`
     #[arg(last = true, hide = true)]
