@@ -5,7 +5,7 @@
 //!   images/<hex>/image.json      what is known of it
 //!   images/<hex>/rootfs/         its files
 //!   images/new-*/                an image that is being made; the next start throws it away
-//!   images/trash/                what was thrown away, and is removed meanwhile (`sweep.rs`)
+//!   removed-images/              what was thrown away, and is removed meanwhile (`sweep.rs`)
 //! ```
 //!
 //! All of it is reached from one handle of `images/`: nothing that a layer holds leads anywhere else.
@@ -126,7 +126,8 @@ impl Store {
             .create(path)
             .map_err(|error| at(path, &error))?;
         let dir = Dir::open(path).map_err(|error| at(path, &error))?;
-        let sweep = Sweep::open(&dir).map_err(|error| at(path, &error))?;
+        let beside = Dir::of(path).map_err(|error| at(path, &error))?.0;
+        let sweep = Sweep::open(&beside).map_err(|error| at(path, &error))?;
         for entry in dir.entries().map_err(|error| at(path, &error))?.flatten() {
             if entry.name.to_string_lossy().starts_with("new-") {
                 sweep.throw_away(&dir, &entry.name);

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nexus_walk::{Dir, Trash};
 
-/// The directory beside the images.
-const TRASH: &str = "trash";
+/// The directory beside that of the images.
+const TRASH: &str = "removed-images";
 /// Names between two yields of the processor.
 const STEP: u32 = 256;
 
@@ -22,10 +22,10 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Beneath the directory of the images.
-    pub fn open(images: &Dir) -> io::Result<Arc<Sweep>> {
+    /// Beneath the directory that holds that of the images.
+    pub fn open(beside: &Dir) -> io::Result<Arc<Sweep>> {
         Ok(Arc::new(Sweep {
-            trash: Trash::open(images, TRASH)?,
+            trash: Trash::open(beside, TRASH)?,
             running: AtomicBool::new(false),
             more: AtomicBool::new(false),
         }))

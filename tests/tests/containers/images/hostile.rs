@@ -86,7 +86,7 @@ impl Users {
         crate::orchestrated::until("the end of what was begun", async || {
             let names = fs::read_dir(&images).into_iter().flatten().flatten();
             let begun = names.filter(|entry| entry.file_name().to_string_lossy().starts_with("new-"));
-            begun.count() == 0 && fs::read_dir(images.join("trash")).map_or(0, Iterator::count) == 0
+            begun.count() == 0 && fs::read_dir(images.with_file_name("removed-images")).map_or(0, Iterator::count) == 0
         })
         .await;
     }
@@ -308,7 +308,7 @@ async fn a_root_with_60_000_entries_is_pulled_and_removed() {
     found.engine.remove_image(&name, false).await.unwrap();
     assert!(!root.exists());
     crate::orchestrated::until("the end of its files", async || {
-        fs::read_dir(directory.path().join("state/images/trash"))
+        fs::read_dir(directory.path().join("state/removed-images"))
             .unwrap()
             .count()
             == 0
