@@ -36,7 +36,7 @@ async fn open(dir: &Path) -> Arc<dyn Engine> {
     let config = Config {
         directory: dir.into(),
         helper: Some(helper().into()),
-        ..Config::default()..Config::default()
+        ..Config::default()
     };
     sandbox::open(&config).await.unwrap()
 }
@@ -194,7 +194,7 @@ async fn the_bare_host_is_used_only_by_name_and_leaves_nothing() {
         backend: Choice::HostUnsafe,
         directory: dir.path().into(),
         helper: Some(helper().into()),
-        ..Config::default()..Config::default()
+        ..Config::default()
     };
     let engine = nexus_runtime::choose(&config).await.unwrap().engine;
     let probe = engine.probe().await.unwrap();

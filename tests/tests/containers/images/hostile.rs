@@ -80,7 +80,7 @@ impl Users {
         (code, words)
     }
 
-    /// What the images of the sandbox hold: the names beside the list, the trash and the images themselves.
+    /// What the images of the sandbox hold: nothing that is being made or removed is left.
     async fn nothing_unfinished(&self) {
         let images = self.site.root().state().join("containers/images");
         crate::orchestrated::until("the end of what was begun", async || {
