@@ -16,10 +16,11 @@ use anyhow::{Context, Result, bail};
 use crate::cargo;
 
 const FOLDER: &str = "fuzz";
-const TARGETS: [&str; 7] = [
+const TARGETS: [&str; 8] = [
     "authority",
     "sse",
     "provider",
+    "layers",
     "backup",
     "config",
     "protobuf",
