@@ -155,7 +155,7 @@ impl FrontDoor {
 }
 
 /// The status with which the guard refused the body of a call on its way through, if that is why it failed.
-fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<&Status> {
+fn refusal<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Status> {
     std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
 }
 
