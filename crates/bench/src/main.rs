@@ -30,7 +30,7 @@ use figures::Figure;
 use report::Setting;
 use rows::Run;
 
-const ROWS: [&str; 11] = [
+const ROWS: [&str; 12] = [
     "unary",
     "durable",
     "grown",
@@ -38,6 +38,7 @@ const ROWS: [&str; 11] = [
     "fanout",
     "door",
     "start",
+    "stored",
     "services",
     "containers",
     "idle",
@@ -148,6 +149,7 @@ async fn rows(run: &Run, only: &[String]) -> Result<Vec<Figure>> {
         eprintln!("{row} ...");
         let figures = match (row, &used) {
             ("unary", _) => rows::unary::run(run).await,
+            ("stored", _) => rows::stored::run(run).await,
             ("durable", _) => rows::durable::run(run).await,
             ("grown", _) => rows::durable::grown(run).await,
             ("deltas", _) => rows::deltas::run(run).await,

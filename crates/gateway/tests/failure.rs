@@ -23,7 +23,7 @@ use nexus_gateway::{
     store::Store,
 };
 use nexus_proto::orchestrator::v1::SessionState;
-use nexus_store::{Backend, Durability, Error as Engine, Op, Read, Sqlite, Write};
+use nexus_store::{Backend, Commit, Durability, Error as Engine, GroupId, Lease, Op, Outcome, Read, Sqlite, Write};
 
 /// A disk that is full after so many commits, for one commit.
 #[derive(Debug)]
@@ -59,11 +59,19 @@ impl Write for FlakyWrite {
         self.write.log_id()
     }
 
-    fn commit(&mut self, group: &[&[Op]], seqs: &mut Vec<u64>) -> Result<(), Engine> {
+    fn lease(&self) -> Lease {
+        self.write.lease()
+    }
+
+    fn commit(&mut self, id: GroupId, group: &[&[Op]], lease: Lease, seqs: &mut Vec<u64>) -> Commit {
         if self.good.fetch_sub(1, Ordering::SeqCst) == 0 {
-            return Err(Engine::Full { path: "/full".into() });
+            return Commit::Refused(Engine::Full { path: "/full".into() });
         }
-        self.write.commit(group, seqs)
+        self.write.commit(id, group, lease, seqs)
+    }
+
+    fn outcome(&mut self, id: GroupId, group: &[&[Op]], lease: Lease, seqs: &mut Vec<u64>) -> Outcome {
+        self.write.outcome(id, group, lease, seqs)
     }
 
     fn close(&mut self) -> Result<(), Engine> {

@@ -1,4 +1,9 @@
 //! What an engine has to offer: rows in a log, documents in tables, one writer, any number of readers.
+//!
+//! The engine may be a server at the end of a connection. So a commit has three answers: done, refused, or *unknown*, where
+//! the connection was lost after the group was sent. An unknown group is asked for by its id, and sent again under the same
+//! id if it never arrived; the engine applies a group once, however often it comes. Sequences are given inside the
+//! transaction. A lease with a rising number says who may write: a writer whose lease another has taken is refused.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -10,6 +15,41 @@ use crate::Error;
 /// A set of documents by key. The number is its name on disk: never reuse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Table(pub u16);
+
+/// What a program writes down about a table: see [`Op::Stamp`].
+pub type Stamp = u32;
+
+/// Names a group of transactions, so that it can be asked for, and sent again, after its answer was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GroupId(pub u128);
+
+/// The right to write. Its number rises with each writer: one with a lower number is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lease(pub u64);
+
+/// The answer to a commit.
+#[derive(Debug)]
+pub enum Commit {
+    /// It is durable, and the sequences are given.
+    Done,
+    /// Nothing of it has happened, and nothing will.
+    Refused(Error),
+    /// It may have happened, or may still: only [`Write::outcome`] tells.
+    Unknown(Error),
+}
+
+/// What became of a group whose commit was unknown.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is durable, and the sequences are given.
+    Done,
+    /// It has not happened and cannot any more, unless it is sent again.
+    Never,
+    /// It has not happened, and this writer may not write any more.
+    Refused(Error),
+    /// This question was not answered either.
+    Unknown,
+}
 
 /// A row of the log as read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +104,13 @@ pub enum Op {
     Erase {
         stream: u64,
     },
+    /// Notes that documents derived from a table are right as of this transaction. Any later change of the table, by this
+    /// program or by one that knows nothing of them, makes the stamp void; so a program that keeps an index stamps the table
+    /// in each transaction that changes it, and finds at a start whether another wrote meanwhile.
+    Stamp {
+        table: Table,
+        stamp: Stamp,
+    },
     /// Removes rows up to and including `through` that have no number in a stream, and remembers that it did.
     Trim {
         through: u64,
@@ -76,7 +123,7 @@ impl Op {
         match self {
             Op::Append { body, .. } => body.len(),
             Op::Put { key, value, .. } => key.len() + value.len(),
-            Op::Delete { .. } | Op::DeleteRange { .. } | Op::Erase { .. } | Op::Trim { .. } => 0,
+            Op::Delete { .. } | Op::DeleteRange { .. } | Op::Erase { .. } | Op::Stamp { .. } | Op::Trim { .. } => 0,
         }
     }
 }
@@ -92,9 +139,13 @@ pub trait Backend: Debug + Send + Sync + 'static {
 /// The one writer.
 pub trait Write: Send {
     fn log_id(&self) -> String;
-    /// Makes a group of transactions durable. Pushes to `seqs` the sequence of each transaction's first row, or the
-    /// newest sequence for one without rows. After an error nothing of the group has happened.
-    fn commit(&mut self, group: &[&[Op]], seqs: &mut Vec<u64>) -> Result<(), Error>;
+    /// The lease that this writer took when it was opened.
+    fn lease(&self) -> Lease;
+    /// Makes a group of transactions durable, once, however often it is sent under this id. Where it is done, pushes to
+    /// `seqs` the sequence of each transaction's first row, or the newest sequence for one without rows.
+    fn commit(&mut self, id: GroupId, group: &[&[Op]], lease: Lease, seqs: &mut Vec<u64>) -> Commit;
+    /// Asks what became of the group that was sent last, with the same arguments.
+    fn outcome(&mut self, id: GroupId, group: &[&[Op]], lease: Lease, seqs: &mut Vec<u64>) -> Outcome;
     /// Leaves the file tidy; called once, at a stop.
     fn close(&mut self) -> Result<(), Error>;
 }
@@ -111,6 +162,8 @@ pub trait Read: Send {
     fn scan(&mut self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error>;
     /// The highest key of a table.
     fn last(&mut self, table: Table) -> Result<Option<Bytes>, Error>;
+    /// The stamp of a table, unless the table was changed since by a transaction that did not stamp it.
+    fn stamped(&mut self, table: Table) -> Result<Option<Stamp>, Error>;
     /// The newest sequence, 0 for an empty log.
     fn newest(&mut self) -> Result<u64, Error>;
     /// The last trimmed sequence, 0 if none ever was.

@@ -16,6 +16,10 @@ pub enum Error {
     InUse { path: PathBuf },
     #[error("an earlier transaction failed, and this one was built on it")]
     Superseded,
+    #[error("another process has taken over writing to the store")]
+    LeaseLost,
+    #[error("what became of a commit could not be found out within {waited_s} s: {cause}")]
+    Unknown { waited_s: u64, cause: String },
     #[error("the store is closed")]
     Closed,
     #[error("a read waited longer than its deadline")]

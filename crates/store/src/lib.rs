@@ -16,16 +16,18 @@
 mod backend;
 mod disk;
 mod error;
+mod memory;
 mod reader;
 mod sqlite;
 mod writer;
 
-pub use backend::{Backend, Head, Op, Read, Row, Table, Write};
+pub use backend::{Backend, Commit, GroupId, Head, Lease, Op, Outcome, Read, Row, Stamp, Table, Write};
 pub use disk::Room;
 pub use error::Error;
+pub use memory::{Faults, Memory};
 pub use reader::Reader;
 pub use sqlite::{Durability, Sqlite, copy};
-pub use writer::{Committed, Permit, Receipt, Transaction, Writer};
+pub use writer::{Committed, Permit, Receipt, Transaction, Writer, commit};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +78,16 @@ impl<T: Receipt> Store<T> {
         committed: impl FnMut(Committed<T>) + Send + 'static,
     ) -> Result<Self, Error> {
         let write = backend.open_write()?;
+        Store::with(backend, write, options, committed)
+    }
+
+    /// The same with a writer that is open already.
+    pub fn with(
+        backend: Arc<dyn Backend>,
+        write: Box<dyn Write>,
+        options: &Options,
+        committed: impl FnMut(Committed<T>) + Send + 'static,
+    ) -> Result<Self, Error> {
         let log_id: Arc<str> = write.log_id().into();
         let reader = Reader::new(backend.clone(), options);
         let room = backend.directory().map(|dir| Room::new(dir, options.low_disk));

@@ -3,12 +3,14 @@
 //! A failed group poisons what was built on it. Its transactions, and all later ones of the same epoch, come back with
 //! an error; the owner rebuilds its state from the store and goes on in the next epoch.
 
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::{Backend, Error, Op, Options, Room, Write};
+use crate::{Backend, Commit, Error, GroupId, Op, Options, Outcome, Room, Write};
 
 /// What the owner wants back after a commit.
 pub trait Receipt: Send + 'static {
@@ -115,6 +117,57 @@ fn charge(room: &Room, ops: &[Op]) -> Result<(), Error> {
     room.charge(ops.len(), ops.iter().map(Op::bytes).sum())
 }
 
+/// How long the outcome of a commit is asked for, and the first and the longest pause between two questions.
+const ASK_FOR: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Commits a group and does not rest before it is known what became of it: after an answer that was lost the group is asked
+/// for by its id, and sent again if it never arrived.
+///
+/// # Errors
+/// Nothing of the group has happened; or, with [`Error::Unknown`], that could not be found out in time.
+pub fn commit(write: &mut dyn Write, group: &[&[Op]], seqs: &mut Vec<u64>) -> Result<(), Error> {
+    let (id, lease) = (group_id(), write.lease());
+    let (mut left, mut pause) = (ASK_FOR, PAUSE);
+    let mut answer = write.commit(id, group, lease, seqs);
+    loop {
+        let cause = match answer {
+            Commit::Done => return Ok(()),
+            Commit::Refused(error) => return Err(error),
+            Commit::Unknown(cause) => cause,
+        };
+        tracing::warn!(%cause, "the answer to a commit was lost; asking what became of it");
+        answer = match write.outcome(id, group, lease, seqs) {
+            Outcome::Done => return Ok(()),
+            Outcome::Refused(error) => return Err(error),
+            Outcome::Never => write.commit(id, group, lease, seqs),
+            Outcome::Unknown if left.is_zero() => {
+                return Err(Error::Unknown {
+                    waited_s: ASK_FOR.as_secs(),
+                    cause: cause.to_string(),
+                });
+            }
+            Outcome::Unknown => {
+                let wait = pause.min(left);
+                std::thread::sleep(wait);
+                left -= wait;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                Commit::Unknown(cause)
+            }
+        };
+    }
+}
+
+/// Never given twice: a count within this process beside what is drawn for the process.
+fn group_id() -> GroupId {
+    static PROCESS: OnceLock<u64> = OnceLock::new();
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let process = *PROCESS.get_or_init(|| RandomState::new().hash_one(std::process::id()));
+    let count = NEXT.fetch_add(1, Ordering::Relaxed);
+    GroupId(u128::from(process) << 64 | u128::from(count))
+}
+
 fn run<T: Receipt>(
     mut queue: mpsc::Receiver<Transaction<T>>,
     mut write: Box<dyn Write>,
@@ -156,7 +209,7 @@ fn run<T: Receipt>(
         if !receipts.is_empty() {
             seqs.clear();
             let ops: Vec<&[Op]> = spent.iter().map(Vec::as_slice).collect();
-            match write.commit(&ops, &mut seqs) {
+            match commit(write.as_mut(), &ops, &mut seqs) {
                 Ok(()) => {
                     if std::mem::take(&mut full) {
                         tracing::info!("the disk has room again");

@@ -26,7 +26,7 @@ fn killed() -> (tempfile::TempDir, PathBuf) {
             key: Bytes::from(number.to_be_bytes().to_vec()),
             value: Bytes::from(vec![7; 900]),
         };
-        write.commit(&[&[op]], &mut Vec::new()).unwrap();
+        nexus_store::commit(write.as_mut(), &[&[op]], &mut Vec::new()).unwrap();
     }
     let left = dir.path().join("left.db");
     for end in ["", "-wal", "-shm"] {

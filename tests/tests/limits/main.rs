@@ -355,3 +355,59 @@ async fn a_thousand_idle_streams_cost_nobody_anything_and_do_not_hold_a_stop() {
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     }
 }
+
+/// Streams that come and go; each connection carries so many of them.
+const MANY: usize = 20_000;
+const EACH: usize = 500;
+
+/// Memory of a process that is its own, in kB.
+fn anonymous(pid: i32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse().unwrap()
+}
+
+/// Opens streams, waits until each is heard, and closes them. Returns the memory while all were open.
+async fn come_and_go(site: &Site, session: &str, streams: usize) -> u64 {
+    let mut opening = JoinSet::new();
+    for _ in 0..streams / EACH {
+        let (connection, session) = (site.connect(), session.to_owned());
+        opening.spawn(async move {
+            let mut talks = Vec::new();
+            for _ in 0..EACH {
+                let mut talk = Talk::open(&connection, &session, None, false).await.unwrap();
+                talk.heartbeat().await;
+                assert_eq!(talk.next().await.unwrap(), Some(Frame::Heartbeat));
+                talks.push(talk);
+            }
+            talks
+        });
+    }
+    let open = opening.join_all().await;
+    let peak = anonymous(site.pid(Daemon::Orchestrator));
+    drop(open);
+    peak
+}
+
+/// Attack: a caller opens 20,000 streams and leaves, and the daemon stays as large as it was with them.
+#[tokio::test]
+async fn the_memory_of_many_closed_streams_is_given_back() {
+    let mut site = Site::new();
+    site.up(&[Daemon::Orchestrator]).await;
+    let session = ask::create(&site.connect(), "many").await;
+    let pid = site.pid(Daemon::Orchestrator);
+    come_and_go(&site, &session, 2 * EACH).await;
+    let before = anonymous(pid);
+    let peak = come_and_go(&site, &session, MANY).await;
+    assert!(peak > before, "{before} {peak}");
+    let bound = before + (peak - before) / 5;
+    let begun = Instant::now();
+    while anonymous(pid) > bound {
+        let now = anonymous(pid);
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{before} kB before, {peak} with them, {now} after"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -9,6 +9,7 @@ pub mod idle;
 pub mod services;
 pub mod sizes;
 pub mod start;
+pub mod stored;
 pub mod unary;
 
 use std::{

@@ -76,6 +76,7 @@ fn of_store(error: &nexus_store::Error) -> Status {
         Store::Busy | Store::Superseded | Store::Closed | Store::InUse { .. } => {
             status(Code::Unavailable, text, "GATEWAY_BUSY")
         }
+        Store::LeaseLost | Store::Unknown { .. } => status(Code::Unavailable, text, "GATEWAY_STORE_LOST"),
         Store::Damaged { .. } | Store::TooNew { .. } | Store::Io { .. } => {
             status(Code::Internal, text, "GATEWAY_STORE_FAILED")
         }

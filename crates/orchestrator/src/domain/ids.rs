@@ -23,8 +23,7 @@ impl Ids {
 
     /// A key that was never used, and its id.
     pub fn keyed(&mut self, now: i64) -> (u64, String) {
-        let millis = u64::try_from(now / 1_000_000).unwrap_or(0);
-        self.last = (self.last + 1).max((millis << 20) & (i64::MAX as u64));
+        self.last = (self.last + 1).max(least(now));
         (self.last, self.with(self.last))
     }
 
@@ -37,6 +36,12 @@ impl Ids {
     pub fn plain(&mut self) -> String {
         format!("{:016x}{:016x}", (self.random)(), (self.random)())
     }
+}
+
+/// The lowest key that something made at this time or later can have.
+pub fn least(time: i64) -> u64 {
+    let millis = u64::try_from(time / 1_000_000).unwrap_or(0);
+    (millis << 20) & (i64::MAX as u64)
 }
 
 /// The number that an id of ours carries; `None` for an id that is not of our making.

@@ -1,6 +1,7 @@
 //! All sessions in memory: every one that is not closed, and those closed ones that were asked for of late.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use nexus_daemon::Caller;
@@ -23,8 +24,8 @@ pub struct Sessions {
     by_key: BTreeMap<u64, Session>,
     /// Sessions that stand against the limit.
     pub counted: usize,
-    /// How many sessions that are not closed each creator has.
-    live: HashMap<Arc<str>, usize>,
+    /// The sessions that are not closed, by creator.
+    live: HashMap<Arc<str>, BTreeSet<u64>>,
     pub tails_bytes: usize,
     /// Messages in memory in order of their arrival: the oldest goes first when memory is short.
     tails: VecDeque<(u64, u64)>,
@@ -92,7 +93,7 @@ impl Sessions {
         self.removals += 1;
         self.counted -= usize::from(session.counted);
         if session.live {
-            self.count_live(&session.creator, false);
+            self.count_live(key, &session.creator, false);
         }
         self.tails_bytes -= session.tail_bytes;
         Some(session)
@@ -129,16 +130,16 @@ impl Sessions {
             if counts { self.counted += 1 } else { self.counted -= 1 }
         }
         if let Some(creator) = creator {
-            self.count_live(&creator, live);
+            self.count_live(key, &creator, live);
         }
     }
 
-    fn count_live(&mut self, creator: &Arc<str>, more: bool) {
-        if more {
-            *self.live.entry(creator.clone()).or_default() += 1;
-        } else if let Some(count) = self.live.get_mut(creator) {
-            *count -= 1;
-            if *count == 0 {
+    fn count_live(&mut self, key: u64, creator: &Arc<str>, live: bool) {
+        if live {
+            self.live.entry(creator.clone()).or_default().insert(key);
+        } else if let Some(keys) = self.live.get_mut(creator) {
+            keys.remove(&key);
+            if keys.is_empty() {
                 self.live.remove(creator);
             }
         }
@@ -146,7 +147,33 @@ impl Sessions {
 
     /// How many sessions of this creator are not closed.
     pub fn live_of(&self, creator: &str) -> usize {
-        self.live.get(creator).copied().unwrap_or(0)
+        self.live.get(creator).map_or(0, BTreeSet::len)
+    }
+
+    /// How many sessions that are not closed there are.
+    pub fn all_live(&self) -> usize {
+        self.live.values().map(BTreeSet::len).sum()
+    }
+
+    /// Sessions that are not closed and that this caller may see, after a key, in the order of their making.
+    pub fn live_after<'a>(&'a self, view: View<'a>, after: u64) -> Box<dyn Iterator<Item = &'a Session> + 'a> {
+        let after = (Bound::Excluded(after), Bound::Unbounded);
+        match view {
+            View::All => Box::new(
+                self.by_key
+                    .range(after)
+                    .map(|(_, session)| session)
+                    .filter(|s| !s.is_closed()),
+            ),
+            View::Own(creator) => {
+                let keys = self
+                    .live
+                    .get(creator)
+                    .into_iter()
+                    .flat_map(move |keys| keys.range(after));
+                Box::new(keys.filter_map(|key| self.by_key.get(key)))
+            }
+        }
     }
 
     /// Notes that a message was put in memory, and makes room where all messages together take too much.
@@ -293,6 +320,8 @@ impl State {
             event: closed,
         });
         step.effect(Effect::Close { session: key, id });
+        let creator = session.creator.clone();
+        self.count_closed(step, &creator);
         self.sessions.recount(key);
         self.sessions.keep_closed(key);
         Ok(())
@@ -316,7 +345,11 @@ impl State {
             ..About::default()
         };
         let deleted = event::build(step, event::SESSION_DELETED, ORCHESTRATOR, about, &data);
-        step.fact(Fact::SessionGone(key));
+        step.fact(Fact::SessionGone {
+            session: key,
+            creator: session.creator.clone(),
+            owner: session.metadata.owner_id.clone(),
+        });
         step.fact(Fact::Event {
             session: 0,
             event: deleted,

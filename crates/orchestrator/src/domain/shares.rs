@@ -55,6 +55,8 @@ pub struct Usage {
 #[derive(Debug, Default)]
 struct Used {
     stored: u64,
+    /// Sessions that are closed and not deleted.
+    closed: u64,
     /// When the present minute began, and the events in it.
     since: Time,
     events: u64,
@@ -66,9 +68,20 @@ impl Usage {
         self.of.get(user).map_or(0, |used| used.stored)
     }
 
+    /// Closed sessions of this user.
+    pub fn closed(&self, user: &str) -> u64 {
+        self.of.get(user).map_or(0, |used| used.closed)
+    }
+
+    /// Closed sessions of everybody.
+    pub fn all_closed(&self) -> u64 {
+        self.of.values().map(|used| used.closed).sum()
+    }
+
     /// Takes in what is on disk.
-    pub fn load(&mut self, user: &str, stored: u64) {
-        self.of.entry(user.into()).or_default().stored = stored;
+    pub fn load(&mut self, user: &str, stored: u64, closed: u64) {
+        let used = self.of.entry(user.into()).or_default();
+        (used.stored, used.closed) = (stored, closed);
     }
 
     fn of(&mut self, user: &Arc<str>) -> &mut Used {
@@ -186,13 +199,20 @@ impl State {
         step.fact(Fact::UserUsage(user));
     }
 
+    /// Counts a session that was closed.
+    pub(super) fn count_closed(&mut self, step: &mut Step<'_>, user: &Arc<str>) {
+        self.usage.of(user).closed += 1;
+        step.fact(Fact::UserUsage(user.clone()));
+    }
+
     /// Gives back what a deleted session took.
     pub(super) fn release_usage(&mut self, step: &mut Step<'_>, session: &Session) {
-        if !session.limited {
+        if !session.limited && !session.is_closed() {
             return;
         }
         let used = self.usage.of(&session.creator);
         used.stored = used.stored.saturating_sub(session.stored);
+        used.closed = used.closed.saturating_sub(u64::from(session.is_closed()));
         step.fact(Fact::UserUsage(session.creator.clone()));
     }
 

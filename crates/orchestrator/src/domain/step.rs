@@ -51,8 +51,17 @@ pub enum Fact {
         message: Option<Box<super::agent::Kept>>,
     },
     /// For good: messages, events, turns, everything.
-    SessionGone(u64),
-    TasksGone(Vec<u64>),
+    SessionGone {
+        session: u64,
+        creator: Arc<str>,
+        owner: String,
+    },
+    /// A task is new, or another agent has it now.
+    TaskMade(u64),
+    TaskMoved {
+        task: u64,
+        from: Option<u64>,
+    },
     Container(u64),
     ContainerGone(u64),
     /// What is kept of a session, or of a user, is another number of bytes now.

@@ -104,6 +104,11 @@ impl Task {
         is_over(self.state())
     }
 
+    /// When it was over; 0 while it is not.
+    pub fn ended(&self) -> Time {
+        self.wire.completed_at.as_ref().map_or(0, event::time)
+    }
+
     /// Whether its caller wants it tried once more after a failure.
     fn may_retry(&self) -> bool {
         self.wire
@@ -215,6 +220,7 @@ impl State {
         self.task_event(step, key, words::event::TASK_CREATED);
         self.link_to_session(step, key);
         step.fact(Fact::Task(key));
+        step.fact(Fact::TaskMade(key));
         Ok(key)
     }
 

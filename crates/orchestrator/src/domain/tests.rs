@@ -3,6 +3,7 @@
 mod access;
 mod agents;
 mod disk;
+mod index;
 mod random;
 mod sessions;
 mod shares;
@@ -65,7 +66,7 @@ impl World {
             state: State::new(rules),
             ids: Ids::new(0, dice),
             now: 1_700_000_000 * SECOND,
-            disk: disk::Disk::default(),
+            disk: disk::Disk::new(),
             asked: BTreeMap::new(),
             offers: Vec::new(),
             delivered: Vec::new(),
@@ -101,11 +102,11 @@ impl World {
                 return Err(error);
             }
         };
-        let mut ops = Vec::new();
+        let mut changes = store::Changes::default();
         for fact in &facts {
-            store::ops(fact, &self.state, self.now, &mut ops);
+            changes.fact(fact, &self.state, self.now);
         }
-        self.disk.apply(&ops);
+        self.disk.commit(changes);
         for fact in facts {
             self.note(fact);
         }
@@ -154,7 +155,7 @@ impl World {
                     "{from:?} to {to:?} is not in the diagram"
                 );
             }
-            Fact::SessionGone(session) => {
+            Fact::SessionGone { session, .. } => {
                 self.asked.retain(|(of, _), _| *of != session);
                 self.heads.remove(&session);
             }
@@ -163,7 +164,8 @@ impl World {
             | Fact::Agent(_)
             | Fact::AgentGone(_)
             | Fact::Kept { .. }
-            | Fact::TasksGone(_)
+            | Fact::TaskMade(_)
+            | Fact::TaskMoved { .. }
             | Fact::Container(_)
             | Fact::ContainerGone(_)
             | Fact::SessionUsage(_)
@@ -226,7 +228,7 @@ impl World {
 
     /// The process ends and starts again: what is not on disk is gone.
     pub fn restart(&mut self) {
-        let (state, last) = store::load(&mut self.disk, self.state.rules.clone(), self.now).unwrap();
+        let (state, last) = store::load(&mut self.disk.read, self.state.rules.clone(), self.now).unwrap();
         self.state = state;
         self.ids = Ids::new(last, dice);
         let waiting: Vec<u64> = self.state.agents.waiting.iter().copied().collect();

@@ -3,19 +3,16 @@
 use std::sync::Arc;
 
 use nexus_proto::orchestrator::v1::Message;
-use prost::Message as _;
 
 use super::Engine;
 use crate::domain::session::KNOWN_IDS;
 use crate::domain::turn::{Over, Turn};
 use crate::domain::{Error, ids};
-use crate::store;
 
 impl Engine {
     /// How the turn of a message ended; `None` while it is open, or if it opened none.
     pub(super) async fn turn_over(&self, key: u64, n: u64) -> Result<Option<Over>, Error> {
-        let kept = self.inner.reader.get(store::OVER, store::pair(key, n).to_vec()).await?;
-        kept.map(|value| store::over(&value)).transpose()
+        self.inner.stored.ended_turn(key, n).await
     }
 
     /// A stored message by its id, which a client or we may have chosen. It is on disk.
@@ -41,14 +38,7 @@ impl Engine {
                 Some(n)
             }
             (None, _) if all => None,
-            (None, _) => {
-                let kept = self
-                    .inner
-                    .reader
-                    .get(store::CHOSEN, store::text(key, id).to_vec())
-                    .await?;
-                kept.and_then(|value| value.first_chunk().map(|bytes| u64::from_be_bytes(*bytes)))
-            }
+            (None, _) => self.inner.stored.sent_id(key, id).await?,
         };
         let Some(n) = n else { return Ok(None) };
         Ok(self.message_at(key, n).await?.filter(|message| message.id == id))
@@ -80,8 +70,7 @@ impl Engine {
         if knows || added > 0 {
             return Ok(knows);
         }
-        let (from, to) = (store::key(key).to_vec(), store::above(key).to_vec());
-        let ids = self.inner.reader.scan(store::CHOSEN, from, to, KNOWN_IDS).await?;
+        let ids = self.inner.stored.sent_ids(key, KNOWN_IDS).await?;
         self.look_mut(|core| {
             let Some(session) = core
                 .state
@@ -92,9 +81,8 @@ impl Engine {
                 return Ok(false);
             };
             let all = ids.len() < KNOWN_IDS;
-            for (key, n) in ids.iter().filter(|_| all) {
-                let id = String::from_utf8_lossy(&key[8..]);
-                session.remember(&id, n.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)));
+            for (id, n) in ids.iter().filter(|_| all) {
+                session.remember(id, *n);
             }
             // One added so that a session with too many is not read again for each message.
             session.known_added = session.known_added.max(1);
@@ -112,8 +100,8 @@ impl Engine {
         if let Some(message) = held {
             return Ok(Some(Message::clone(&message)));
         }
-        let rows = self.inner.reader.stream(key, n - 1, n + 1, 1, false).await?;
-        rows.into_iter().next().map(|row| decode(&row)).transpose()
+        let found = self.inner.stored.messages(key, n - 1, n + 1, 1, false).await?;
+        Ok(found.into_iter().next())
     }
 
     /// Messages of a session with `after < n < before`, from disk, oldest first.
@@ -125,17 +113,6 @@ impl Engine {
         limit: usize,
         newest: bool,
     ) -> Result<Vec<Message>, Error> {
-        let rows = self.inner.reader.stream(key, after, before, limit, newest).await?;
-        rows.iter().map(decode).collect()
+        self.inner.stored.messages(key, after, before, limit, newest).await
     }
-}
-
-fn decode(row: &nexus_store::Row) -> Result<Message, Error> {
-    Message::decode(row.body.clone()).map_err(|e| {
-        let detail = format!("row {}: {e}", row.seq);
-        Error::Store(nexus_store::Error::Damaged {
-            path: "orchestrator".into(),
-            detail,
-        })
-    })
 }

@@ -7,8 +7,8 @@ use prost::Message as _;
 use super::Engine;
 use super::reads::Wanted;
 use crate::domain::sessions::View;
-use crate::domain::{Error, filter};
-use crate::store::{self, CLOSED};
+use crate::domain::{Error, State, filter};
+use crate::store::ClosedOf;
 
 /// Messages of one session in a listing.
 pub(super) const LISTED_MESSAGES: usize = 100;
@@ -17,6 +17,8 @@ const MAX_PAGE: usize = 1000;
 /// Messages read from disk at once, first and at most: they may be large, and only some may fit.
 const FIRST_READ: usize = 4;
 const MOST_READ: usize = 64;
+/// Closed sessions read from disk at once.
+const READ_AT_ONCE: usize = 1024;
 /// Bytes kept free for each session and each message: the heads of what encloses them.
 const HEADS: usize = 32;
 
@@ -38,11 +40,7 @@ impl Engine {
         let (size, after) = page(request.page_size, &request.page_token)?;
         self.settled(self.look(|core| core.tx)).await?;
         let filter = request.filter.unwrap_or_default();
-        let mut keys = self.matching(&filter, view).await?;
-        keys.sort_unstable();
-        keys.dedup(); // one that was closed between the two looks
-        let total = keys.len();
-        keys.retain(|key| *key > after);
+        let (mut keys, total) = self.matching(&filter, view, after, size).await?;
         let mut more = keys.len() > size;
         keys.truncate(size);
 
@@ -148,36 +146,73 @@ impl Engine {
         self.read_messages(key, 0, before, most, true).await
     }
 
-    /// Keys of all sessions that a listing shows.
-    async fn matching(&self, filter: &SessionFilter, view: View<'_>) -> Result<Vec<u64>, Error> {
+    /// Keys of the sessions that a listing shows after a key, one more than a page holds, and how many it shows in all.
+    async fn matching(
+        &self,
+        filter: &SessionFilter,
+        view: View<'_>,
+        after: u64,
+        size: usize,
+    ) -> Result<(Vec<u64>, usize), Error> {
+        let known = self.look(|core| known_total(&core.state, filter, view));
+        // Where the total is not known, all are looked at.
+        let (from, most) = match known {
+            Some(_) => (after, size.saturating_add(1)),
+            None => (0, usize::MAX),
+        };
         let mut keys: Vec<u64> = self.look(|core| {
-            let live = core.state.sessions.iter().filter(|session| !session.is_closed());
-            live.filter(|s| view.shows(s) && filter::shows(s, filter))
-                .map(|session| session.key)
-                .collect()
+            let live = core.state.sessions.live_after(view, from);
+            let shown = live.filter(|session| filter::shows(session, filter));
+            shown.map(|session| session.key).take(most).collect()
         });
-        let closed = filter.state == 0 || filter.state == i32::from(SessionState::Closed);
-        let mut from = Vec::new();
-        if !closed {
-            return Ok(keys);
+        if filter.state == 0 || filter.state == i32::from(SessionState::Closed) {
+            self.closed_matching(filter, view, from, most, &mut keys).await?;
         }
-        loop {
-            let page = self
-                .inner
-                .reader
-                .scan(CLOSED, from.clone(), vec![0xff; 9], 1024)
-                .await?;
-            let Some((last, _)) = page.last() else { break };
-            from = [last, &[0][..]].concat();
-            for (key, value) in &page {
-                let session = store::session(key, value)?;
-                if view.shows(&session) && filter::shows(&session, filter) {
-                    keys.push(session.key);
-                }
-            }
-        }
-        Ok(keys)
+        keys.sort_unstable();
+        keys.dedup(); // one that was closed between the two looks
+        let total = known.unwrap_or(keys.len());
+        keys.retain(|key| *key > after);
+        keys.truncate(size.saturating_add(1));
+        Ok((keys, total))
     }
+
+    /// Adds at most so many closed sessions after a key.
+    async fn closed_matching(
+        &self,
+        filter: &SessionFilter,
+        view: View<'_>,
+        mut from: u64,
+        most: usize,
+        keys: &mut Vec<u64>,
+    ) -> Result<(), Error> {
+        let of = match (view, filter.owner_id.as_str()) {
+            (View::Own(creator), _) => ClosedOf::Creator(creator.into()),
+            (View::All, "") => ClosedOf::Everybody,
+            (View::All, owner) => ClosedOf::Owner(owner.into()),
+        };
+        let enough = keys.len().saturating_add(most);
+        while keys.len() < enough {
+            let limit = (enough - keys.len()).min(READ_AT_ONCE);
+            let page = self.inner.stored.closed_sessions(of.clone(), from, limit).await?;
+            let Some(last) = page.last() else { break };
+            from = last.key;
+            let shown = page.iter().filter(|one| view.shows(one) && filter::shows(one, filter));
+            keys.extend(shown.map(|session| session.key));
+        }
+        Ok(())
+    }
+}
+
+/// How many sessions a listing shows, where that is known without looking at each.
+fn known_total(state: &State, filter: &SessionFilter, view: View<'_>) -> Option<usize> {
+    if *filter != SessionFilter::default() {
+        return None;
+    }
+    let (live, closed) = match view {
+        View::All => (state.sessions.all_live(), state.usage.all_closed()),
+        View::Own(creator) => (state.sessions.live_of(creator), state.usage.closed(creator)),
+    };
+    Some(live.saturating_add(usize::try_from(closed).unwrap_or(usize::MAX)))
 }
 
 /// How many sessions a page holds, and the key that it begins after.

@@ -42,7 +42,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nexus_daemon::Stop;
-use nexus_store::{Backend, Op, Reader, Room, Store, Transaction, Writer};
+use nexus_store::{Backend, Room, Store, Transaction, Writer};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -57,7 +57,7 @@ pub use watchers::Watcher;
 
 use crate::domain::ids::Ids;
 use crate::domain::{Effect, Error, Fact, Rules, State, Step, Time};
-use crate::store;
+use crate::store::{self, Answer, Changes, Stored};
 use group::Of;
 use links::Links;
 use publish::{Draft, Pending};
@@ -94,7 +94,7 @@ pub(crate) struct Inner {
     core: Mutex<Core>,
     /// Taken at the stop, so that the writer can end.
     writer: Mutex<Option<Writer<Pending>>>,
-    reader: Reader,
+    stored: Stored,
     log_id: Arc<str>,
     options: Options,
     /// Number of the newest transaction on disk.
@@ -170,16 +170,15 @@ impl Engine {
     /// Opens the store, loads the state and starts what runs beside the calls.
     pub fn open(backend: Arc<dyn Backend>, options: Options, stop: &Stop) -> Result<Self, nexus_store::Error> {
         let (batches, incoming) = publish::channel();
-        let store = Store::open(backend, &options.store, batches)?;
+        let mut write = backend.open_write()?;
+        store::prepare(write.as_mut(), backend.open_read()?.as_mut())?;
+        let store = Store::with(backend, write, &options.store, batches)?;
+        let stored = Stored::new(store.reader);
         let rules = options.rules.clone();
-        let (newest, newest_time) = store.reader.now(|read| {
-            let newest = read.newest()?;
-            let row = read.log(newest.saturating_sub(1), 1, 1)?;
-            Ok((newest, row.last().map_or(0, |row| row.time)))
-        })?;
+        let (newest, newest_time) = stored.newest()?;
         // The clock may have been set back: times never fall along the log.
         let now = wall().max(newest_time);
-        let (state, last_key) = store.reader.now(|read| store::load(read, rules, now))?;
+        let (state, last_key) = stored.load(rules, now)?;
         let core = Core {
             state,
             ids: Ids::new(last_key, random),
@@ -195,7 +194,7 @@ impl Engine {
             inner: Arc::new(Inner {
                 core: Mutex::new(core),
                 writer: Mutex::new(Some(store.writer)),
-                reader: store.reader,
+                stored,
                 log_id: store.log_id,
                 ring: Ring::new(newest, options.ring_events, options.ring_bytes),
                 options,
@@ -241,7 +240,7 @@ impl Engine {
     pub(crate) async fn queue_with<R>(
         &self,
         f: impl FnOnce(&mut CoreParts<'_>, &mut Step<'_>) -> Result<R, Error>,
-        beside: impl FnOnce(&R) -> Option<Op>,
+        beside: impl FnOnce(&R) -> Option<Answer>,
     ) -> Result<Queued<R>, Error> {
         let writer = self.inner.writer.lock().clone().ok_or(nexus_store::Error::Closed)?;
         let permit = writer.reserve().await?;
@@ -260,14 +259,16 @@ impl Engine {
         let Step {
             facts, effects, grows, ..
         } = step;
-        let mut ops = Vec::with_capacity(facts.len() + 1);
+        let mut changes = Changes::with_capacity(facts.len());
         for fact in &facts {
-            store::ops(fact, &core.state, now, &mut ops);
+            changes.fact(fact, &core.state, now);
         }
-        ops.extend(beside(&answer));
+        if let Some(answer) = beside(&answer) {
+            changes.keep(&answer);
+        }
         // What follows from changes that are not on disk yet waits for them, even if it changes nothing itself.
         let follows = !effects.is_empty() && *self.inner.committed.borrow() < core.tx;
-        if ops.is_empty() && !follows {
+        if changes.is_empty() && !follows {
             self.run_effects(core, effects);
             self.timer_may_have_moved(core);
             return Ok(Queued { answer, done: None });
@@ -288,8 +289,8 @@ impl Engine {
         };
         permit.send(Transaction {
             epoch: core.epoch,
-            grows: grows && !ops.is_empty(),
-            ops,
+            grows: grows && !changes.is_empty(),
+            ops: changes.into_ops(),
             receipt,
         });
         self.timer_may_have_moved(core);

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nexus_store::Op;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::OwnedMutexGuard;
 
 use super::{CoreParts, Engine, wall};
 use crate::domain::{Error, Step};
-use crate::store::{FIRST, First};
+use crate::store::Answer;
 
 /// How long a first answer is kept.
 pub const KEPT_NS: i64 = 24 * 3600 * 1_000_000_000;
@@ -56,18 +55,13 @@ impl Once {
         })
     }
 
-    /// Keeps an answer as the first.
-    pub(crate) fn keep<R: Message>(&self, answer: &R) -> Op {
-        let expires = wall().saturating_add(KEPT_NS);
-        let first = First {
+    /// This answer as the first, to be kept.
+    pub(crate) fn keep<R: Message>(&self, answer: &R) -> Answer {
+        Answer {
+            key: self.key.clone(),
             request: self.request.clone(),
             answer: answer.encode_to_vec().into(),
-            expires,
-        };
-        Op::Put {
-            table: FIRST,
-            key: self.key.clone(),
-            value: first.encode_to_vec().into(),
+            expires: wall().saturating_add(KEPT_NS),
         }
     }
 }
@@ -153,10 +147,9 @@ impl Engine {
     pub(super) async fn first<R: Message + Default>(&self, once: &Once) -> Result<Option<R>, Error> {
         // The first may be decided and not on disk yet, though whoever called has given up on it.
         self.settled(self.look(|core| core.tx)).await?;
-        let Some(kept) = self.inner.reader.get(FIRST, once.key.to_vec()).await? else {
+        let Some(first) = self.inner.stored.first_answer(&once.key).await? else {
             return Ok(None);
         };
-        let first = First::decode(kept).map_err(damaged)?;
         if first.expires <= wall() {
             return Ok(None);
         }

@@ -15,7 +15,6 @@ use super::{Engine, Once, wire as wire_form};
 use crate::domain::session::wire;
 use crate::domain::sessions::{View, gone};
 use crate::domain::{Error, ids};
-use crate::store;
 
 /// Messages read from disk at once.
 const READ_AT_ONCE: usize = 256;
@@ -132,8 +131,8 @@ impl Engine {
         let key = self
             .open_session_for(&request.session_id, View::of(caller, "delete sessions")?, &once)
             .await?;
-        if key.is_ok() {
-            self.forget_answers(&request.session_id).await?;
+        if let Ok(key) = key {
+            self.forget_answers(key).await?;
         }
         self.once(once, |parts, step| {
             parts.state.delete_session(step, key?)?;
@@ -159,12 +158,7 @@ impl Engine {
             let key = ids::number(id).ok_or_else(missing)?;
             // What left the memory may be changed on disk, or gone, only once its transaction is there.
             self.settled(tx).await?;
-            let found = self
-                .inner
-                .reader
-                .run(move |read| store::find_session(read, key))
-                .await?
-                .ok_or_else(missing)?;
+            let found = self.inner.stored.session(key).await?.ok_or_else(missing)?;
             if *found.id != *id || !view.shows(&found) {
                 return Err(missing());
             }
@@ -209,11 +203,7 @@ impl Engine {
         if let Some(found) = self.look(|core| core.state.sessions.get(key).map(shown)) {
             return Ok(Some(found));
         }
-        let found = self
-            .inner
-            .reader
-            .run(move |read| store::find_session(read, key))
-            .await?;
+        let found = self.inner.stored.session(key).await?;
         Ok(found.as_ref().map(shown))
     }
 
@@ -319,13 +309,7 @@ impl Engine {
 
     /// Sessions that are ACTIVE or IDLE.
     pub fn active_sessions(&self) -> usize {
-        self.look(|core| {
-            core.state
-                .sessions
-                .iter()
-                .filter(|session| !session.is_closed())
-                .count()
-        })
+        self.look(|core| core.state.sessions.all_live())
     }
 
     pub fn active_tasks(&self) -> usize {

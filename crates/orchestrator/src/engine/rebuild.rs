@@ -4,12 +4,11 @@ use super::{Core, Engine, traces::Traces, wall};
 use crate::domain::timers::Timer;
 use crate::domain::turn::Phase;
 use crate::domain::{Error, State};
-use crate::store;
 
 impl Engine {
     pub(super) fn rebuild(&self, core: &mut Core) {
         let rules = self.inner.options.rules.clone();
-        let loaded = self.inner.reader.now(|read| store::load(read, rules, wall()));
+        let loaded = self.inner.stored.load(rules, wall());
         let mut state = match loaded {
             Ok((state, _)) => state,
             Err(error) => {

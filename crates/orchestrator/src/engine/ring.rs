@@ -9,10 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nexus_daemon::Caller;
-use nexus_proto::orchestrator::v1::{Event, Message};
-use nexus_store::Row;
 use parking_lot::Mutex;
-use prost::Message as _;
 use tokio::sync::Notify;
 
 use super::Engine;
@@ -20,7 +17,7 @@ use super::group::{Group, Of, Sight, Writing, gap};
 use crate::domain::filter::Wanted;
 use crate::domain::sessions::View;
 use crate::domain::{Error, Time};
-use crate::store;
+use crate::store::{Logged, What};
 
 /// Rows and bytes read from the log at once by a reader that is behind.
 const ROWS: usize = 512;
@@ -164,10 +161,10 @@ impl Engine {
         let mut ready = VecDeque::new();
         let cursor = match (after, wanted.start) {
             (Some(after), _) => after,
-            (None, Some(start)) => self.inner.reader.before(start).await?,
+            (None, Some(start)) => self.inner.stored.before(start).await?,
             (None, None) => newest,
         };
-        let trimmed = self.inner.reader.trimmed().await?;
+        let trimmed = self.inner.stored.trimmed().await?;
         let cursor = if cursor < trimmed && cursor < newest {
             ready.push_back(gap(cursor + 1, trimmed));
             trimmed
@@ -225,17 +222,11 @@ impl Subscription {
         let after = self.cursor;
         // Taken before the look at the disk: what comes meanwhile is in neither, and is read the next time.
         let head = self.engine.inner.ring.newest();
-        let (rows, trimmed) = self
-            .engine
-            .inner
-            .reader
-            .run(move |read| Ok((read.log(after, ROWS, ROW_BYTES)?, read.trimmed()?)))
-            .await?;
+        let (rows, trimmed, short) = self.engine.inner.stored.log(after, ROWS, ROW_BYTES).await?;
         if trimmed > self.cursor {
             self.ready.push_back(gap(self.cursor + 1, trimmed));
             self.cursor = trimmed;
         }
-        let short = rows.len() < ROWS && rows.iter().map(|row| row.body.len()).sum::<usize>() < ROW_BYTES;
         let mut group = Writing::room_for(rows.len());
         for row in rows.into_iter().filter(|row| row.seq > trimmed && row.seq <= head) {
             self.engine.rewrite(row, &mut group).await?;
@@ -251,24 +242,17 @@ impl Subscription {
 
 impl Engine {
     /// Writes the event that a row of the log is.
-    async fn rewrite(&self, row: Row, into: &mut Writing) -> Result<(), Error> {
-        let damaged = |e: prost::DecodeError| nexus_store::Error::Damaged {
-            path: "orchestrator".into(),
-            detail: format!("row {}: {e}", row.seq),
-        };
-        let session = self.session_by_key(row.stream).await?;
+    async fn rewrite(&self, row: Logged, into: &mut Writing) -> Result<(), Error> {
+        let session = self.session_by_key(row.session).await?;
         let (id, metadata, creator) = session.unwrap_or_else(|| ("".into(), Arc::default(), "".into()));
         let of = Of {
-            session: row.stream,
+            session: row.session,
             creator,
             metadata,
         };
-        match row.kind {
-            store::MESSAGE => {
-                let message = Message::decode(row.body.clone()).map_err(damaged)?;
-                into.message(row.seq, &id, of, &message, row.time);
-            }
-            _ => into.event(row.seq, of, &Event::decode(row.body.clone()).map_err(damaged)?),
+        match row.what {
+            What::Message(message) => into.message(row.seq, &id, of, &message, row.time),
+            What::Event(event) => into.event(row.seq, of, &event),
         }
         Ok(())
     }

@@ -23,6 +23,9 @@ const QUEUED: usize = 1024;
 /// Messages that a stream may have sent beyond what it has read.
 const UNREAD: usize = 64 << 10;
 
+/// Streams whose tables are not worth to be made smaller.
+const FEW: usize = 1024;
+
 pub type StreamId = u64;
 
 #[derive(Debug, Default)]
@@ -104,6 +107,14 @@ impl Streams {
             },
         );
         Opened { id: self.last, more }
+    }
+
+    /// After very many streams have gone, so does the memory of the tables that they were in.
+    fn give_back(&mut self) {
+        if self.open.capacity() > FEW && self.open.len() < self.open.capacity() / 8 {
+            self.open.shrink_to(2 * self.open.len());
+            self.of_session.shrink_to(2 * self.of_session.len());
+        }
     }
 
     /// The sessions of all open streams, one for each stream.
@@ -200,11 +211,17 @@ impl Core {
         let Some(stream) = self.streams.open.remove(&id) else {
             return;
         };
+        self.streams.give_back();
         let Some(key) = stream.session else { return };
         if let Some(of) = self.streams.of_session.get_mut(&key) {
-            of.retain(|other| *other != id);
+            // The newest is the likeliest to go, and the order says nothing.
+            if let Some(place) = of.iter().rposition(|other| *other == id) {
+                of.swap_remove(place);
+            }
             if of.is_empty() {
                 self.streams.of_session.remove(&key);
+            } else if of.capacity() > FEW && of.len() < of.capacity() / 8 {
+                of.shrink_to(2 * of.len());
             }
         }
         let counted = self.state.count_stream(key, false);

@@ -1,15 +1,14 @@
 //! The calls about tasks.
 
 use nexus_daemon::Caller;
-use nexus_proto::agent::v1::{CancelTaskRequest, CancelTaskResponse, ExecuteTaskRequest, Task as Wire, TaskFilter};
+use nexus_proto::agent::v1::{
+    CancelTaskRequest, CancelTaskResponse, ExecuteTaskRequest, Task as Wire, TaskFilter, TaskState,
+};
 
 use super::{Engine, Once};
-use crate::domain::task::matches;
+use crate::domain::task::{is_over, matches};
 use crate::domain::{Error, ids};
-use crate::store;
-
-/// Tasks read from disk at once.
-const READ_AT_ONCE: usize = 512;
+use crate::store::TasksOf;
 
 impl Engine {
     pub async fn execute_task(
@@ -76,13 +75,9 @@ impl Engine {
             }
         }
         let key = ids::number(id).ok_or(Error::TaskNotFound)?;
-        let kept = self.inner.reader.get(store::TASK, store::key(key).to_vec()).await?;
-        let task = store::task(&store::key(key), &kept.ok_or(Error::TaskNotFound)?)?;
-        if *task.id == *id && self.look(|core| core.state.shows_ended_task(&task.wire, caller)) {
-            Ok(task.wire)
-        } else {
-            Err(Error::TaskNotFound)
-        }
+        let task = self.inner.stored.task(key).await?;
+        let task = task.filter(|task| task.id == id && self.look(|core| core.state.shows_ended_task(task, caller)));
+        task.ok_or(Error::TaskNotFound)
     }
 
     /// Tasks of an agent, oldest first, by every field of the filter.
@@ -94,26 +89,32 @@ impl Engine {
             self.look(|core| core.state.agents.owned(agent_id, caller).map(drop))?;
         }
         self.settled(self.look(|core| core.tx)).await?;
-        let (mut found, mut from) = (Vec::new(), Vec::new());
-        loop {
-            let page = self
-                .inner
-                .reader
-                .scan(store::TASK, from, vec![0xff; 9], READ_AT_ONCE)
-                .await?;
-            let Some((last, _)) = page.last() else { return Ok(found) };
-            from = [last, &[0][..]].concat();
-            for (key, value) in &page {
-                let mut wire = store::task(key, value)?.wire;
-                // Progress is not saved with every step; the open task knows it best.
-                if let Some(open) = self.look(|core| core.state.tasks.find(&wire.id).ok().map(|task| task.wire.clone()))
-                {
-                    wire = open;
-                }
-                if wire.agent_id == agent_id && matches(&wire, filter) {
-                    found.push(wire);
-                }
-            }
+        let state = TaskState::try_from(filter.state).unwrap_or_default();
+        if state != TaskState::Unspecified && !is_over(state) {
+            return Ok(self.look(|core| {
+                let open = core.state.tasks.iter().map(|task| &task.wire);
+                let wanted = open.filter(|task| task.agent_id == agent_id && matches(task, filter));
+                wanted.cloned().collect()
+            }));
         }
+        let of = TasksOf {
+            agent_id: agent_id.into(),
+            filter: filter.clone(),
+        };
+        let (mut found, mut after) = (Vec::new(), Some(0));
+        while let Some(from) = after {
+            let (mut page, last) = self.inner.stored.tasks(of.clone(), from).await?;
+            after = last;
+            self.look(|core| {
+                // Progress is not saved with every step; the open task knows it best.
+                for task in &mut page {
+                    if let Ok(open) = core.state.tasks.find(&task.id) {
+                        *task = open.wire.clone();
+                    }
+                }
+            });
+            found.append(&mut page);
+        }
+        Ok(found)
     }
 }

@@ -246,6 +246,8 @@ impl Engine {
                 watchers.retain(|other| other.id != watcher.id);
                 if watchers.is_empty() {
                     core.watchers.of_task.remove(&task);
+                } else if watchers.len() < watchers.capacity() / 8 {
+                    watchers.shrink_to(2 * watchers.len());
                 }
             }
         });

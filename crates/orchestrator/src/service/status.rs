@@ -51,6 +51,8 @@ impl From<Refusal> for Status {
             Error::Store(Store::Full { .. } | Store::LowDisk { .. }) => (Code::ResourceExhausted, "DISK_FULL"),
             Error::Store(Store::Damaged { .. }) => (Code::DataLoss, "STORE_DAMAGED"),
             Error::Store(Store::Superseded | Store::Busy | Store::Closed) => (Code::Unavailable, "STORE_BUSY"),
+            Error::Store(Store::LeaseLost) => (Code::Unavailable, "STORE_LEASE_LOST"),
+            Error::Store(Store::Unknown { .. }) => (Code::Unavailable, "STORE_UNKNOWN"),
             Error::Store(Store::TooNew { .. } | Store::InUse { .. } | Store::Io { .. }) => (Code::Internal, "STORE"),
         };
         nexus_daemon::status(code, error.to_string(), reason)

@@ -103,7 +103,7 @@ pub fn container(key: &[u8], value: &[u8]) -> Result<Container, Error> {
         other => return Err(damaged(format!("a container in phase {other}"))),
     };
     Ok(Container {
-        key: number(key),
+        key: number(key)?,
         id: doc.id.into(),
         session: doc.session,
         session_id: doc.session_id.into(),

@@ -111,15 +111,15 @@ struct TaskDoc {
     giver: Option<String>,
 }
 
-/// The first answer to a call that carried an idempotency key.
+/// What is kept of a user.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct First {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub request: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub answer: Bytes,
-    #[prost(int64, tag = "3")]
-    pub expires: Time,
+pub struct UserUsage {
+    /// Bytes that count against its share.
+    #[prost(uint64, tag = "1")]
+    pub stored: u64,
+    /// Its closed sessions.
+    #[prost(uint64, tag = "2")]
+    pub closed: u64,
 }
 
 pub fn session_doc(session: &Session) -> Bytes {
@@ -157,7 +157,7 @@ pub fn task_doc(task: &Task) -> Bytes {
 /// Reads a session document; its messages and turns are read apart.
 pub fn session(key: &[u8], value: &[u8]) -> Result<Session, Error> {
     let doc = decode::<SessionDoc>(value)?;
-    let mut session = Session::new(number(key), doc.id, doc.created);
+    let mut session = Session::new(number(key)?, doc.id, doc.created);
     session.knows_all = false;
     session.state = SessionState::try_from(doc.state).unwrap_or(SessionState::Closed);
     session.updated = doc.updated;
@@ -188,7 +188,7 @@ pub fn task(key: &[u8], value: &[u8]) -> Result<Task, Error> {
     let doc = decode::<TaskDoc>(value)?;
     let wire = doc.wire.unwrap_or_default();
     Ok(Task {
-        key: number(key),
+        key: number(key)?,
         id: wire.id.as_str().into(),
         agent: doc.agent,
         bound: doc.bound,
@@ -258,7 +258,7 @@ pub fn agent_doc(agent: &Agent) -> Bytes {
 pub fn agent(key: &[u8], value: &[u8], now: Time) -> Result<Agent, Error> {
     let doc = decode::<AgentDoc>(value)?;
     Ok(Agent {
-        key: number(key),
+        key: number(key)?,
         id: doc.id.as_str().into(),
         request: doc.request.unwrap_or_default(),
         owner: doc.owner.as_str().into(),

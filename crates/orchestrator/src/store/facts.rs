@@ -5,10 +5,11 @@ use nexus_store::Op;
 use prost::Message as _;
 
 use super::containers::container_doc;
-use super::docs::{agent_doc, kept_doc, over_doc, session_doc, task_doc, turn_doc};
+use super::docs::{UserUsage, agent_doc, kept_doc, over_doc, session_doc, task_doc, turn_doc};
+use super::index::{delete, life_of_task, of_closed, of_task, put};
 use super::{
-    AGENT, CHOSEN, CLOSED, CONTAINER, EVENT, KEPT, LIVE, MESSAGE, OPEN, OVER, SESSION_USAGE, TASK, USER_USAGE, above,
-    key, pair, text,
+    AGENT, CHOSEN, CLOSED, CONTAINER, EVENT, KEPT, LIVE, MESSAGE, OPEN, OVER, SESSION_USAGE, TASK, TASK_OF_AGENT,
+    TASK_OPEN, USER_USAGE, above, key, pair, text,
 };
 use crate::domain::{Fact, State, Time};
 
@@ -32,7 +33,7 @@ pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
             if *chosen_id {
                 out.push(Op::Put {
                     table: CHOSEN,
-                    key: text(*session, &message.id),
+                    key: text(*session, message.id.as_bytes()),
                     value: key(*n),
                 });
             }
@@ -51,19 +52,17 @@ pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
             let Some(session) = state.sessions.get(*session) else {
                 return;
             };
-            let (is, was) = if session.is_closed() {
-                (CLOSED, LIVE)
-            } else {
-                (LIVE, CLOSED)
-            };
+            let table = if session.is_closed() { CLOSED } else { LIVE };
             if session.is_closed() {
                 out.push(Op::Delete {
-                    table: was,
+                    table: LIVE,
                     key: key(session.key),
                 });
+                let index = of_closed(&session.creator, &session.metadata.owner_id, session.key);
+                out.extend(index.into_iter().map(put));
             }
             out.push(Op::Put {
-                table: is,
+                table,
                 key: key(session.key),
                 value: session_doc(session),
             });
@@ -94,12 +93,19 @@ pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
                 key: key(task.key),
                 value: task_doc(task),
             });
+            if task.is_over() {
+                out.push(delete((TASK_OPEN, key(task.key))));
+                out.push(put(life_of_task(task)));
+            }
         }
-        Fact::TasksGone(tasks) => {
-            out.extend(tasks.iter().map(|task| Op::Delete {
-                table: TASK,
-                key: key(*task),
-            }));
+        Fact::TaskMade(task) => {
+            let Some(task) = state.tasks.get(*task) else { return };
+            out.extend(of_task(task).into_iter().map(put));
+        }
+        Fact::TaskMoved { task, from } => {
+            let to = state.tasks.get(*task).and_then(|task| task.agent);
+            out.extend(from.map(|from| delete((TASK_OF_AGENT, pair(from, *task)))));
+            out.extend(to.map(|to| put((TASK_OF_AGENT, pair(to, *task)))));
         }
         Fact::Container(container) => {
             let Some(container) = state.containers.get(*container) else {
@@ -161,9 +167,19 @@ pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
         Fact::UserUsage(user) => out.push(Op::Put {
             table: USER_USAGE,
             key: Bytes::copy_from_slice(user.as_bytes()),
-            value: key(state.usage.stored(user)),
+            value: UserUsage {
+                stored: state.usage.stored(user),
+                closed: state.usage.closed(user),
+            }
+            .encode_to_vec()
+            .into(),
         }),
-        Fact::SessionGone(session) => {
+        Fact::SessionGone {
+            session,
+            creator,
+            owner,
+        } => {
+            out.extend(of_closed(creator, owner, *session).into_iter().map(delete));
             out.push(Op::Erase { stream: *session });
             for table in [LIVE, CLOSED, SESSION_USAGE] {
                 out.push(Op::Delete {

@@ -1,17 +1,16 @@
 //! State made of what is on disk.
 
 use nexus_store::Read;
+use prost::Message as _;
 
 use super::containers::container;
-use super::docs::{agent, kept, session, task, turn};
-use super::{AGENT, CLOSED, CONTAINER, KEPT, LIVE, OPEN, SESSION_USAGE, TASK, USER_USAGE, number};
+use super::docs::{UserUsage, agent, kept, session, task, turn};
+use super::index::open_tasks;
+use super::{AGENT, CLOSED, CONTAINER, END, KEPT, LIVE, OPEN, SESSION_USAGE, TASK, USER_USAGE, key, number, number_at};
 use crate::domain::container::Phase;
 use crate::domain::session::Session;
 use crate::domain::timers::Timer;
 use crate::domain::{Error, Rules, State, Time};
-
-/// Tasks read at once: most of them are over and only pass by.
-const PAGE: usize = 1024;
 
 /// Reads one session with its head, from where it stands.
 pub fn find_session(read: &mut dyn Read, id: u64) -> Result<Option<Session>, nexus_store::Error> {
@@ -31,7 +30,7 @@ fn set_usage(read: &mut dyn Read, session: &mut Session) -> Result<(), nexus_sto
     if session.limited
         && let Some(stored) = read.get(SESSION_USAGE, &session.key.to_be_bytes())?
     {
-        session.stored = number(&stored);
+        session.stored = number(&stored)?;
     }
     Ok(())
 }
@@ -48,9 +47,9 @@ fn set_head(session: &mut Session, head: Option<nexus_store::Head>) {
 pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64), nexus_store::Error> {
     let mut state = State::new(rules);
     let mut last = 0;
-    let everything = (&[][..], &[0xff; 9][..]);
+    let everything = (&[][..], &END[..]);
     let sessions = read.scan(LIVE, everything.0, everything.1, usize::MAX)?;
-    let keys: Vec<u64> = sessions.iter().map(|(key, _)| number(key)).collect();
+    let keys: Vec<u64> = sessions.iter().map(|(key, _)| number(key)).collect::<Result<_, _>>()?;
     let heads = read.heads(&keys)?;
     for ((key, value), head) in sessions.iter().zip(heads) {
         let mut session = session(key, value).map_err(damaged)?;
@@ -61,11 +60,13 @@ pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64)
         state.sessions.insert(session);
     }
     for (key, value) in read.scan(OPEN, everything.0, everything.1, usize::MAX)? {
-        let session = number(&key);
+        let session = number(&key)?;
         let Some(found) = state.sessions.get_mut(session) else {
             continue;
         };
-        found.turns.push_back(turn(number(&key[8..]), &value).map_err(damaged)?);
+        found
+            .turns
+            .push_back(turn(number_at(&key, 8)?, &value).map_err(damaged)?);
         state.agents.waiting.insert(session);
         state.agents.assistant_seen = Some(now);
     }
@@ -81,8 +82,8 @@ pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64)
         state.agents.insert(agent);
     }
     for (key, value) in read.scan(KEPT, everything.0, everything.1, usize::MAX)? {
-        let n = number(&key[8..]);
-        let Some(agent) = state.agents.get_mut(number(&key)) else {
+        let n = number_at(&key, 8)?;
+        let Some(agent) = state.agents.get_mut(number(&key)?) else {
             continue;
         };
         agent.kept.insert(n, kept(&value).map_err(damaged)?);
@@ -100,28 +101,26 @@ pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64)
     }
     // Closed sessions are not loaded, but their keys are taken.
     if let Some(key) = read.last(CLOSED)? {
-        last = last.max(number(&key));
+        last = last.max(number(&key)?);
     }
-    for (user, stored) in read.scan(USER_USAGE, &[], &[0xff; 9], usize::MAX)? {
-        state.usage.load(&String::from_utf8_lossy(&user), number(&stored));
+    for (user, value) in read.scan(USER_USAGE, everything.0, everything.1, usize::MAX)? {
+        let usage = UserUsage::decode(value).map_err(|e| super::damaged(format!("what is kept of a user: {e}")))?;
+        let user = String::from_utf8_lossy(&user);
+        state.usage.load(&user, usage.stored, usage.closed);
     }
-    let mut from = Vec::new();
-    loop {
-        let page = read.scan(TASK, &from, everything.1, PAGE)?;
-        let Some((newest, _)) = page.last() else { break };
-        from = [newest, &[0][..]].concat();
-        for (key, value) in &page {
-            let task = task(key, value).map_err(damaged)?;
-            last = last.max(task.key);
-            if !task.is_over() {
-                state.adopt_task(task);
-            }
-        }
+    for open in open_tasks(read)? {
+        let value = read.get(TASK, &key(open))?;
+        let value = value.ok_or_else(|| super::damaged(format!("task {open:016x} is in the index only")))?;
+        state.adopt_task(task(&key(open), &value).map_err(damaged)?);
+    }
+    // Those that are over are not loaded either.
+    if let Some(key) = read.last(TASK)? {
+        last = last.max(number(&key)?);
     }
     Ok((state, last))
 }
 
-fn damaged(error: Error) -> nexus_store::Error {
+pub(super) fn damaged(error: Error) -> nexus_store::Error {
     match error {
         Error::Store(error) => error,
         other => nexus_store::Error::Damaged {

@@ -14,7 +14,7 @@ use nexus_proto::agent::v1::{
     AgentMessage, AgentMessageMetadata, DataMessage, MessageType, RegisterRequest, agent_message, stream_agent_response,
 };
 use nexus_proto::orchestrator::v1::{CreateSessionRequest, Event, MessageRole};
-use nexus_store::{Backend, Durability, Op, Read, Sqlite, Write};
+use nexus_store::{Backend, Commit, Durability, Faults, GroupId, Lease, Memory, Op, Outcome, Read, Sqlite, Write};
 use prost::Message as _;
 
 use super::site::{soon, system, user, with_id};
@@ -53,15 +53,23 @@ impl Write for FailingWrite {
         self.inner.log_id()
     }
 
-    fn commit(&mut self, group: &[&[Op]], seqs: &mut Vec<u64>) -> Result<(), nexus_store::Error> {
+    fn lease(&self) -> Lease {
+        self.inner.lease()
+    }
+
+    fn outcome(&mut self, id: GroupId, group: &[&[Op]], lease: Lease, seqs: &mut Vec<u64>) -> Outcome {
+        self.inner.outcome(id, group, lease, seqs)
+    }
+
+    fn commit(&mut self, id: GroupId, group: &[&[Op]], lease: Lease, seqs: &mut Vec<u64>) -> Commit {
         let fails = self
             .failures
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
             .is_ok();
         if fails {
-            Err(nexus_store::Error::Full { path: "/disk".into() })
+            Commit::Refused(nexus_store::Error::Full { path: "/disk".into() })
         } else {
-            self.inner.commit(group, seqs)
+            self.inner.commit(id, group, lease, seqs)
         }
     }
 
@@ -372,4 +380,71 @@ async fn trimmed_events_are_told_as_a_gap_and_messages_stay() {
         .context
         .unwrap();
     assert_eq!(last.messages[0].role(), MessageRole::System);
+}
+
+/// A store behind a connection whose answers are lost, now before a commit and now after it: whoever writes is told the
+/// truth in the end, and what is told is there once.
+#[tokio::test]
+async fn answers_of_the_store_that_are_lost_lose_and_double_nothing() {
+    let memory = Memory::with(Faults { unknown: 40, seed: 11 });
+    let options = || Options {
+        rules: Rules::default(),
+        store: nexus_store::Options::default(),
+        ring_events: 64,
+        ring_bytes: 1 << 20,
+        event_max_age: Duration::ZERO,
+        event_max_bytes: 0,
+        max_message_bytes: 100 << 20,
+    };
+    let mut sent: Vec<(String, Vec<String>)> = Vec::new();
+    for round in 0..3 {
+        let stop = Stop::new();
+        let engine = Engine::open(Arc::new(memory.clone()), options(), &stop).unwrap();
+        for _ in 0..4 {
+            let made = engine
+                .create_session(None, &admin(), CreateSessionRequest::default())
+                .await;
+            sent.push((made.unwrap().session_id, Vec::new()));
+        }
+        let mut writing = tokio::task::JoinSet::new();
+        for (place, (session, _)) in sent.iter().enumerate() {
+            let (engine, session) = (engine.clone(), session.clone());
+            writing.spawn(async move {
+                let mut told = Vec::new();
+                for n in 0..25 {
+                    let text = format!("{round}.{n}");
+                    let message = with_id(&format!("{round}-{n}"), system(&text));
+                    // Each is sent twice, as by a client that heard no answer.
+                    for _ in 0..2 {
+                        engine.send(None, &session, &admin(), message.clone()).await.unwrap();
+                    }
+                    told.push(text);
+                }
+                (place, told)
+            });
+        }
+        while let Some(done) = writing.join_next().await {
+            let (place, told) = done.unwrap();
+            sent[place].1.extend(told);
+        }
+        for (session, told) in &sent {
+            let wanted = Wanted {
+                newest: usize::MAX,
+                before: 0,
+            };
+            let found = engine
+                .session(session, View::All, wanted)
+                .await
+                .unwrap()
+                .context
+                .unwrap();
+            let texts: Vec<String> = found.messages.iter().map(|message| message.content.clone()).collect();
+            assert_eq!(&texts, told);
+            let numbers: Vec<u64> = found.messages.iter().map(|message| message.sequence).collect();
+            assert_eq!(numbers, (1..=told.len() as u64).collect::<Vec<_>>());
+        }
+        stop.trigger();
+        assert!(engine.close(Duration::from_secs(20)).await);
+        drop(engine);
+    }
 }

@@ -234,3 +234,24 @@ async fn every_call_of_an_agent_may_be_repeated() {
         );
     }
 }
+
+/// A key makes repeats the same, and nothing true that never was.
+#[tokio::test]
+async fn a_container_that_never_was_is_not_found_under_a_key_either() {
+    let site = Site::new().await;
+    let container_id = format!("{:016x}{:016x}", 1_u64 << 50, 7);
+    let remove = RemoveContainerRequest {
+        container_id: container_id.clone(),
+        force: true,
+    };
+    let stop = StopContainerRequest {
+        container_id,
+        ..StopContainerRequest::default()
+    };
+    for _ in 0..2 {
+        let removed = site.orchestrator().remove_container(keyed("k", remove.clone())).await;
+        refused(removed, Code::NotFound);
+        let stopped = site.orchestrator().stop_container(keyed("k", stop.clone())).await;
+        refused(stopped, Code::NotFound);
+    }
+}

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::{Error, Head, Read, Row, Table};
+use crate::{Error, Head, Read, Row, Stamp, Table};
 
 use super::Sqlite;
 
@@ -139,6 +139,12 @@ impl Read for SqliteRead {
         let sql = "SELECT max(key) FROM document WHERE collection = ?1";
         let last: rusqlite::Result<Option<Vec<u8>>> = self.connection.query_row(sql, [table.0], |r| r.get(0));
         last.map(|key| key.map(Bytes::from)).map_err(|e| self.fail(e))
+    }
+
+    fn stamped(&mut self, table: Table) -> Result<Option<Stamp>, Error> {
+        let sql = "SELECT stamp FROM stamp WHERE collection = ?1 AND changes = stamped";
+        let found = self.connection.query_row(sql, [table.0], |r| r.get(0)).optional();
+        found.map_err(|e| self.fail(e))
     }
 
     fn newest(&mut self) -> Result<u64, Error> {

@@ -24,9 +24,13 @@ struct Step {
 
 /// `log` keeps a message and its event as one row: a second row for each costs a fifth of the throughput.
 /// A row without `n` is NULL there, and NULLs never collide in the index, which also finds all rows of a stream.
-const STEPS: &[Step] = &[Step {
-    oldest: 1,
-    sql: "
+///
+/// `stamp` has a row for each collection that somebody stamped ([`crate::Op::Stamp`]). Triggers count its changes, whatever
+/// program makes them: an older one, that knows nothing of stamps, makes them void by what it writes.
+const STEPS: &[Step] = &[
+    Step {
+        oldest: 1,
+        sql: "
     CREATE TABLE log (
         seq    INTEGER PRIMARY KEY,
         stream INTEGER NOT NULL,
@@ -45,7 +49,28 @@ const STEPS: &[Step] = &[Step {
     CREATE TABLE mark (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
     INSERT INTO mark VALUES ('log_id', lower(hex(randomblob(16)))), ('trimmed', 0), ('newest', 0);
 ",
-}];
+    },
+    Step {
+        oldest: 1,
+        sql: "
+    CREATE TABLE stamp (
+        collection INTEGER PRIMARY KEY,
+        changes    INTEGER NOT NULL,
+        stamped    INTEGER NOT NULL,
+        stamp      INTEGER NOT NULL
+    );
+    CREATE TRIGGER document_inserted AFTER INSERT ON document BEGIN
+        UPDATE stamp SET changes = changes + 1 WHERE collection = NEW.collection;
+    END;
+    CREATE TRIGGER document_updated AFTER UPDATE ON document BEGIN
+        UPDATE stamp SET changes = changes + 1 WHERE collection = NEW.collection;
+    END;
+    CREATE TRIGGER document_deleted AFTER DELETE ON document BEGIN
+        UPDATE stamp SET changes = changes + 1 WHERE collection = OLD.collection;
+    END;
+",
+    },
+];
 
 /// The schema that this program knows.
 pub(super) const KNOWN: u32 = STEPS.len() as u32;

@@ -5,16 +5,18 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::fcntl::{Flock, FlockArg};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 
-use crate::{Error, Op, Write};
+use crate::{Commit, Error, GroupId, Lease, Op, Outcome, Write};
 
 use super::{Durability, Sqlite, copy, schema, wal};
 
 pub(super) struct SqliteWrite {
     backend: Sqlite,
     connection: Connection,
-    newest: u64,
+    /// The newest sequence before the last commit: what tells whether that happened.
+    before: u64,
+    lease: Lease,
     log_id: String,
     /// Held for as long as we may write; the kernel drops it with the process.
     _lock: Flock<File>,
@@ -48,22 +50,31 @@ impl SqliteWrite {
         // What was erased must not be found in the file, nor an older version of a document: both are overwritten.
         connection.pragma_update(None, "secure_delete", true).map_err(fail)?;
         schema::migrate(&backend, &mut connection)?;
-        let newest = newest(&connection).map_err(fail)?;
+        let lease = take_lease(&connection).map_err(fail)?;
+        let (_, before) = held(&connection).map_err(fail)?;
         let log_id = connection
             .query_row("SELECT value FROM mark WHERE name = 'log_id'", [], |r| r.get(0))
             .map_err(fail)?;
         Ok(SqliteWrite {
             backend,
             connection,
-            newest,
+            before,
+            lease,
             log_id,
             _lock: lock,
         })
     }
 
-    fn apply(&mut self, group: &[&[Op]], seqs: &mut Vec<u64>) -> rusqlite::Result<u64> {
-        let mut newest = self.newest;
-        let transaction = self.connection.transaction()?;
+    /// Everything up to the commit itself, which is the one step whose failure leaves open what happened.
+    fn apply(&mut self, group: &[&[Op]], lease: Lease, seqs: &mut Vec<u64>) -> Result<(), Failed> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let (held, mut newest) = held(&transaction)?;
+        if lease != held {
+            return Err(Failed::Lease);
+        }
+        self.before = newest;
         {
             let mut append = transaction
                 // Columns by name: a newer version may have added some.
@@ -111,6 +122,11 @@ impl SqliteWrite {
                             transaction.execute("DELETE FROM log WHERE stream = ?1", [*stream as i64])?;
                             mark_newest(&transaction, newest)?;
                         }
+                        Op::Stamp { table, stamp } => {
+                            let sql = "INSERT INTO stamp (collection, changes, stamped, stamp) VALUES (?1, 0, 0, ?2)
+                                       ON CONFLICT DO UPDATE SET stamped = changes, stamp = excluded.stamp";
+                            transaction.prepare_cached(sql)?.execute(params![table.0, stamp])?;
+                        }
                         Op::Trim { through } => {
                             transaction.execute("DELETE FROM log WHERE n IS NULL AND seq <= ?1", [*through as i64])?;
                             transaction.execute(
@@ -124,8 +140,17 @@ impl SqliteWrite {
                 seqs.push(first.unwrap_or(newest));
             }
         }
-        transaction.commit()?;
-        Ok(newest)
+        transaction.commit().map_err(Failed::Commit)
+    }
+
+    /// The same sequences again, for a group that is known to be there.
+    fn given(&self, group: &[&[Op]], seqs: &mut Vec<u64>) {
+        let mut newest = self.before;
+        for ops in group {
+            let rows = ops.iter().filter(|op| matches!(op, Op::Append { .. })).count() as u64;
+            seqs.push(if rows > 0 { newest + 1 } else { newest });
+            newest += rows;
+        }
     }
 
     /// Erased rows still stand in the write-ahead log; emptying it is what makes them gone. A reader in the way only
@@ -145,15 +170,45 @@ impl Write for SqliteWrite {
         self.log_id.clone()
     }
 
-    fn commit(&mut self, group: &[&[Op]], seqs: &mut Vec<u64>) -> Result<(), Error> {
-        self.newest = self.apply(group, seqs).map_err(|e| self.backend.fail("commit", e))?;
+    fn lease(&self) -> Lease {
+        self.lease
+    }
+
+    fn commit(&mut self, _: GroupId, group: &[&[Op]], lease: Lease, seqs: &mut Vec<u64>) -> Commit {
+        let given = seqs.len();
+        match self.apply(group, lease, seqs) {
+            Ok(()) => {}
+            Err(failed) => {
+                seqs.truncate(given);
+                return match failed {
+                    Failed::Lease => Commit::Refused(Error::LeaseLost),
+                    Failed::Before(error) => Commit::Refused(self.backend.fail("commit", error)),
+                    Failed::Commit(error) if is_certain(&error) => Commit::Refused(self.backend.fail("commit", error)),
+                    Failed::Commit(error) => Commit::Unknown(self.backend.fail("commit", error)),
+                };
+            }
+        }
         if group
             .iter()
             .any(|ops| ops.iter().any(|op| matches!(op, Op::Erase { .. })))
         {
             self.forget_erased();
         }
-        Ok(())
+        Commit::Done
+    }
+
+    /// There is one writer, so a higher sequence is this group's. A group without rows is the same however often it is
+    /// applied, so it may count as one that never happened.
+    fn outcome(&mut self, _: GroupId, group: &[&[Op]], lease: Lease, seqs: &mut Vec<u64>) -> Outcome {
+        match held(&self.connection) {
+            Err(_) => Outcome::Unknown,
+            Ok((_, newest)) if newest > self.before => {
+                self.given(group, seqs);
+                Outcome::Done
+            }
+            Ok((held, _)) if held != lease => Outcome::Refused(Error::LeaseLost),
+            Ok(_) => Outcome::Never,
+        }
     }
 
     fn close(&mut self) -> Result<(), Error> {
@@ -165,12 +220,47 @@ impl Write for SqliteWrite {
     }
 }
 
-/// The highest sequence ever given, which may be of a row that was erased since.
-fn newest(connection: &Connection) -> rusqlite::Result<u64> {
-    let sql = "SELECT max((SELECT coalesce(max(seq), 0) FROM log), (SELECT value FROM mark WHERE name = 'newest'))";
+/// Where a group failed.
+enum Failed {
+    Lease,
+    /// Nothing was committed.
+    Before(rusqlite::Error),
+    /// The commit itself failed.
+    Commit(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Failed {
+    fn from(error: rusqlite::Error) -> Self {
+        Failed::Before(error)
+    }
+}
+
+/// Failures of a commit after which SQLite has rolled it back: nothing of it stands in the file.
+fn is_certain(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::ConstraintViolation
+        )
+    )
+}
+
+/// Takes the lease: whoever held it before is refused from now on.
+fn take_lease(connection: &Connection) -> rusqlite::Result<Lease> {
+    let sql = "INSERT INTO mark VALUES ('lease', 1) ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value";
     connection
         .query_row(sql, [], |r| r.get::<_, i64>(0))
-        .map(|seq| seq as u64)
+        .map(|lease| Lease(lease as u64))
+}
+
+/// The lease that may write, and the highest sequence ever given, which may be of a row that was erased since.
+fn held(connection: &Connection) -> rusqlite::Result<(Lease, u64)> {
+    let sql = "SELECT (SELECT value FROM mark WHERE name = 'lease'),
+                      max((SELECT coalesce(max(seq), 0) FROM log), (SELECT value FROM mark WHERE name = 'newest'))";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_row([], |r| {
+        Ok((Lease(r.get::<_, i64>(0)? as u64), r.get::<_, i64>(1)? as u64))
+    })
 }
 
 /// Keeps the sequence rising where the newest rows are about to go.

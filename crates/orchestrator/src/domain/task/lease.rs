@@ -52,6 +52,10 @@ impl State {
                 task.agent = Some(agent);
                 task.wire.agent_id = worker.id.to_string();
                 step.fact(Fact::Task(task.key));
+                step.fact(Fact::TaskMoved {
+                    task: task.key,
+                    from: None,
+                });
             }
         }
         let waits =
@@ -77,6 +81,9 @@ impl State {
             let task = self.tasks.by_key.get_mut(&key).expect("it was here a line ago");
             task.agent = found;
             task.wire.agent_id = id;
+            if found != agent {
+                step.fact(Fact::TaskMoved { task: key, from: agent });
+            }
         }
         self.move_task(step, key, TaskState::Pending, "offered again");
     }

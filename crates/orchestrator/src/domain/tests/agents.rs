@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::KEPT;
+use crate::store::kept_messages;
 
 fn send(world: &mut World, agent: u64) -> Result<String, Error> {
     world.step(|state, step| state.send_to_agent(step, agent, AgentMessage::default()))
@@ -90,7 +90,7 @@ fn messages_are_kept_in_order_up_to_the_limit_and_until_they_expire() {
     assert_eq!(kept, [rest[0].clone(), rest[1].clone(), last]);
     assert!(!kept.contains(&first));
     assert_eq!(
-        world.disk.count(KEPT),
+        kept_messages(&mut world.disk.read),
         0,
         "nothing is left behind, the expired included"
     );

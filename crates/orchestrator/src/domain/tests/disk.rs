@@ -1,93 +1,44 @@
-//! What a store keeps, in memory: enough of it to load a state from.
+//! What a store keeps, in memory: behind a connection whose answers are lost now and then.
 
-use std::collections::BTreeMap;
+use nexus_store::{Backend, Faults, Memory, Op, Write};
 
-use bytes::Bytes;
-use nexus_store::{Error, Head, Op, Read, Row, Table};
+use crate::store::{Changes, prepare};
 
-#[derive(Default)]
+/// Commits, and questions about them, that come back without an answer, of a hundred.
+const UNKNOWN: u64 = 20;
+
 pub struct Disk {
-    documents: BTreeMap<(Table, Bytes), Bytes>,
-    heads: BTreeMap<u64, Head>,
+    write: Box<dyn Write>,
+    pub read: Memory,
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Disk").field("read", &self.read).finish_non_exhaustive()
+    }
 }
 
 impl Disk {
-    pub fn apply(&mut self, ops: &[Op]) {
-        for op in ops {
-            match op.clone() {
-                Op::Append { stream, n, time, .. } => {
-                    if let Some(n) = n {
-                        self.heads.insert(stream, Head { n, time });
-                    }
-                }
-                Op::Put { table, key, value } => drop(self.documents.insert((table, key), value)),
-                Op::Delete { table, key } => drop(self.documents.remove(&(table, key))),
-                Op::DeleteRange { table, from, to } => {
-                    self.documents
-                        .retain(|(of, key), _| *of != table || *key < from || *key >= to);
-                }
-                Op::Erase { stream } => drop(self.heads.remove(&stream)),
-                Op::Trim { .. } => {}
-            }
-        }
+    pub fn new() -> Disk {
+        let read = Memory::with(Faults {
+            unknown: UNKNOWN,
+            seed: 1,
+        });
+        let mut write = read.open_write().unwrap();
+        prepare(write.as_mut(), &mut read.clone()).unwrap();
+        Disk { write, read }
     }
 
-    /// How many documents a table holds.
-    pub fn count(&self, table: Table) -> usize {
-        self.documents.keys().filter(|(of, _)| *of == table).count()
-    }
-}
-
-impl Read for Disk {
-    fn log(&mut self, _: u64, _: usize, _: usize) -> Result<Vec<Row>, Error> {
-        Ok(Vec::new())
+    pub fn commit(&mut self, changes: Changes) {
+        self.raw(&changes.into_ops());
     }
 
-    fn stream(&mut self, _: u64, _: u64, _: u64, _: usize, _: bool) -> Result<Vec<Row>, Error> {
-        Ok(Vec::new())
+    pub fn raw(&mut self, ops: &[Op]) {
+        nexus_store::commit(self.write.as_mut(), &[ops], &mut Vec::new()).unwrap();
     }
 
-    fn heads(&mut self, streams: &[u64]) -> Result<Vec<Option<Head>>, Error> {
-        Ok(streams.iter().map(|stream| self.heads.get(stream).copied()).collect())
-    }
-
-    fn get(&mut self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        Ok(self.documents.get(&(table, Bytes::copy_from_slice(key))).cloned())
-    }
-
-    fn scan(&mut self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
-        let found = self
-            .documents
-            .iter()
-            .filter(|((of, key), _)| *of == table && &key[..] >= from && &key[..] < to);
-        Ok(found
-            .take(limit)
-            .map(|((_, key), value)| (key.clone(), value.clone()))
-            .collect())
-    }
-
-    fn last(&mut self, table: Table) -> Result<Option<Bytes>, Error> {
-        let keys = self.documents.keys().filter(|(of, _)| *of == table);
-        Ok(keys.map(|(_, key)| key.clone()).max())
-    }
-
-    fn newest(&mut self) -> Result<u64, Error> {
-        Ok(0)
-    }
-
-    fn trimmed(&mut self) -> Result<u64, Error> {
-        Ok(0)
-    }
-
-    fn before(&mut self, _: i64) -> Result<u64, Error> {
-        Ok(0)
-    }
-
-    fn size(&mut self) -> Result<u64, Error> {
-        Ok(0)
-    }
-
-    fn verify(&mut self) -> Result<(), Error> {
-        Ok(())
+    /// What an engine does when it opens the store.
+    pub fn prepare(&mut self) {
+        prepare(self.write.as_mut(), &mut self.read).unwrap();
     }
 }
