@@ -9,49 +9,102 @@ use crate::{Address, details};
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
+    /// The socket file does not exist, or no process accepts on it.
     #[error("nothing is listening on {address}")]
-    NotRunning { address: Address, source: io::Error },
+    NotRunning {
+        /// Where the connection was tried.
+        address: Address,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The process behind the socket belongs to a user that [`crate::ServerUid`] does not accept.
     #[error("{address} belongs to uid {uid}, which is not trusted here")]
-    Foreign { address: Address, uid: u32 },
+    Foreign {
+        /// Where the connection was tried.
+        address: Address,
+        /// The user of the process that listens there.
+        uid: u32,
+    },
+    /// The connection was not there within [`crate::Options::dial_timeout`].
     #[error("no connection to {address} within {after:?}")]
-    Timeout { address: Address, after: Duration },
+    Timeout {
+        /// Where the connection was tried.
+        address: Address,
+        /// The time limit that passed.
+        after: Duration,
+    },
+    /// File permissions keep this user from the socket.
     #[error("this user may not open {address}")]
-    Denied { address: Address, source: io::Error },
+    Denied {
+        /// Where the connection was tried.
+        address: Address,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The address cannot be used at all: too long for a socket, or TLS settings that do not fit.
     #[error("{0}")]
     Unusable(String),
+    /// The TLS handshake failed.
     #[error("no TLS connection to {address}")]
-    Tls { address: Address, source: io::Error },
+    Tls {
+        /// Where the connection was tried.
+        address: Address,
+        /// What the TLS library or the system said.
+        source: io::Error,
+    },
+    /// Any other failure to connect.
     #[error("no connection to {address}")]
-    Failed { address: Address, source: io::Error },
+    Failed {
+        /// Where the connection was tried.
+        address: Address,
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
 /// What a caller can act upon. One value for each thing to do, whatever the wire said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// Nothing listens at the address.
     NotRunning,
     /// Another user's process (this uid) listens there; nothing was sent to it.
     Refused(u32),
+    /// The deadline passed; whether the call took effect is unknown.
     Timeout,
+    /// The caller gave up.
     Cancelled,
+    /// The caller is known and may not do this.
     Denied,
+    /// The server does not know who calls.
     Unauthenticated,
+    /// What the call names does not exist, or not for this caller.
     NotFound,
+    /// The request itself is wrong.
     Invalid,
+    /// The name or id is taken.
     Exists,
+    /// The state of what the call names does not allow it.
     Precondition,
+    /// A named limit is reached.
     Exhausted,
+    /// Another call got in between.
     Aborted,
     /// The cursor of a stream does not belong to the log, or lies beyond its end.
     OutOfRange,
+    /// The server does not offer this call.
     Unimplemented,
+    /// The server cannot answer now; the same call may work soon.
     Unavailable,
+    /// A fault of the server.
     Internal,
 }
 
 /// Shows its message; the hint is for the line below.
 #[derive(Clone, Debug)]
 pub struct Error {
+    /// What can be done about it.
     pub kind: Kind,
+    /// One line, without the hint.
     pub message: String,
     /// The next step for a person.
     pub hint: Option<String>,
@@ -60,6 +113,7 @@ pub struct Error {
 }
 
 impl Error {
+    /// An error with the usual hint of its kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Error {
             kind,

@@ -40,11 +40,14 @@ pub struct Options {
 /// Anyone can create a name in `/tmp`; so a client looks at who listens before it talks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ServerUid {
+    /// This process's own user.
     Own,
     /// Root too: a system service, or a socket handed over by the init system.
     #[default]
     OwnOrRoot,
+    /// Whoever it is: for tests, and servers that prove themselves in another way.
     Any,
+    /// This user only.
     Is(u32),
 }
 

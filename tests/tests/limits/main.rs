@@ -136,7 +136,9 @@ async fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
     site.up(&[Daemon::Orchestrator]).await;
     let connection = site.connect();
     let session = ask::create(&connection, "full").await;
-    let mut talk = Talk::open(&connection, &session, None, false).await.unwrap();
+    let mut talk = Talk::open(&connection, &session, None, false)
+        .await
+        .expect("a stream opens");
     let words = "x".repeat(20_000);
     let mut kept = Vec::new();
     for round in 0..3 {
@@ -327,7 +329,7 @@ async fn a_thousand_idle_streams_cost_nobody_anything_and_do_not_hold_a_stop() {
         talk.heartbeat().await;
     }
     for talk in &mut talks {
-        assert_eq!(talk.next().await.unwrap(), Some(Frame::Heartbeat));
+        assert_eq!(talk.next().await.expect("the stream goes on"), Some(Frame::Heartbeat));
     }
     for session in &sessions {
         ask::send(&site.connect(), session, system(session)).await.unwrap();
@@ -362,9 +364,14 @@ const EACH: usize = 500;
 
 /// Memory of a process that is its own, in kB.
 fn anonymous(pid: i32) -> u64 {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
-    line.trim().trim_end_matches("kB").trim().parse().unwrap()
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process runs");
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"));
+    let line = line.expect("the kernel counts anonymous memory");
+    line.trim()
+        .trim_end_matches("kB")
+        .trim()
+        .parse()
+        .expect("a number of kB")
 }
 
 /// Opens streams, waits until each is heard, and closes them. Returns the memory while all were open.
@@ -375,9 +382,11 @@ async fn come_and_go(site: &Site, session: &str, streams: usize) -> u64 {
         opening.spawn(async move {
             let mut talks = Vec::new();
             for _ in 0..EACH {
-                let mut talk = Talk::open(&connection, &session, None, false).await.unwrap();
+                let mut talk = Talk::open(&connection, &session, None, false)
+                    .await
+                    .expect("a stream opens");
                 talk.heartbeat().await;
-                assert_eq!(talk.next().await.unwrap(), Some(Frame::Heartbeat));
+                assert_eq!(talk.next().await.expect("the stream goes on"), Some(Frame::Heartbeat));
                 talks.push(talk);
             }
             talks

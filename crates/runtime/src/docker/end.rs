@@ -59,7 +59,7 @@ impl Docker {
         {
             return Ok(());
         }
-        self.from_inside(id, mark).await?;
+        self.end_inside(id, mark).await?;
         let until = Instant::now() + DEATH;
         while Instant::now() < until {
             let found = self
@@ -80,7 +80,7 @@ impl Docker {
         })
     }
 
-    async fn from_inside(&self, id: &str, mark: &Mark) -> Result<()> {
+    async fn end_inside(&self, id: &str, mark: &Mark) -> Result<()> {
         let script = format!(
             "for p in /proc/[0-9]*; do grep -q '{VARIABLE}={}' $p/environ 2>/dev/null && kill -9 ${{p#/proc/}}; done",
             mark.value

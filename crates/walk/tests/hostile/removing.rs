@@ -117,7 +117,7 @@ fn modes_of_ones_own_directories_do_not_stop_a_removal() {
     fs::create_dir_all(site.0.path().join("tree/closed/inner")).unwrap();
     fs::write(site.0.path().join("tree/closed/inner/file"), "x").unwrap();
     for path in ["tree/closed/inner", "tree/closed", "tree"] {
-        fs::set_permissions(site.0.path().join(path), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(site.0.path().join(path), fs::Permissions::from_mode(0o000)).unwrap();
     }
     fs::set_permissions(site.0.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let script = |dir: &std::path::Path| {

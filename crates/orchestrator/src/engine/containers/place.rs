@@ -213,5 +213,5 @@ fn give(dir: &Dir, owner: &HostUser) -> io::Result<()> {
             fchownat(walk.dir(), &*entry.name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         }
     }
-    Ok(nexus_walk::restore_owner(dir, owner.uid, owner.gid)?)
+    nexus_walk::restore_owner(dir, owner.uid, owner.gid)
 }

@@ -70,9 +70,9 @@ pub fn each<'s>(
         allowance,
     });
     let mut archive = tar::Archive::new(metered);
-    let mut entries = archive.entries().map_err(Error::Archive)?;
+    let entries = archive.entries().map_err(Error::Archive)?;
     meter.limit.set(MAX_BETWEEN);
-    while let Some(entry) = entries.next() {
+    for entry in entries {
         let mut entry = entry.map_err(Error::Archive)?;
         // What is stored of it in the archive: of a sparse file that is less than its size.
         let stored = match entry.header().entry_type() {
