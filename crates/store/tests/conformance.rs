@@ -29,7 +29,7 @@ impl Receipt for Ticket {
 /// The store in memory of a directory: opening it again finds what was stored.
 fn memory(dir: &Path, unknown: u64) -> Arc<dyn Backend> {
     static OPEN: Mutex<BTreeMap<PathBuf, Memory>> = Mutex::new(BTreeMap::new());
-    let mut open = OPEN.lock().unwrap();
+    let mut open = OPEN.lock().expect("no test panics while it holds the lock");
     let made = || Memory::with(Faults { unknown, seed: 7 });
     Arc::new(open.entry(dir.to_owned()).or_insert_with(made).clone())
 }
