@@ -161,6 +161,7 @@ async fn live<D: Daemon>(
     tokio::spawn(ready::watchdog(started.socket.clone(), health.clone(), stop.clone()));
     #[cfg(target_os = "linux")]
     tokio::spawn(memory::forget_start());
+    tokio::spawn(memory::give_back());
     let stopping = stop.requested();
     tokio::pin!(stopping);
     let mut told = false;
