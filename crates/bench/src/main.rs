@@ -30,7 +30,7 @@ use figures::Figure;
 use report::Setting;
 use rows::Run;
 
-const ROWS: [&str; 12] = [
+const ROWS: [&str; 13] = [
     "unary",
     "durable",
     "grown",
@@ -41,6 +41,7 @@ const ROWS: [&str; 12] = [
     "stored",
     "services",
     "containers",
+    "soak",
     "idle",
     "sizes",
 ];
@@ -81,6 +82,9 @@ struct RunArgs {
     /// Less of everything: to see that it works
     #[arg(long)]
     quick: bool,
+    /// How long the row `soak` takes
+    #[arg(long, default_value = "1m", value_parser = humantime::parse_duration)]
+    soak: Duration,
     /// Only these rows
     #[arg(long, value_name = "ROW", value_parser = ROWS)]
     only: Vec<String>,
@@ -109,6 +113,7 @@ fn measure(args: &RunArgs) -> Result<()> {
         // Many short ones rather than few long ones: what else the machine does comes and goes, and the disk with it.
         pairs: if args.quick { 3 } else { 21 },
         time: Duration::from_millis(if args.quick { 250 } else { 400 }),
+        soak: if args.quick { Duration::from_secs(12) } else { args.soak },
         quick: args.quick,
     };
     let before = load_average();
@@ -158,6 +163,7 @@ async fn rows(run: &Run, only: &[String]) -> Result<Vec<Figure>> {
             ("start", Some(used)) => rows::start::run(run, used).await,
             ("services", _) => rows::services::run(run),
             ("containers", _) => rows::containers::run(run).await,
+            ("soak", _) => rows::soak::run(run).await,
             ("idle", Some(used)) => rows::idle::run(run, used).await,
             ("sizes", _) => rows::sizes::run(run),
             _ => bail!("no such row"),

@@ -18,8 +18,11 @@ pub struct Args {
     /// Less of everything: to see that it works
     #[arg(long)]
     quick: bool,
-    /// Only these rows: unary, durable, grown, deltas, fanout, door, start, services, containers, idle, sizes; and cold,
-    /// a build from nothing, which runs only if it is named
+    /// How long the row soak takes, e.g. 1h
+    #[arg(long, value_name = "TIME", default_value = "1m")]
+    soak: String,
+    /// Only these rows: unary, durable, grown, deltas, fanout, door, start, stored, services, containers, soak, idle,
+    /// sizes; and cold, a build from nothing, which runs only if it is named
     #[arg(long, value_name = "ROW")]
     only: Vec<String>,
 }
@@ -41,7 +44,7 @@ pub fn run(args: &Args) -> Result<()> {
         ("--out", cargo::target_dir()?.join("bench").into()),
         ("--profile", args.profile.clone().into()),
     ];
-    command.arg("run");
+    command.args(["run", "--soak", &args.soak]);
     for (flag, value) in paths {
         command.arg(flag).arg(value);
     }

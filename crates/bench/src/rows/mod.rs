@@ -8,6 +8,7 @@ pub mod fanout;
 pub mod idle;
 pub mod services;
 pub mod sizes;
+pub mod soak;
 pub mod start;
 pub mod stored;
 pub mod unary;
@@ -47,6 +48,8 @@ pub struct Run {
     pub pairs: usize,
     /// Of one measurement.
     pub time: Duration,
+    /// How long the memory is watched under a steady load.
+    pub soak: Duration,
     pub quick: bool,
 }
 
