@@ -14,12 +14,14 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 fuzz_target!(
-    init: {
-        write_all();
-        std::process::exit(0);
-    },
+    init: write_and_end(),
     |_data: &[u8]| {}
 );
+
+fn write_and_end() {
+    write_all();
+    std::process::exit(0);
+}
 
 fn write_all() {
     let corpus = std::env::var_os("NEXUS_FUZZ_CORPUS").map(PathBuf::from);

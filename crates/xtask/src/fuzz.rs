@@ -3,9 +3,11 @@
 
 use std::{
     collections::VecDeque,
+    env,
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitCode, Stdio},
     sync::Mutex,
     thread,
     time::Instant,
@@ -38,6 +40,8 @@ const FLAGS: [&str; 9] = [
     "-Cllvm-args=-simplifycfg-branch-fold-threshold=0",
     "-Cdebug-assertions",
 ];
+/// Set for the compiler's wrapper, which this program is then.
+const WRAPPER: &str = "NEXUS_FUZZ_WRAPPER";
 /// Inputs are at most this long, and one may take so many seconds and megabytes.
 const LONGEST: &str = "65536";
 const SECONDS_EACH: &str = "10";
@@ -113,13 +117,38 @@ fn build(folder: &Path) -> Result<PathBuf> {
     let host = host()?;
     let mut command = cargo::cargo();
     command.current_dir(folder);
-    // With a target named, the flags are not those of build scripts and macros.
+    // With a target named, build scripts and macros are compiled without it, and are told apart by that.
     command.args(["build", "--release", "--bins", "--target", &host]);
-    command.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
+    let wrapper = env::current_exe().context("failed to find this program")?;
+    command.env("RUSTC_WRAPPER", wrapper).env(WRAPPER, "1");
     let target_dir = folder.join("target");
     command.env("CARGO_TARGET_DIR", &target_dir);
     cargo::run(&mut command)?;
     Ok(target_dir.join(host).join("release"))
+}
+
+/// Whether cargo started this program in the compiler's place.
+pub fn is_compiler() -> bool {
+    env::var_os(WRAPPER).is_some()
+}
+
+/// Compiles one crate. Only ours count their branches: counters in four hundred dependencies would take most of the
+/// build, and tell nothing of our readers.
+pub fn compile() -> Result<ExitCode> {
+    let mut args = env::args_os().skip(1);
+    let rustc = args.next().context("cargo names no compiler")?;
+    let args: Vec<OsString> = args.collect();
+    let follows = |flag: &str| args.iter().position(|arg| arg == flag).and_then(|at| args.get(at + 1));
+    let name = follows("--crate-name").map(|name| name.to_string_lossy().into_owned());
+    let ours = name.is_some_and(|name| name.starts_with("nexus_") || TARGETS.contains(&name.as_str()));
+    let mut command = Command::new(rustc);
+    command.args(&args);
+    if ours && follows("--target").is_some() {
+        command.args(FLAGS);
+    }
+    let status = command.status().context("failed to run rustc")?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.unwrap_or(1)))
 }
 
 fn host() -> Result<String> {

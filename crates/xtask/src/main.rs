@@ -51,6 +51,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if fuzz::is_compiler() {
+        return finish(fuzz::compile());
+    }
     let done = match Cli::parse().command {
         Command::Up => up::up(),
         Command::Down => up::down(),
@@ -61,11 +64,12 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Dist(args) => dist::run(&args),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("xtask: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    finish(done.map(|()| ExitCode::SUCCESS))
+}
+
+fn finish(done: anyhow::Result<ExitCode>) -> ExitCode {
+    done.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
 }

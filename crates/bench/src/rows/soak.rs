@@ -46,9 +46,14 @@ pub async fn run(run: &Run) -> Result<Vec<Figure>> {
         Figure::alone(ROW, "orchestrator, peak of PSS at 100 answers/s", "MB", peak)
             .goal(Goal::AtMost(24.0))
             .note(note),
-        Figure::alone(ROW, "orchestrator, growth of PSS after the first third", "MB/h", slope(warm))
-            .goal(Goal::AtMost(1.0))
-            .note("a run of less than an hour overstates it"),
+        Figure::alone(
+            ROW,
+            "orchestrator, growth of PSS after the first third",
+            "MB/h",
+            slope(warm),
+        )
+        .goal(Goal::AtMost(1.0))
+        .note("a run of less than an hour overstates it"),
     ])
 }
 
