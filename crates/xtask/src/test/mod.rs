@@ -7,7 +7,9 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     process::Command,
-    time::Instant,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -26,6 +28,11 @@ pub struct Args {
 
 /// Tests that find a tool missing add a line `name: what is missing` to the file that this variable names.
 const SKIPPED: &str = "NEXUS_TESTS_SKIPPED";
+
+/// Lines of the tests that wait to be printed.
+const LINES: usize = 1024;
+/// After so long without a line it is looked whether cargo still runs.
+const QUIET: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Count {
@@ -103,15 +110,32 @@ fn counted(command: &mut Command, times: &mut Times) -> Result<(Count, bool)> {
     command
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null());
+    let (lines, received) = mpsc::sync_channel(LINES);
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n') {
+            if lines.send((line, Instant::now())).is_err() {
+                return;
+            }
+        }
+    });
     let mut count = Count::default();
     let mut out = std::io::stdout().lock();
-    for line in BufReader::new(output).split(b'\n') {
+    loop {
+        let (line, at) = match received.recv_timeout(QUIET) {
+            Ok(received) => received,
+            Err(RecvTimeoutError::Disconnected) => break,
+            // What a test left running may hold the pipe open for ever; the tests are over all the same.
+            Err(RecvTimeoutError::Timeout) => match child.try_wait().context("failed to wait for cargo test")? {
+                Some(_) => break,
+                None => continue,
+            },
+        };
         let line = line.context("failed to read what cargo test prints")?;
         out.write_all(&line)?;
         out.write_all(b"\n")?;
         out.flush()?;
         let line = String::from_utf8_lossy(&line);
-        times.line(&line, Instant::now());
+        times.line(&line, at);
         add(&mut count, &line);
     }
     times.end(Instant::now());
