@@ -134,6 +134,11 @@ pub trait Backend: Debug + Send + Sync + 'static {
     fn open_read(&self) -> Result<Box<dyn Read>, Error>;
     /// The directory whose free space bounds the store; `None` where the engine keeps it elsewhere.
     fn directory(&self) -> Option<&Path>;
+
+    /// Bytes that it may still take on its disk for what is committed already.
+    fn owed(&self) -> u64 {
+        0
+    }
 }
 
 /// The one writer.

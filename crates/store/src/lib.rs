@@ -90,7 +90,7 @@ impl<T: Receipt> Store<T> {
     ) -> Result<Self, Error> {
         let log_id: Arc<str> = write.log_id().into();
         let reader = Reader::new(backend.clone(), options);
-        let room = backend.directory().map(|dir| Room::new(dir, options.low_disk));
+        let room = Room::of(&backend, options.low_disk);
         let writer = Writer::spawn(backend, write, options, room.clone(), committed)?;
         Ok(Store {
             writer,

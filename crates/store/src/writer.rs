@@ -231,6 +231,9 @@ fn run<T: Receipt>(
                 }
             }
         }
+        if let Some(room) = &room {
+            room.committed();
+        }
         receipts.append(&mut refused);
         committed(Committed { receipts, spent });
     }

@@ -85,6 +85,12 @@ impl Backend for Sqlite {
         Ok(Box::new(read::SqliteRead::open(self.clone())?))
     }
 
+    /// A checkpoint copies at most the whole write-ahead log into the file.
+    fn owed(&self) -> u64 {
+        let [wal, ..] = copy::companions(&self.path);
+        std::fs::metadata(wal).map_or(0, |found| found.len())
+    }
+
     fn directory(&self) -> Option<&Path> {
         self.path.parent()
     }
