@@ -139,7 +139,7 @@ fn layers() -> Vec<Vec<u8>> {
 /// In both shapes that are read; the second with a directory, an owner and a hole.
 fn backup(schema: u32) -> Vec<u8> {
     let text = b"[common]\n";
-    let digest: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(text));
     let mut files = vec![serde_json::json!({
         "path": "state/nexus/config.toml", "bytes": text.len(), "mode": 0o600, "sha256": digest,
     })];

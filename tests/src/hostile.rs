@@ -4,7 +4,6 @@
 #![cfg(target_os = "linux")]
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -204,11 +203,7 @@ pub fn archive<'a>(files: impl IntoIterator<Item = (String, &'a [u8])>) -> Vec<u
 
 /// `sha256:...` of these bytes.
 pub fn digest(bytes: &[u8]) -> String {
-    let mut text = "sha256:".to_owned();
-    for byte in Sha256::digest(bytes) {
-        write!(text, "{byte:02x}").expect("a string takes it");
-    }
-    text
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
 /// As images name the architecture of this machine.

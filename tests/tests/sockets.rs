@@ -152,11 +152,7 @@ impl Other {
 
     /// What they get for a call: the code, the words, and the first message.
     fn call(&self, site: &Site, path: &str, message: &impl Message) -> (String, String, Vec<u8>) {
-        let hex: String = message
-            .encode_to_vec()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hex = hex::encode(message.encode_to_vec());
         let mut command: Command = as_nobody(&self.command).unwrap();
         let socket = site.socket(Daemon::Orchestrator);
         let out = command
@@ -170,8 +166,7 @@ impl Other {
         let mut lines = text.lines();
         let (code, words) = lines.next().unwrap().split_once(' ').unwrap();
         let first = lines.next().unwrap_or_default();
-        let bytes = (0..first.len() / 2).map(|at| u8::from_str_radix(&first[2 * at..2 * at + 2], 16).unwrap());
-        (code.into(), words.into(), bytes.collect())
+        (code.into(), words.into(), hex::decode(first).unwrap())
     }
 }
 

@@ -79,7 +79,6 @@ fn text(value: Option<&opentelemetry_proto::tonic::common::v1::AnyValue>) -> Str
 
 impl Seen {
     fn of(service: String, span: Span) -> Seen {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut attributes: HashMap<String, String> = span
             .attributes
             .iter()
@@ -91,9 +90,9 @@ impl Seen {
         Seen {
             service,
             name: span.name,
-            trace: hex(&span.trace_id),
-            id: hex(&span.span_id),
-            parent: hex(&span.parent_span_id),
+            trace: hex::encode(&span.trace_id),
+            id: hex::encode(&span.span_id),
+            parent: hex::encode(&span.parent_span_id),
             attributes,
         }
     }

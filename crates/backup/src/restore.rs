@@ -124,12 +124,7 @@ pub fn directories(into: &Dir, manifest: &Manifest, wanted: impl Fn(&Entry) -> b
 
 /// Only names that mean nothing to the kernel come out of an archive. A file system that has none keeps the file without.
 fn attribute(file: impl std::os::fd::AsFd, name: &str, value: &str) -> io::Result<()> {
-    let bytes: Option<Vec<u8>> = value
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect();
-    let (true, Some(bytes)) = (name.starts_with("user."), bytes) else {
+    let (true, Ok(bytes)) = (name.starts_with("user."), hex::decode(value)) else {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             format!("the attribute {name:?} is not one of ours"),

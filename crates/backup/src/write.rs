@@ -27,5 +27,5 @@ pub fn append(
 /// As the manifest has it.
 #[must_use]
 pub fn digest(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(hash.finalize())
 }

@@ -150,7 +150,7 @@ pub fn new(
     let token = Token {
         name: name.into(),
         id: Some(id.clone()),
-        sha256: hex(&Sha256::digest(text.as_bytes())),
+        sha256: hex::encode(Sha256::digest(text.as_bytes())),
         role,
         scopes: scopes.to_vec(),
         created: date(now)?,
@@ -170,7 +170,7 @@ pub fn new(
 fn random<const N: usize>() -> Result<String, TokenError> {
     let mut bytes = [0u8; N];
     getrandom::fill(&mut bytes).map_err(|_| TokenError::Random)?;
-    Ok(hex(&bytes))
+    Ok(hex::encode(bytes))
 }
 
 /// All tokens, expired ones too; none if there is no file.
@@ -298,28 +298,6 @@ pub(crate) fn valid(name: &str, longest: usize) -> bool {
         && name
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            for nibble in [byte >> 4, byte & 15] {
-                text.push(char::from_digit(nibble.into(), 16).expect("a nibble is below 16"));
-            }
-            text
-        })
-}
-
-pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0u8; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 fn date(at: SystemTime) -> Result<String, TokenError> {

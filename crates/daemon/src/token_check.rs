@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::{
     caller::Caller,
     scope::Scopes,
-    token::{MAX_NAME, TokenError, damaged, list, unhex, valid},
+    token::{MAX_NAME, TokenError, damaged, list, valid},
 };
 
 /// How long a revoked token may still be taken.
@@ -205,7 +205,8 @@ fn read(path: &Path) -> Result<Vec<Entry>, TokenError> {
         .into_iter()
         .map(|token| {
             let wrong = |what: &str| damaged(path, &format!("token {:?} {what}", token.name));
-            let hash = unhex(&token.sha256).ok_or_else(|| wrong("has no sha256 of 64 hex digits"))?;
+            let mut hash = [0_u8; 32];
+            hex::decode_to_slice(&token.sha256, &mut hash).map_err(|_| wrong("has no sha256 of 64 hex digits"))?;
             if !valid(&token.name, MAX_NAME) {
                 return Err(TokenError::Name(token.name.clone()));
             }

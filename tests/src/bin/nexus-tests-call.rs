@@ -19,14 +19,11 @@ async fn main() -> Result<()> {
     let answer = raw::call(&connection, &path, call).await;
     println!("{:?} {}", answer.code(), answer.status.message());
     for message in answer.messages {
-        let hex: String = message.iter().map(|byte| format!("{byte:02x}")).collect();
-        println!("{hex}");
+        println!("{}", hex::encode(message));
     }
     Ok(())
 }
 
 fn bytes(hex: &str) -> Result<Vec<u8>> {
-    (0..hex.len() / 2)
-        .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).context("the body is not hex"))
-        .collect()
+    hex::decode(hex).context("the body is not hex")
 }

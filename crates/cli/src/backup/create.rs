@@ -405,10 +405,9 @@ fn described(path: String, kind: Kind, meta: &Meta, xattrs: Vec<(String, String)
 fn attributes(file: impl std::os::fd::AsFd) -> Vec<(String, String)> {
     let ours = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| name.starts_with("user."));
     let found = nexus_walk::xattrs(file, ours).unwrap_or_default();
-    let hex = |value: Vec<u8>| value.iter().map(|byte| format!("{byte:02x}")).collect();
     let text = found
         .into_iter()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, hex(value))));
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, hex::encode(value))));
     text.collect()
 }
 

@@ -118,9 +118,7 @@ mod tests {
     use super::{decode, encode};
 
     fn hex(text: &str) -> Vec<u8> {
-        let digits: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
-        let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16).expect("hex digits");
-        digits.chunks(2).map(byte).collect()
+        hex::decode(text.replace(' ', "")).expect("hex digits")
     }
 
     /// Every Huffman-coded value of RFC 7541 appendix C.4 and C.6.

@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedMutexGuard;
 
-use super::{Handle, hex, now};
+use super::{Handle, now};
 use crate::{
     Error,
     store::{Change, FIRST_ANSWER_TTL, FirstAnswer},
@@ -33,7 +33,7 @@ pub(super) struct Ticket {
 impl Ticket {
     /// An id that is the same whenever this request comes again.
     pub fn id(&self) -> String {
-        hex(&Sha256::digest(self.key.as_bytes())[..16])
+        hex::encode(&Sha256::digest(self.key.as_bytes())[..16])
     }
 }
 
@@ -71,7 +71,7 @@ impl Handle {
         let stripe = usize::try_from(hash % STRIPES as u64).expect("less than the number of stripes");
         let stripe = self.inner.stripes[stripe].clone().lock_owned().await;
         let request = serde_json::to_vec(request).expect("our requests have text keys only");
-        let fingerprint = hex(&Sha256::digest(&request));
+        let fingerprint = hex::encode(Sha256::digest(&request));
         let known = self.inner.store.first_answer(&key).await?;
         match known.filter(|first| first.at > now() - FIRST_ANSWER_TTL) {
             None => Ok(Before::Fresh(Some(Ticket {

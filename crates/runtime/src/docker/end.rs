@@ -37,7 +37,7 @@ impl Mark {
             engine: "docker",
             why: error.to_string(),
         })?;
-        let value = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let value = hex::encode(bytes);
         Ok(Mark { value })
     }
 

@@ -53,8 +53,7 @@ impl Users {
 
     /// What the user gets for a call: the code, the words, and the first message.
     fn call(&self, path: &str, message: &impl Message) -> (String, String, Vec<u8>) {
-        let bytes = message.encode_to_vec();
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex::encode(message.encode_to_vec());
         let mut command = as_nobody(&self.command).unwrap();
         command.arg(self.place.path().join("s")).args([path, &hex]);
         let out = command.output().unwrap();
@@ -63,8 +62,7 @@ impl Users {
         let mut lines = text.lines();
         let (code, words) = lines.next().unwrap().split_once(' ').unwrap();
         let first = lines.next().unwrap_or_default();
-        let bytes = (0..first.len() / 2).map(|at| u8::from_str_radix(&first[2 * at..2 * at + 2], 16).unwrap());
-        (code.into(), words.into(), bytes.collect())
+        (code.into(), words.into(), hex::decode(first).unwrap())
     }
 
     fn create(&self, image: &str) -> (String, String) {

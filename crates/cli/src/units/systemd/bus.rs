@@ -171,7 +171,7 @@ impl Line {
     async fn to(path: &Path, direct: bool) -> io::Result<Line> {
         let mut stream = BufReader::new(UnixStream::connect(path).await?);
         let uid = nix::unistd::geteuid().to_string();
-        let uid: String = uid.bytes().map(|digit| format!("{digit:02x}")).collect();
+        let uid = hex::encode(uid);
         // All of it before any message: systemd waits for more where a message came together with BEGIN.
         let hello = format!("\0AUTH EXTERNAL {uid}\r\nBEGIN\r\n");
         stream.write_all(hello.as_bytes()).await?;
