@@ -47,13 +47,13 @@ pub struct Cli {
 
 #[derive(Debug, Args)]
 pub struct Global {
-    /// The tree everything lives in [env: NEXUS_ROOT] [default: ~/nexus]
+    /// The directory that holds state and files [env: NEXUS_ROOT] [default: ~/nexus]
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
     /// The orchestrator: a socket's path, host:port or https://host:port [env: GRPC_SOCKET_PATH]
     #[arg(long, global = true, value_name = "ADDRESS")]
     pub socket: Option<String>,
-    /// For programs: JSON instead of tables and prose
+    /// Print JSON instead of tables and text
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -64,12 +64,12 @@ pub enum Command {
     Up(UpArgs),
     /// Stop the daemons
     Down(DownArgs),
-    /// Show which daemons run, and how well
+    /// Show the status of the daemons
     Status(StatusArgs),
-    /// Look at the daemons, start and stop them one by one, read their logs
+    /// Show, start and stop single services, and read their logs
     #[command(subcommand, visible_alias = "service")]
     Services(ServicesCommand),
-    /// Keep the daemons running, in the foreground; `nexus up` does it in the background
+    /// Run the supervisor in the foreground; `nexus up` runs it in the background
     Supervise,
     /// Run the gateway in the foreground, with these arguments
     GatewayDaemon(ForegroundArgs),
@@ -88,33 +88,33 @@ pub enum Command {
     Sessions(SessionCommand),
     /// Read the event log
     Events(EventsArgs),
-    /// Run commands in containers, and look after them
+    /// Run commands in containers, and manage containers
     #[command(subcommand, visible_alias = "container")]
     Containers(crate::commands::containers::ContainersCommand),
-    /// Images that containers are made of
+    /// Manage container images
     #[command(subcommand, visible_alias = "image")]
     Images(crate::commands::images::ImagesCommand),
     /// List registered agents
     Agents,
     /// List models, and keep the keys of their providers
     Models(ModelsArgs),
-    /// Make and revoke bearer tokens
+    /// Create and revoke bearer tokens
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Keep the secrets that daemons use, or say where they are
+    /// Store the secrets that daemons use, or refer to where they are stored
     #[command(subcommand, visible_alias = "credentials")]
     Credential(crate::commands::credential::args::CredentialCommand),
     /// Read and change settings, checked by the daemons that use them
     Config(crate::commands::config::ConfigArgs),
-    /// Look at everything the daemons stand on, and say what to do about what is wrong
+    /// Check everything the daemons depend on, and say how to fix what is wrong
     Doctor(crate::doctor::DoctorArgs),
-    /// Save the state in one file, and put it back
+    /// Back up the state to one file, and restore it
     Backup(crate::commands::backup::BackupArgs),
-    /// Install another version, try it, and go back by itself if it does not work
+    /// Install another version, and roll back automatically if it does not become ready
     Upgrade(crate::upgrade::UpgradeArgs),
-    /// Remove what a tree has made; only shows it unless --confirm is given
+    /// Remove the files that Nexus created; only lists them unless --confirm is given
     Reset(crate::commands::reset::ResetArgs),
-    /// Make the tree and begin its settings file
+    /// Create the directories and a settings file
     Init(crate::commands::init::InitArgs),
     /// Print a completion script for a shell
     Completion { shell: clap_complete::Shell },
@@ -152,7 +152,7 @@ pub struct UpArgs {
 
 #[derive(Debug, Args)]
 pub struct DownArgs {
-    /// How long each daemon may take before it is killed
+    /// How long a daemon may take to stop before it is killed
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
 }
@@ -161,49 +161,49 @@ pub struct DownArgs {
 /// `nexus up` and by the commands here that need it.
 #[derive(Debug, Subcommand)]
 pub enum ServicesCommand {
-    /// Show how each service is, from what the supervisor heard last; exits with 1 if one is not as it is wanted
+    /// Show each service as the supervisor last saw it; exits with 1 if one is not in its desired state
     Status(ServiceStatusArgs),
-    /// Start services and what they need, and wait until they are of use
+    /// Start services and their dependencies, and wait until they are ready
     Start(ServiceChangeArgs),
-    /// Stop services, those that need others first; they stay stopped until they are started again
+    /// Stop services, dependents first; they stay stopped until they are started again
     Stop(ServiceChangeArgs),
-    /// Stop and start services; those who connect meanwhile wait
+    /// Restart services; clients that connect meanwhile wait
     Restart(ServiceChangeArgs),
-    /// Let `nexus up` start these again
+    /// Let `nexus up` start these services again
     Enable(ServiceChangeArgs),
-    /// Stop these, and let `nexus up` pass them over
+    /// Stop these services, and have `nexus up` skip them
     Disable(ServiceChangeArgs),
-    /// Read what the services wrote, in the order of time
+    /// Show the logs of the services, ordered by time
     Logs(LogsArgs),
     /// Write units of the init system (systemd, launchd), enable them, and start everything
     Install(crate::units::args::InstallArgs),
-    /// Stop everything and remove the units again; what the daemons keep stays
+    /// Stop everything and remove the units; the data of the daemons stays
     Uninstall(crate::units::args::UninstallArgs),
-    /// Succeed if nobody uses a socket; the units ask this before they take it
+    /// Succeed if no process listens on a socket; the units check this before they bind it
     #[command(hide = true)]
     Claim(crate::units::args::ClaimArgs),
-    /// Become a service's daemon, as launchd wants it
+    /// Replace this process by a service's daemon, for launchd
     #[command(hide = true)]
     Exec(crate::units::args::ExecArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct ServiceStatusArgs {
-    /// Only these; exits with 3 if one does not run and 4 if it is unknown
+    /// Show only these services; exits with 3 if one does not run and 4 if it is unknown
     pub services: Vec<String>,
-    /// Ask the daemons now, instead of telling what was heard last
+    /// Ask the daemons now instead of showing their last known status
     #[arg(long)]
     pub deep: bool,
-    /// Stay, and show every change
+    /// Keep running and show every change
     #[arg(long, short = 'w')]
     pub watch: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct ServiceChangeArgs {
-    /// Which; all if none is named
+    /// The services; all if none is named
     pub services: Vec<String>,
-    /// How long to wait until it is done [default: 1m]
+    /// How long to wait for completion [default: 1m]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub wait: Option<Duration>,
     /// How long a daemon may take to stop before it is killed [default: stop_timeout under [cli] in the config]
@@ -229,21 +229,21 @@ impl Level {
 
 #[derive(Debug, Args)]
 pub struct LogsArgs {
-    /// Only these; all that left a log if none is named
+    /// Show only the logs of these services; all logs if none is named
     pub services: Vec<String>,
-    /// Stay, and show what comes
+    /// Keep running and show new lines
     #[arg(long, short = 'f')]
     pub follow: bool,
-    /// Only what was written since: a time such as 2026-11-21T15:00:00Z, or how long ago, such as 10m
+    /// Show only lines written since: a time such as 2026-11-21T15:00:00Z, or how long ago, such as 10m
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub since: Option<SystemTime>,
-    /// Only lines at least this bad
+    /// Show only lines of this level or worse
     #[arg(long, value_name = "LEVEL")]
     pub level: Option<Level>,
-    /// Only lines with this text in them, whatever its case
+    /// Show only lines that contain this text, ignoring case
     #[arg(long, value_name = "TEXT")]
     pub grep: Option<String>,
-    /// At most the newest so many; 200 unless --since is given
+    /// Show at most the newest N lines; 200 unless --since is given
     #[arg(long, short = 'n', value_name = "N")]
     pub lines: Option<usize>,
 }
@@ -257,30 +257,30 @@ pub struct ForegroundArgs {
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Only these; exits with 3 if one does not run and 4 if it is unknown
+    /// Show only these services; exits with 3 if one does not run and 4 if it is unknown
     pub services: Vec<String>,
-    /// One line
+    /// Print one line
     #[arg(long)]
     pub brief: bool,
-    /// Nothing but the exit code
+    /// Print nothing; only set the exit code
     #[arg(long, conflicts_with = "brief")]
     pub quiet: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct ChatArgs {
-    /// One message to be answered; without it a conversation, or all of standard input as one message
+    /// The message to send; without one, start a conversation, or send all of standard input as one message
     pub message: Vec<String>,
-    /// Go on with the latest conversation
+    /// Continue the latest conversation
     #[arg(long = "continue", short = 'c', conflicts_with = "session")]
     pub latest: bool,
-    /// Go on with this conversation
+    /// Continue this conversation
     #[arg(long, short = 's', value_name = "ID")]
     pub session: Option<String>,
-    /// Ask for this model
+    /// Use this model
     #[arg(long, short = 'm')]
     pub model: Option<String>,
-    /// Give up after so long without a sign of an answer
+    /// Give up after this time without any sign of an answer
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
 }
@@ -293,11 +293,11 @@ pub enum SessionCommand {
     Show(ShowArgs),
     /// Close conversations; they stay readable
     Close(CloseArgs),
-    /// Delete conversations for good, messages and events too
+    /// Delete conversations permanently, with their messages and events
     Delete(DeleteArgs),
-    /// Delete old conversations; only shows them unless --yes is given
+    /// Delete old conversations; only lists them unless --yes is given
     Prune(PruneArgs),
-    /// Write a conversation out
+    /// Export a conversation
     Export(ExportArgs),
 }
 
@@ -312,25 +312,25 @@ pub enum State {
 pub struct ListArgs {
     #[arg(long)]
     pub state: Option<State>,
-    /// Only those of this owner
+    /// Show only sessions of this owner
     #[arg(long)]
     pub owner: Option<String>,
-    /// Only those with this label; may be repeated
+    /// Show only sessions with this label; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     pub label: Vec<(String, String)>,
-    /// At most so many; all by default
+    /// Show at most N sessions; all by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=10_000))]
     pub limit: Option<i32>,
-    /// Go on where a list with --limit ended
+    /// Continue where a list with --limit ended
     #[arg(long, value_name = "TOKEN")]
     pub page: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// The session's id, or its unambiguous beginning
+    /// The session's id, or an unambiguous prefix of it
     pub id: String,
-    /// Only the newest so many messages; 0 is all
+    /// Show only the newest N messages; 0 shows all
     #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(i32).range(0..))]
     pub limit: i32,
 }
@@ -347,27 +347,27 @@ pub struct CloseArgs {
 pub struct DeleteArgs {
     #[arg(required = true)]
     pub ids: Vec<String>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub yes: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct PruneArgs {
-    /// Only those unchanged for so long, such as 30d
+    /// Select sessions unchanged for this long, such as 30d
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub older_than: Duration,
-    /// Only those in this state
+    /// Select only sessions in this state
     #[arg(long, default_value = "closed")]
     pub state: State,
-    /// Delete them
+    /// Delete the selected sessions
     #[arg(long)]
     pub yes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// One JSON object a line: the session, then its messages
+    /// One JSON object per line: the session, then its messages
     Jsonl,
     Markdown,
 }
@@ -377,33 +377,33 @@ pub struct ExportArgs {
     pub id: String,
     #[arg(long, default_value = "jsonl")]
     pub format: Format,
-    /// A new file, instead of standard output
+    /// Write to this new file instead of standard output
     #[arg(long, short = 'o', value_name = "FILE")]
     pub output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub struct EventsArgs {
-    /// Stay and show events as they happen; only new ones unless --after is given
+    /// Keep running and show events as they happen; only new ones unless --after is given
     #[arg(long, short = 'f')]
     pub follow: bool,
-    /// Everything after this sequence number; 0 is everything there is
+    /// Show all events after this sequence number; 0 shows all events
     #[arg(long, value_name = "N")]
     pub after: Option<u64>,
-    /// Only events of this full name, such as session.created; may be repeated
+    /// Show only events of this name, such as session.created; may be repeated
     #[arg(long = "type", value_name = "NAME")]
     pub names: Vec<String>,
-    /// Only events of this session
+    /// Show only events of this session
     #[arg(long, value_name = "ID")]
     pub session: Option<String>,
-    /// End after so many
+    /// End after N events
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
 }
 
 #[derive(Debug, Args)]
 pub struct ModelsArgs {
-    /// Only those of this provider
+    /// Show only models of this provider
     #[arg(long)]
     pub provider: Option<String>,
     #[command(subcommand)]
@@ -414,7 +414,7 @@ pub struct ModelsArgs {
 pub enum ModelsCommand {
     /// List models
     List,
-    /// Keep the keys of model providers
+    /// Manage the keys of model providers
     #[command(subcommand)]
     Key(KeyCommand),
 }
@@ -423,7 +423,7 @@ pub enum ModelsCommand {
 pub enum KeyCommand {
     /// Store a key: typed without echo, or the first line of standard input; never an argument
     Set { provider: String },
-    /// Forget a key
+    /// Delete a key
     Remove { provider: String },
     /// Show which providers have a key, never the key
     List,
@@ -431,11 +431,11 @@ pub enum KeyCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
-    /// Make a token and show it, this once
+    /// Create a token and show it once
     New(TokenArgs),
     /// List tokens, never their text
     List,
-    /// End a token's life now
+    /// Revoke a token now
     Revoke {
         /// Its name or id
         name: String,
@@ -451,16 +451,16 @@ pub enum TokenRole {
 
 #[derive(Debug, Args)]
 pub struct TokenArgs {
-    /// What it is for, such as laptop
+    /// A name for the token, such as laptop
     pub name: String,
-    /// What its bearer may do
+    /// The role that its bearer gets
     #[arg(long, default_value = "user")]
     pub role: TokenRole,
     /// Only this service or package (llm.v1), or only this action: read, write, approve or control; may be repeated; all that
     /// the role may by default
     #[arg(long = "scope", value_name = "SCOPE")]
     pub scopes: Vec<String>,
-    /// When it ends; never by default
+    /// When it expires; never by default
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub expires_in: Option<Duration>,
 }

@@ -8,18 +8,18 @@ use super::{Kind, Scope};
 
 #[derive(Debug, Args)]
 pub struct Which {
-    /// Only these; all by default
+    /// The services; all by default
     pub services: Vec<String>,
-    /// For this user (the default)
+    /// Install for this user (the default)
     #[arg(long, conflicts_with = "system")]
     pub user: bool,
-    /// For the whole host, as root; the daemons then run as the user nexus, in /var/lib/nexus
+    /// Install for the whole host, as root; the daemons then run as the user nexus, in /var/lib/nexus
     #[arg(long)]
     pub system: bool,
     /// The init system; this host's own by default
     #[arg(long, value_enum, hide_short_help = true)]
     pub manager: Option<Kind>,
-    /// Only say what would be done
+    /// Only print what would be done
     #[arg(long)]
     pub dry_run: bool,
 }

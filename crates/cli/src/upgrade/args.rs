@@ -41,31 +41,31 @@ pub struct UpgradeArgs {
     /// The tarball's checksum, instead of a SHA256SUMS beside it
     #[arg(long, value_name = "HEX", requires = "source")]
     pub sha256: Option<String>,
-    /// Go back to the version before
+    /// Roll back to the previous version
     #[arg(long, conflicts_with = "list")]
     pub rollback: bool,
     /// Show which versions are installed
     #[arg(long)]
     pub list: bool,
-    /// Check everything, and change nothing
+    /// Check everything and change nothing
     #[arg(long, conflicts_with = "list")]
     pub dry_run: bool,
-    /// How many versions stay installed, the current one among them
+    /// How many versions to keep installed, including the current one
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u8).range(1..))]
     pub keep: u8,
-    /// How long the services may take to be ready again
+    /// How long the services may take to become ready again
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
     pub wait: Duration,
-    /// How long all must stay as they are before it counts
+    /// How long the services must stay ready before the upgrade counts as done
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
     pub stay: Duration,
-    /// Make no backup; for who has one
+    /// Do not make a backup first
     #[arg(long)]
     pub no_backup: bool,
-    /// The installation, if not the one that this program is of
+    /// The installation directory, if this program does not belong to it
     #[arg(long, value_name = "DIR")]
     pub prefix: Option<PathBuf>,
-    /// For another version: what this one makes of the stores
+    /// Report how this version reads the stores; called by another version
     #[arg(long, hide = true)]
     pub stores: bool,
 }

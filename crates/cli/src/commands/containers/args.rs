@@ -16,29 +16,29 @@ Examples:
 pub enum ContainersCommand {
     /// List containers
     List(ListArgs),
-    /// Run a command in a new container; exits as the command does
+    /// Run a command in a new container; exits with the command's exit code
     Run(RunArgs),
-    /// Show what a container wrote
+    /// Show the output of a container
     Logs(LogsArgs),
-    /// Run one more command in a running container; exits as the command does
+    /// Run a command in a running container; exits with the command's exit code
     Exec(ExecArgs),
-    /// Stop containers: asked first, killed after the timeout
+    /// Stop containers with SIGTERM, and with SIGKILL after the timeout
     Stop(StopArgs),
     /// Remove containers
     Rm(RmArgs),
-    /// Show what running containers use
+    /// Show the resource usage of running containers
     Stats(StatsArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Only those of this session
+    /// Show only containers of this session
     #[arg(long, value_name = "ID")]
     pub session: Option<String>,
-    /// Only those that run
+    /// Show only running containers
     #[arg(long)]
     pub running: bool,
-    /// Only those with this label
+    /// Show only containers with this label
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub label: Vec<(String, String)>,
 }
@@ -46,7 +46,7 @@ pub struct ListArgs {
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, override_usage = "nexus containers run [OPTIONS] [IMAGE] [--] [COMMAND]...")]
 pub struct RunArgs {
-    /// The image; without one: the built-in sandbox on this host's own programs
+    /// The image; without one, the built-in sandbox with this host's own programs
     pub image: Option<String>,
     /// The command and its arguments, after the options of `nexus`; without an image it stands after `--`
     #[arg(value_name = "COMMAND", num_args = 0.., allow_hyphen_values = true)]
@@ -54,43 +54,43 @@ pub struct RunArgs {
     /// The same, after `--`
     #[arg(last = true, hide = true)]
     after_dashes: Vec<String>,
-    /// In this session; otherwise in a new one, which ends with a command that is waited for
+    /// Run in this session; by default in a new session, which is closed when the command ends
     #[arg(long, value_name = "ID")]
     pub session: Option<String>,
-    /// Print the id and leave it running
+    /// Print the container's id and leave it running
     #[arg(short, long)]
     pub detach: bool,
-    /// Keep the container when it has ended
+    /// Keep the container after it exits
     #[arg(long)]
     pub keep: bool,
-    /// A variable of its environment
+    /// Set an environment variable
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
     pub env: Vec<(String, String)>,
-    /// A label
+    /// Set a label
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
     pub label: Vec<(String, String)>,
-    /// A host directory or file, and where it is inside
+    /// Mount a directory or file of the host at a path in the container
     #[arg(short = 'v', long, value_name = "SOURCE:TARGET[:ro]", value_parser = mount)]
     pub mount: Vec<Mount>,
-    /// Let it use the network
+    /// Allow network access
     #[arg(long)]
     pub network: bool,
-    /// Where it runs, inside [default: /workspace]
+    /// Working directory in the container [default: /workspace]
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
-    /// `uid` or `uid:gid`
+    /// Run as this `uid` or `uid:gid`
     #[arg(short, long)]
     pub user: Option<String>,
-    /// Memory, such as 256MiB
+    /// Memory limit, such as 256MiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory: Option<i64>,
-    /// Cores, such as 0.5
+    /// CPU limit in cores, such as 0.5
     #[arg(long, value_name = "NUMBER")]
     pub cpus: Option<f64>,
-    /// Processes
+    /// Limit on the number of processes
     #[arg(long, value_name = "NUMBER")]
     pub pids: Option<i64>,
-    /// When it is started again: no, on-failure, always, unless-stopped
+    /// Restart policy: no, on-failure, always, unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no")]
     pub restart: String,
 }
@@ -110,10 +110,10 @@ impl RunArgs {
 #[derive(Debug, Args)]
 pub struct LogsArgs {
     pub id: String,
-    /// Go on until it ends
+    /// Keep running and show new output until the container exits
     #[arg(short, long)]
     pub follow: bool,
-    /// Only the newest lines
+    /// Show only the newest N lines
     #[arg(long, value_name = "LINES")]
     pub tail: Option<i32>,
 }
@@ -124,13 +124,13 @@ pub struct ExecArgs {
     /// The command and its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<String>,
-    /// Give it our standard input
+    /// Pass standard input to the command
     #[arg(short, long)]
     pub interactive: bool,
-    /// Where it runs, inside
+    /// Working directory in the container
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
-    /// How long it may take
+    /// How long the command may run
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub timeout: std::time::Duration,
 }
@@ -139,7 +139,7 @@ pub struct ExecArgs {
 pub struct StopArgs {
     #[arg(required = true)]
     pub ids: Vec<String>,
-    /// From the request to stop until the kill
+    /// Time between SIGTERM and SIGKILL
     #[arg(short, long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub timeout: Option<std::time::Duration>,
 }
@@ -148,14 +148,14 @@ pub struct StopArgs {
 pub struct RmArgs {
     #[arg(required = true)]
     pub ids: Vec<String>,
-    /// Also where it runs
+    /// Also remove running containers
     #[arg(short, long)]
     pub force: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct StatsArgs {
-    /// Without one: all that run
+    /// The containers; all running ones by default
     pub ids: Vec<String>,
 }
 

@@ -20,25 +20,25 @@ The settings take the same: [llm] anthropic_key = \"keyring:nexus.anthropic/defa
 
 #[derive(Debug, Subcommand)]
 pub enum CredentialCommand {
-    /// Make an account: store its secret, or say where it is
+    /// Create an account: store its secret, or refer to where it is stored
     #[command(after_help = FORMS)]
     Add(Box<AddArgs>),
-    /// Print a secret where another program reads it
+    /// Print a secret for another program to read
     #[command(after_help = FORMS)]
     Get(GetArgs),
     /// List accounts, never their secrets
     List(ListArgs),
-    /// Ask the stores whether they give the secrets; all accounts by default
+    /// Check that the secret of each account can be read; all accounts by default
     Verify(VerifyArgs),
-    /// Look for secrets in the environment that no account knows
+    /// Find secrets in the environment that belong to no account
     Scan(ScanArgs),
-    /// Take over secrets from a file of NAME=value lines, or point to what another program keeps
+    /// Import secrets from a file of NAME=value lines, or refer to those of another program
     Import(ImportArgs),
-    /// Forget an account, and the secret if we stored it
+    /// Delete an account, and its secret if Nexus stored it
     Remove(RemoveArgs),
     /// Replace the secret of an account; running daemons use the new one at once
     Rotate(RotateArgs),
-    /// Have running daemons ask all stores again, after a secret was changed in its store
+    /// Make running daemons read all secrets again, after one was changed in its store
     Sync,
 }
 
@@ -66,13 +66,13 @@ impl From<Kind> for Type {
 /// Where a secret that is given to us goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Storage {
-    /// The keyring if there is one, else the vault if it was begun, else nothing is stored
+    /// The keyring if there is one, else the vault if it exists, else nothing is stored
     Auto,
     #[value(alias = "keychain")]
     Keyring,
-    /// The encrypted file state/credentials/vault.age; begins one if there is none
+    /// The encrypted file state/credentials/vault.age, created if missing
     Vault,
-    /// A file of its own with mode 0600, not encrypted
+    /// A separate file with mode 0600, not encrypted
     File,
 }
 
@@ -90,28 +90,28 @@ pub struct AddArgs {
     pub account: String,
     #[arg(long, visible_alias = "type", default_value = "api_key")]
     pub kind: Kind,
-    /// Where to keep the secret, which is typed without echo or is the standard input
+    /// Where to store the secret, which is typed without echo or read from standard input
     #[arg(long, default_value = "auto", conflicts_with = "pointer")]
     pub storage: Storage,
-    /// Where the secret is already; then none is asked for
+    /// Where the secret is stored already; then none is asked for
     #[arg(long, value_name = "REFERENCE")]
     pub reference: Option<Reference>,
     /// Short for --reference env:NAME
     #[arg(long, value_name = "NAME")]
     pub env_var: Option<String>,
-    /// Of 1Password: the item; short for --reference op://VAULT/ITEM/FIELD
+    /// 1Password item; short for --reference op://VAULT/ITEM/FIELD
     #[arg(long, requires = "vault")]
     pub item: Option<String>,
-    /// Of 1Password: the vault
+    /// 1Password vault
     #[arg(long, requires = "item")]
     pub vault: Option<String>,
-    /// Of 1Password: the field
+    /// 1Password field
     #[arg(long, requires = "item", default_value = "credential")]
     pub field: String,
-    /// When it ends; never by default
+    /// When it expires; never by default
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub expires_in: Option<Duration>,
-    /// In the place of an account of that name
+    /// Replace an existing account of that name
     #[arg(long)]
     pub replace: bool,
     /// Refused: everybody on the host can read arguments
@@ -124,23 +124,23 @@ pub struct GetArgs {
     /// An account, or any reference
     #[arg(value_name = "ACCOUNT|REFERENCE", value_parser = reference)]
     pub reference: Reference,
-    /// Print it on a terminal too, and in JSON
+    /// Print the secret even to a terminal or as JSON
     #[arg(long)]
     pub reveal: bool,
-    /// What is known of the account instead of its secret
+    /// Show the account's details instead of its secret
     #[arg(long, conflicts_with = "reveal")]
     pub record: bool,
-    /// How long the store may take
+    /// How long the store may take to answer
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
 }
 
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Only those of this service
+    /// Show only accounts of this service
     #[arg(long)]
     pub service: Option<String>,
-    /// Only those that did not resolve when last asked, or have expired
+    /// Show only accounts whose last check failed, or that have expired
     #[arg(long)]
     pub broken: bool,
 }
@@ -150,38 +150,38 @@ pub struct VerifyArgs {
     /// Accounts, or any references
     #[arg(value_name = "ACCOUNT|REFERENCE", value_parser = reference)]
     pub references: Vec<Reference>,
-    /// How long each store may take
+    /// How long each store may take to answer
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
 }
 
 #[derive(Debug, Args)]
 pub struct ScanArgs {
-    /// Variables of any name whose values look like secrets, too
+    /// Include variables of any name whose values look like secrets
     #[arg(long)]
     pub deep: bool,
-    /// What the login shell would export, too
+    /// Include variables that the login shell exports
     #[arg(long)]
     pub shell: bool,
-    /// Store what was found and make accounts of it
+    /// Store the secrets that were found, and create accounts for them
     #[arg(long)]
     pub import: bool,
-    /// Where to
+    /// Where to store them
     #[arg(long, default_value = "auto", requires = "import")]
     pub storage: Storage,
 }
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// A file such as .env, - for standard input, or claude-cli or codex-cli for what those keep
+    /// A file such as .env, - for standard input, or claude-cli or codex-cli for the secrets of that program
     pub from: PathBuf,
-    /// Only these names; may be repeated. All that look like secrets by default
+    /// Import only these names; may be repeated; by default all that look like secrets
     #[arg(long = "name", value_name = "NAME")]
     pub names: Vec<String>,
-    /// Where to keep them
+    /// Where to store them
     #[arg(long, default_value = "auto")]
     pub storage: Storage,
-    /// In the place of accounts of the same name
+    /// Replace existing accounts of the same name
     #[arg(long)]
     pub replace: bool,
 }
@@ -190,7 +190,7 @@ pub struct ImportArgs {
 pub struct RemoveArgs {
     #[arg(value_name = "ACCOUNT")]
     pub name: Account,
-    /// Leave the secret in its store
+    /// Keep the secret in its store
     #[arg(long)]
     pub keep_secret: bool,
 }
@@ -199,7 +199,7 @@ pub struct RemoveArgs {
 pub struct RotateArgs {
     #[arg(value_name = "ACCOUNT")]
     pub name: Account,
-    /// When the new one ends; never by default
+    /// When the new secret expires; never by default
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub expires_in: Option<Duration>,
 }
