@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 use serde::Deserialize;
 
 use crate::{
-    domain::desk::Limits,
+    domain::turn_queue::Limits,
     engine::{self, Board, PART, Style},
     remote::{Models, Orchestrator, Profile},
     service::Service,
@@ -235,11 +235,11 @@ impl Daemon for Agent {
         };
         let (redial, health) = (options.redial.clone(), boot.health.clone());
         boot.wake.on_wake("orchestrator", move |_| {
-            // Told to be sound again by the stream that opens next.
-            health.limp(PART, Some("dials again after a wake".into()));
+            // Recovers with the stream that opens next.
+            health.degrade(PART, Some("dials again after a wake".into()));
             redial.now();
             let health = health.clone();
-            async move { health.sound(PART).await }
+            async move { health.wait_recovered(PART).await }
         });
         let style = Arc::new(RwLock::new(Arc::new(config.style())));
         let board = Board::new(boot.health.clone());

@@ -3,5 +3,5 @@
 //! Nothing here waits, speaks to anyone, or looks at a clock.
 
 pub mod answer;
-pub mod desk;
+pub mod turn_queue;
 pub mod window;

@@ -31,7 +31,7 @@ pub use board::{Board, PART};
 use kit::Kit;
 
 use crate::{
-    domain::desk::{Limits, TurnId},
+    domain::turn_queue::{Limits, TurnId},
     remote::{Models, Orchestrator},
 };
 

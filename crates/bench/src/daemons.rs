@@ -23,16 +23,16 @@ pub const DAEMONS: [&str; 4] = ["orchestrator", "llm", "agent", "gateway"];
 
 /// One NEXUS_ROOT in a directory that goes with it.
 #[derive(Debug)]
-pub struct Place {
+pub struct TempRoot {
     bin: PathBuf,
     dir: TempDir,
 }
 
-impl Place {
+impl TempRoot {
     /// In `under`, so that every store of a run lies on the same disk.
     pub fn new(bin: &Path, under: &Path) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("n").tempdir_in(under)?;
-        Ok(Place {
+        Ok(TempRoot {
             bin: bin.to_path_buf(),
             dir,
         })

@@ -7,11 +7,11 @@ mod backup;
 mod chat;
 mod cli;
 mod commands;
+mod context;
 mod doctor;
 mod environment;
 mod failure;
 mod output;
-mod place;
 mod running;
 mod services;
 mod settings;
@@ -25,10 +25,10 @@ use clap::FromArgMatches;
 
 use crate::{
     cli::{Cli, Command, ServicesCommand, SessionCommand},
+    context::{Context, Mistakes},
     environment::Environment,
     failure::{Exit, Failure},
     output::Output,
-    place::{Mistakes, Place},
 };
 
 fn main() -> ExitCode {
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli, environment: Environment, output: &Output) -> Result<Exit, Failure> {
-    let strict = |mistakes| Place::resolve(&cli.global, mistakes, output);
+    let strict = |mistakes| Context::resolve(&cli.global, mistakes, output);
     match cli.command {
         Command::Up(args) => services::up::run(&strict(Mistakes::Fail)?, &args, output).await,
         Command::Down(args) => services::down::run(&strict(Mistakes::Show)?, &args, output).await,
@@ -99,14 +99,14 @@ async fn run(cli: Cli, environment: Environment, output: &Output) -> Result<Exit
         Command::Containers(command) => commands::containers::run(&strict(Mistakes::Fail)?, command, output).await,
         Command::Images(command) => commands::images::run(&strict(Mistakes::Fail)?, command, output).await,
         Command::Sessions(command) => {
-            let place = strict(Mistakes::Fail)?;
+            let context = strict(Mistakes::Fail)?;
             match command {
-                SessionCommand::List(args) => commands::sessions::list(&place, &args, output).await,
-                SessionCommand::Show(args) => commands::sessions::show(&place, &args, output).await,
-                SessionCommand::Close(args) => commands::sessions::close(&place, &args, output).await,
-                SessionCommand::Delete(args) => commands::delete::delete(&place, &args, output).await,
-                SessionCommand::Prune(args) => commands::delete::prune(&place, &args, output).await,
-                SessionCommand::Export(args) => commands::export::run(&place, &args, output).await,
+                SessionCommand::List(args) => commands::sessions::list(&context, &args, output).await,
+                SessionCommand::Show(args) => commands::sessions::show(&context, &args, output).await,
+                SessionCommand::Close(args) => commands::sessions::close(&context, &args, output).await,
+                SessionCommand::Delete(args) => commands::delete::delete(&context, &args, output).await,
+                SessionCommand::Prune(args) => commands::delete::prune(&context, &args, output).await,
+                SessionCommand::Export(args) => commands::export::run(&context, &args, output).await,
             }
         }
         Command::Events(args) => commands::events::run(&strict(Mistakes::Fail)?, &args, output).await,
@@ -127,8 +127,8 @@ async fn run(cli: Cli, environment: Environment, output: &Output) -> Result<Exit
 
 async fn service(command: ServicesCommand, global: &cli::Global, output: &Output) -> Result<Exit, Failure> {
     use services::change::{self, Change};
-    let shown = || Place::resolve(global, Mistakes::Show, output);
-    let strict = || Place::resolve(global, Mistakes::Fail, output);
+    let shown = || Context::resolve(global, Mistakes::Show, output);
+    let strict = || Context::resolve(global, Mistakes::Fail, output);
     match command {
         ServicesCommand::Status(args) => services::status::run(&shown()?, &args, output).await,
         ServicesCommand::Logs(args) => services::logs::run(&shown()?, &args, output).await,

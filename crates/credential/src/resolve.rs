@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     Account, Entry, Error, Identity, Imported, Kind, Reference, Secret, Shell, Store, Vault, file,
-    keyring::Place,
+    keyring::KeyringEntry,
     onepassword, pick,
     program::{Program, Trouble},
     systemd,
@@ -161,7 +161,7 @@ impl Resolver {
                 })
             }
             Reference::Keyring { service, account } => {
-                let place = Place {
+                let place = KeyringEntry {
                     reference,
                     service,
                     account,
@@ -286,7 +286,7 @@ impl Resolver {
                 self.blocking(write).await.map(|_| None)
             }
             Reference::Keyring { service, account } => {
-                let place = Place {
+                let place = KeyringEntry {
                     reference,
                     service,
                     account,
@@ -319,7 +319,7 @@ impl Resolver {
                 }
             }
             Reference::Keyring { service, account } => {
-                let place = Place {
+                let place = KeyringEntry {
                     reference,
                     service,
                     account,

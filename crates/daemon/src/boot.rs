@@ -90,7 +90,7 @@ async fn show_metrics(bind: metrics::MetricsBind, health: Health, stop: Stop) {
     if let Err(error) = metrics::expose(bind, stop).await {
         let reason = chain(&error);
         tracing::error!(reason, "metrics are not shown");
-        health.limp("metrics", Some(reason));
+        health.degrade("metrics", Some(reason));
     }
 }
 

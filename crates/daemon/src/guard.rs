@@ -40,7 +40,7 @@ use crate::{
     services::{Answer, Kind, Method, service_of},
     shares::What,
     slots::Slot,
-    spans::{self, Place, Span},
+    spans::{self, Span, TraceParent},
     status::status,
     token_check::TokenEnd,
 };
@@ -140,7 +140,7 @@ impl Guard {
             room: Some(room),
             token: token.map(Watched::new),
             gzip: gzip.answer,
-            started: (metrics::enabled() || traced.place().is_some()).then(Instant::now),
+            started: (metrics::enabled() || traced.traceparent().is_some()).then(Instant::now),
             method,
             shared: shared.clone(),
             span,
@@ -296,11 +296,11 @@ fn span<B>(request: &mut Request<B>, method: &Method, principal: &str) -> Option
     ))
 }
 
-/// The call's place in a trace. A stream, a sign of life and a question of health are part of one only where the caller
+/// The span of a call, below the caller's where it sent one. A stream, a sign of life and a question of health are part of one only where the caller
 /// says so: they are no work for somebody, or work for many.
 fn traced<B>(request: &mut Request<B>, method: &Method) -> Span {
     let from = request.headers().get(TRACEPARENT).and_then(|from| from.to_str().ok());
-    let from: Option<Place> = from.and_then(|from| from.parse().ok());
+    let from: Option<TraceParent> = from.and_then(|from| from.parse().ok());
     let begins =
         method.kind == Kind::Unary && !method.path.starts_with("/grpc.") && !method.path.ends_with("/Heartbeat");
     if from.is_none() && !begins {
@@ -313,8 +313,8 @@ fn traced<B>(request: &mut Request<B>, method: &Method) -> Span {
     span.note("rpc.service", service.to_owned());
     span.note("rpc.method", called.to_owned());
     if let Some(value) = span
-        .place()
-        .and_then(|place| HeaderValue::try_from(place.to_string()).ok())
+        .traceparent()
+        .and_then(|own| HeaderValue::try_from(own.to_string()).ok())
     {
         // Who the request is passed on to is a part of this call.
         request.headers_mut().insert(TRACEPARENT, value);

@@ -34,7 +34,7 @@ struct State {
     ready: bool,
     stopping: bool,
     names: BTreeMap<String, bool>,
-    limping: BTreeMap<String, String>,
+    degraded: BTreeMap<String, String>,
     credentials: Vec<Credential>,
     recovered: Option<String>,
     unlinked: Option<String>,
@@ -74,19 +74,19 @@ impl Health {
     }
 
     /// A part that works badly, or works again (`None`). The daemon stays SERVING; its own health answer says DEGRADED.
-    pub fn limp(&self, part: &str, reason: Option<String>) {
-        if self.state().limping.get(part) == reason.as_ref() {
+    pub fn degrade(&self, part: &str, reason: Option<String>) {
+        if self.state().degraded.get(part) == reason.as_ref() {
             return;
         }
         self.change(|state| match reason {
             Some(reason) => {
-                state.limping.insert(part.into(), reason);
+                state.degraded.insert(part.into(), reason);
             }
             None => {
-                state.limping.remove(part);
+                state.degraded.remove(part);
             }
         });
-        crate::metrics::limping(self.state().limping.len());
+        crate::metrics::degraded(self.state().degraded.len());
     }
 
     /// The credentials that the settings name, as they are now.
@@ -127,20 +127,20 @@ impl Health {
     }
 
     /// The parts that work badly, each with its reason.
-    pub fn limping(&self) -> Vec<(String, String)> {
+    pub fn degraded(&self) -> Vec<(String, String)> {
         let state = self.state();
         state
-            .limping
+            .degraded
             .iter()
             .map(|(part, why)| (part.clone(), why.clone()))
             .collect()
     }
 
-    /// Resolves once `part` does not limp.
-    pub async fn sound(&self, part: &str) {
+    /// Resolves once `part` is not degraded.
+    pub async fn wait_recovered(&self, part: &str) {
         let mut changed = self.inner.changed.subscribe();
         // The sender is ours, so this cannot fail while we wait.
-        let _sound = changed.wait_for(|_| !self.state().limping.contains_key(part)).await;
+        let _recovered = changed.wait_for(|_| !self.state().degraded.contains_key(part)).await;
     }
 
     /// `None`: the name is unknown.
@@ -271,26 +271,26 @@ mod tests {
     fn a_limping_part_keeps_serving() {
         let health = Health::new();
         health.ready();
-        health.limp("docker", Some("does not answer".into()));
-        assert_eq!(health.limping(), [("docker".into(), "does not answer".into())]);
+        health.degrade("docker", Some("does not answer".into()));
+        assert_eq!(health.degraded(), [("docker".into(), "does not answer".into())]);
         assert_eq!(health.is_serving(""), Some(true));
-        health.limp("docker", None);
-        assert!(health.limping().is_empty());
+        health.degrade("docker", None);
+        assert!(health.degraded().is_empty());
     }
 
     #[tokio::test]
-    async fn who_waits_for_a_part_hears_when_it_is_sound() {
+    async fn who_waits_for_a_part_hears_when_it_is_recovered() {
         let health = Health::new();
-        health.sound("docker").await;
-        health.limp("docker", Some("does not answer".into()));
+        health.wait_recovered("docker").await;
+        health.degrade("docker", Some("does not answer".into()));
         let waits = tokio::spawn({
             let health = health.clone();
-            async move { health.sound("docker").await }
+            async move { health.wait_recovered("docker").await }
         });
         tokio::task::yield_now().await;
         assert!(!waits.is_finished());
-        health.limp("other", Some("lame".into()));
-        health.limp("docker", None);
+        health.degrade("other", Some("lame".into()));
+        health.degrade("docker", None);
         tokio::time::timeout(std::time::Duration::from_secs(10), waits)
             .await
             .unwrap()

@@ -247,8 +247,8 @@ pub(crate) fn recovered(kind: &'static str, away: Duration, took: Duration) {
     }
 }
 
-/// Parts that work badly just now: kept whether or not anyone asks, since they may limp before the numbers are shown.
-pub(crate) fn limping(parts: usize) {
+/// Parts that are degraded now: kept whether or not anyone asks, since they may be degraded before the numbers are shown.
+pub(crate) fn degraded(parts: usize) {
     LIMPING.store(parts, Ordering::Relaxed);
 }
 

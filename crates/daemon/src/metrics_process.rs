@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use nix::unistd::{SysconfVar, sysconf};
 
-/// Beside the number of limping parts; nothing of the process where there is no `/proc`.
-pub(crate) fn text(limping: usize) -> String {
+/// Beside the number of degraded parts; nothing of the process where there is no `/proc`.
+pub(crate) fn text(degraded: usize) -> String {
     let (stat, statm) = (read("stat"), read("statm"));
     let mut out = String::new();
     let version = env!("CARGO_PKG_VERSION");
@@ -14,7 +14,7 @@ pub(crate) fn text(limping: usize) -> String {
         out,
         "# TYPE nexus_build_info gauge\nnexus_build_info{{version=\"{version}\"}} 1"
     );
-    let _infallible = writeln!(out, "# TYPE nexus_limping_parts gauge\nnexus_limping_parts {limping}");
+    let _infallible = writeln!(out, "# TYPE nexus_limping_parts gauge\nnexus_limping_parts {degraded}");
     let mut show = |name: &str, kind: &str, value: Option<f64>| {
         if let Some(value) = value {
             let _infallible = writeln!(out, "# TYPE {name} {kind}\n{name} {value}");

@@ -82,7 +82,7 @@ impl Pressure {
         let waits = std::mem::replace(&mut state.waiting, true);
         drop(state);
         tracing::warn!(reason, "connections run short");
-        self.health.limp(PART, Some(reason));
+        self.health.degrade(PART, Some(reason));
         if !waits {
             tokio::spawn(self.clone().until_quiet());
         }
@@ -102,7 +102,7 @@ impl Pressure {
             tokio::time::sleep(wait).await;
         }
         tracing::info!("connections are enough again");
-        self.health.limp(PART, None);
+        self.health.degrade(PART, None);
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

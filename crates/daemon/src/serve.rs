@@ -295,7 +295,7 @@ impl Server {
         if let Some(reason) = &lost {
             tracing::debug!(reason, "the socket file is gone");
         }
-        self.health.limp("socket", lost);
+        self.health.degrade("socket", lost);
     }
 
     fn tcp(self: &Arc<Self>, stream: TcpStream, tcp: &Tcp, address: IpAddr) {

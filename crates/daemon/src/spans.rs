@@ -12,7 +12,7 @@
 
 mod collector;
 mod export;
-mod place;
+mod traceparent;
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -27,7 +27,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
 
 pub(crate) use collector::check;
-pub use place::Place;
+pub use traceparent::TraceParent;
 
 /// What the spans of this process go to.
 struct Tracing {
@@ -98,14 +98,14 @@ pub fn enabled() -> bool {
 }
 
 /// Where the work at this moment belongs, if it is in a trace.
-pub fn here() -> Option<Place> {
+pub fn current() -> Option<TraceParent> {
     TRACING.get()?;
-    Context::map_current(|context| context.has_active_span().then(|| Place::of(context)))
+    Context::map_current(|context| context.has_active_span().then(|| TraceParent::of(context)))
 }
 
 /// The header `traceparent` for a call that is made now: what `nexus_client::Options` wants to know.
 pub fn outgoing() -> Option<HeaderValue> {
-    here().and_then(|here| HeaderValue::try_from(here.to_string()).ok())
+    current().and_then(|here| HeaderValue::try_from(here.to_string()).ok())
 }
 
 /// A piece of work; nothing where nobody traces. It ends when it is dropped.
@@ -116,35 +116,35 @@ pub struct Span(Option<Context>);
 impl Span {
     /// A part of what is done at this moment.
     pub fn child(name: &'static str) -> Span {
-        match here() {
+        match current() {
             Some(here) => Span::within(name, &here),
             None => Span(None),
         }
     }
 
     /// A part of what began elsewhere, or earlier.
-    pub fn within(name: &'static str, place: &Place) -> Span {
-        Span::begin(name.into(), SpanKind::Internal, Some(place))
+    pub fn within(name: &'static str, parent: &TraceParent) -> Span {
+        Span::begin(name.into(), SpanKind::Internal, Some(parent))
     }
 
-    /// Something came in. Without a place it begins a trace.
-    pub fn receive(name: impl Into<Cow<'static, str>>, place: Option<&Place>) -> Span {
-        Span::begin(name.into(), SpanKind::Server, place)
+    /// Something came in. Without a parent it begins a trace.
+    pub fn receive(name: impl Into<Cow<'static, str>>, parent: Option<&TraceParent>) -> Span {
+        Span::begin(name.into(), SpanKind::Server, parent)
     }
 
     /// A part of what is done at this moment that somebody else does for us.
     pub fn call(name: &'static str) -> Span {
-        match here() {
+        match current() {
             Some(here) => Span::begin(name.into(), SpanKind::Client, Some(&here)),
             None => Span(None),
         }
     }
 
-    fn begin(name: Cow<'static, str>, kind: SpanKind, place: Option<&Place>) -> Span {
+    fn begin(name: Cow<'static, str>, kind: SpanKind, parent: Option<&TraceParent>) -> Span {
         let Some(tracing) = TRACING.get() else {
             return Span(None);
         };
-        let parent = place.map_or_else(Context::new, Place::context);
+        let parent = parent.map_or_else(Context::new, TraceParent::context);
         let builder = tracing.tracer.span_builder(name).with_kind(kind);
         let span = tracing.tracer.build_with_context(builder, &parent);
         Span(Some(parent.with_span(span)))
@@ -165,8 +165,8 @@ impl Span {
     }
 
     /// Where this span is in its trace; `None` without one.
-    pub fn place(&self) -> Option<Place> {
-        self.0.as_ref().map(Place::of)
+    pub fn traceparent(&self) -> Option<TraceParent> {
+        self.0.as_ref().map(TraceParent::of)
     }
 
     /// Makes this what is done at this moment, until the guard is dropped.

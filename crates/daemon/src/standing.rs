@@ -35,7 +35,8 @@ pub struct Standing {
     /// Whether it serves.
     pub serving: bool,
     /// The parts that work badly, each with its reason.
-    pub limping: BTreeMap<String, String>,
+    #[serde(rename = "limping")]
+    pub degraded: BTreeMap<String, String>,
     /// Why the orchestrator does not know it.
     pub unlinked: Option<String>,
     /// What its settings name, and what came of asking for it. Never a value.
@@ -81,10 +82,10 @@ impl Standing {
         self.credentials.iter().any(|credential| credential.status == "pending")
     }
 
-    /// The parts that limp, in one line.
+    /// The degraded parts, in one line.
     pub fn trouble(&self) -> Option<String> {
         let unlinked = self.unlinked.iter().map(|why| ("registration", why));
-        let parts = self.limping.iter().map(|(part, why)| (part.as_str(), why));
+        let parts = self.degraded.iter().map(|(part, why)| (part.as_str(), why));
         let parts: Vec<String> = parts
             .chain(unlinked)
             .map(|(part, why)| format!("{part}: {why}"))
@@ -97,7 +98,7 @@ impl Standing {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             serving: health.is_serving("").unwrap_or_default(),
-            limping: health.limping().into_iter().collect(),
+            degraded: health.degraded().into_iter().collect(),
             unlinked: health.link(),
             credentials: health.credentials(),
             recovered: health.recovered(),
@@ -171,12 +172,12 @@ mod tests {
         let status = write(&file, &health);
         let pid = std::process::id();
         let told = Standing::of(pid, &file).unwrap();
-        assert!(told.serving && told.limping.is_empty());
+        assert!(told.serving && told.degraded.is_empty());
         assert_eq!(Standing::of(pid + 1, &file), None, "of another process");
 
         let keeping = tokio::spawn(keep(file.clone(), health.clone(), changed, status, stop.clone()));
         tokio::task::yield_now().await;
-        health.limp("credentials", Some("keyring:x is locked".into()));
+        health.degrade("credentials", Some("keyring:x is locked".into()));
         health.named([Credential {
             reference: "keyring:x".into(),
             provider: "keyring".into(),

@@ -250,7 +250,7 @@ impl Wake {
             slept_ms = millis(woke.away),
             "recovering: {what}"
         );
-        self.inner.health.limp(PART, Some(format!("recovering: {what}")));
+        self.inner.health.degrade(PART, Some(format!("recovering: {what}")));
         self.tell(Signal::Woke(woke));
         let acts = self.parts().on_wake.clone();
         let begun = acts.into_iter().map(|(part, act)| (part, act(woke))).collect();
@@ -288,7 +288,7 @@ impl Wake {
         );
         crate::metrics::recovered(woke.kind.name(), woke.away, recovered.took);
         self.inner.health.recovers(text);
-        self.inner.health.limp(PART, None);
+        self.inner.health.degrade(PART, None);
         let mut parts = self.parts();
         parts.last = Some(recovered.clone());
         parts.recovering = None;

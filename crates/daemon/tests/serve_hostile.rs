@@ -194,7 +194,7 @@ async fn connections_without_a_token_keep_nobody_out_and_end_within_seconds() {
         "by the socket"
     );
     until("health tells", async || {
-        daemon.health.limping().iter().any(|(part, _)| part == "connections")
+        daemon.health.degraded().iter().any(|(part, _)| part == "connections")
     })
     .await;
     let started = Instant::now();
@@ -252,12 +252,12 @@ async fn kept_out_by(roles: std::collections::BTreeMap<String, Role>, test: &str
     if let Some(mut child) = holding(&daemon, test) {
         told(&mut child).await;
         assert_eq!(say(&daemon.connect().await, "root").await.unwrap(), "root");
-        let limping = daemon.health.limping();
+        let degraded = daemon.health.degraded();
         assert!(
-            limping
+            degraded
                 .iter()
                 .any(|(part, why)| part == "connections" && why.contains("refused")),
-            "{limping:?}"
+            "{degraded:?}"
         );
         drop(child.stdin.take());
         tokio::task::spawn_blocking(move || child.wait().unwrap())
@@ -388,11 +388,11 @@ async fn a_socket_file_that_vanishes_is_bound_again_and_open_connections_go_on()
     std::fs::remove_file(&socket).unwrap();
     std::fs::write(&socket, "mine").unwrap();
     until("health tells", async || {
-        daemon.health.limping().iter().any(|(part, _)| part == "socket")
+        daemon.health.degraded().iter().any(|(part, _)| part == "socket")
     })
     .await;
     std::fs::remove_file(&socket).unwrap();
-    until("health is well", async || daemon.health.limping().is_empty()).await;
+    until("health is well", async || daemon.health.degraded().is_empty()).await;
     assert_eq!(say(&serve_kit::connect(&socket).await, "again").await.unwrap(), "again");
     daemon.stopped().await;
     assert!(!socket.exists());

@@ -136,7 +136,7 @@ async fn health_follows_each_service() {
     }
     let mut later = watch(&channel, "later").await;
     assert_eq!(seen(&mut later).await.unwrap(), Some(ServingStatus::ServiceUnknown));
-    daemon.health.limp("other", Some("changes nothing here".into()));
+    daemon.health.degrade("other", Some("changes nothing here".into()));
     daemon.health.set("later", true);
     assert_eq!(seen(&mut later).await.unwrap(), Some(ServingStatus::Serving));
     daemon.health.set("later", false);

@@ -55,7 +55,7 @@ async fn a_daemon_recovers_once_for_each_wake_and_says_so() {
             panic!("first it wakes")
         };
         assert_eq!(woke.kind, kind);
-        let [(part, why)] = &running.health().limping()[..] else {
+        let [(part, why)] = &running.health().degraded()[..] else {
             panic!("it recovers")
         };
         assert_eq!(part, "wake");
@@ -66,7 +66,7 @@ async fn a_daemon_recovers_once_for_each_wake_and_says_so() {
         };
         assert_eq!((recovered.woke, recovered.missing.len()), (woke, 0));
         assert!(recovered.to_string().contains(words), "{recovered}");
-        assert!(running.health().limping().is_empty());
+        assert!(running.health().degraded().is_empty());
         assert_eq!(wake.last(), Some(recovered));
     }
     running.stop().await;

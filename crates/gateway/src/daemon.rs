@@ -61,13 +61,13 @@ impl Daemon for Gateway {
             traceparent: Some(nexus_daemon::spans::outgoing),
             ..Options::default()
         };
-        let (redial, sound) = (options.redial.clone(), health.clone());
+        let (redial, health_of_watch) = (options.redial.clone(), health.clone());
         wake.on_wake("orchestrator", move |_| {
-            // Told to be sound again by the watch, once it has compared all sessions.
-            sound.limp(PART, Some("dials again after a wake".into()));
+            // Recovers with the watch, once it has compared all sessions.
+            health_of_watch.degrade(PART, Some("dials again after a wake".into()));
             redial.now();
-            let sound = sound.clone();
-            async move { sound.sound(PART).await }
+            let health_of_watch = health_of_watch.clone();
+            async move { health_of_watch.wait_recovered(PART).await }
         });
         let orchestrator = Orchestrator::new(Address::Unix(common.orchestrator.clone()), options);
 

@@ -17,7 +17,7 @@ use nexus_config::Root;
 use nexus_daemon::{Caller, Health, Role, Stop};
 use nexus_gateway::{
     Config, Error,
-    domain::{filter::SessionFilter, session::Wish},
+    domain::{filter::SessionFilter, session::NewSession},
     engine::Handle,
     remote::Orchestrator,
     store::Store,
@@ -107,7 +107,7 @@ async fn a_session_that_cannot_be_written_is_closed_at_the_orchestrator() {
     let gateway = Handle::spawn(store, sessions, orchestrator, config(), Health::new(), &stop);
     let caller = Caller::of_uid(1, Role::User);
 
-    let failed = gateway.create(&caller, Wish::default(), None).await.unwrap_err();
+    let failed = gateway.create(&caller, NewSession::default(), None).await.unwrap_err();
     assert!(matches!(failed, Error::Store(Engine::Full { .. })), "{failed:?}");
     assert!(gateway.list(&caller, &SessionFilter::default()).is_empty());
     fake.until("the close", |memory| {
@@ -118,7 +118,7 @@ async fn a_session_that_cannot_be_written_is_closed_at_the_orchestrator() {
 
     // The disk has room again, and the places are free.
     for _ in 0..10 {
-        gateway.create(&caller, Wish::default(), None).await.unwrap();
+        gateway.create(&caller, NewSession::default(), None).await.unwrap();
     }
     stop.trigger();
     gateway.flush(Duration::from_secs(5)).await;
@@ -132,7 +132,8 @@ async fn a_crash_in_the_middle_of_making_a_session_leaves_nothing_open() {
     let fake = Fake::new(&root.socket("orchestrator"));
     let _process = fake.start();
     let orchestrator = Orchestrator::new(Address::Unix(fake.socket.clone()), Options::default());
-    let session = nexus_gateway::domain::session::Session::new("0".repeat(32), "uid:1".into(), Wish::default(), 1);
+    let session =
+        nexus_gateway::domain::session::Session::new("0".repeat(32), "uid:1".into(), NewSession::default(), 1);
     let open = || {
         let disk = Arc::new(Sqlite::new(dir.path().join("gateway.db"), Durability::Process));
         let end = std::time::Instant::now() + Duration::from_secs(5);

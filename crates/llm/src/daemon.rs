@@ -13,7 +13,7 @@ use nexus_proto::{
 
 use crate::{
     config::{self, Config},
-    engine::{Engine, Jolt, Ledger},
+    engine::{Engine, Ledger, RedialReason},
     keys::{Keys, references::References},
     service,
     store::{self, UsageFile},
@@ -66,13 +66,13 @@ impl Daemon for Llm {
             let waits = named.iter().any(|credential| credential.status == Kind::Locked.name());
             health.named(named);
             health.set(CREDENTIALS, !waits);
-            health.limp(CREDENTIALS, told.trouble());
+            health.degrade(CREDENTIALS, told.trouble());
         }));
         let health = boot.health.clone();
         tokio::spawn(
             ledger
                 .clone()
-                .keep(boot.stop.token(), move |trouble| health.limp("usage", trouble)),
+                .keep(boot.stop.token(), move |trouble| health.degrade("usage", trouble)),
         );
         // The front door may open later than we do; being ready does not wait for it.
         let options = Options {
@@ -96,7 +96,7 @@ impl Daemon for Llm {
         boot.wake.on_wake("providers", {
             let engine = engine.clone();
             move |_| {
-                engine.dial_anew(Jolt::Wake);
+                engine.redial(RedialReason::Wake);
                 std::future::ready(())
             }
         });
@@ -104,7 +104,7 @@ impl Daemon for Llm {
             let engine = engine.clone();
             move |up| {
                 if up {
-                    engine.dial_anew(Jolt::Network);
+                    engine.redial(RedialReason::Network);
                 }
             }
         });

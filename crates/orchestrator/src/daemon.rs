@@ -456,7 +456,7 @@ fn watch_disk(engine: &Engine, boot: &Boot<Config>) {
                 _ => {}
             }
             was_low = low.is_some();
-            health.limp("disk", low.map(|error| error.to_string()));
+            health.degrade("disk", low.map(|error| error.to_string()));
             tokio::select! {
                 _ = changed.changed() => {}
                 () = tokio::time::sleep(DISK_LOOK) => {}
@@ -472,7 +472,7 @@ fn verify_later(engine: &Engine, boot: &Boot<Config>) {
     tokio::spawn(async move {
         if let Err(error) = engine.verify().await {
             tracing::error!(%error, "the store is damaged; restore a backup");
-            health.limp("store", Some(error.to_string()));
+            health.degrade("store", Some(error.to_string()));
         }
     });
 }

@@ -48,13 +48,13 @@ pub fn read(src: &Path, root: &str) -> Result<Tree> {
         let text = fs::read_to_string(&next.file).with_context(|| format!("failed to read {}", next.file.display()))?;
         let parsed = syn::parse_file(&text).with_context(|| format!("failed to parse {}", next.file.display()))?;
         let name = next.file.strip_prefix(src).unwrap_or(&next.file);
-        let place = Place {
+        let scope = Scope {
             file: name.to_string_lossy().replace('\\', "/"),
             directory: next.file.parent().unwrap_or(src).to_path_buf(),
         };
         let mut inline = vec![(next.module, next.below, parsed.items)];
         while let Some((path, below, items)) = inline.pop() {
-            let module = read_module(&path, &below, items, &place, &mut inline, &mut waiting);
+            let module = read_module(&path, &below, items, &scope, &mut inline, &mut waiting);
             tree.insert(path, module);
         }
     }
@@ -68,7 +68,7 @@ struct Waiting {
     below: PathBuf,
 }
 
-struct Place {
+struct Scope {
     file: String,
     directory: PathBuf,
 }
@@ -79,12 +79,12 @@ fn read_module(
     path: &ModulePath,
     below: &Path,
     items: Vec<Item>,
-    place: &Place,
+    scope: &Scope,
     inline: &mut Inline,
     waiting: &mut Vec<Waiting>,
 ) -> Module {
     let mut module = Module {
-        file: place.file.clone(),
+        file: scope.file.clone(),
         ..Module::default()
     };
     for item in items {
@@ -101,7 +101,7 @@ fn read_module(
                 match child.content {
                     Some((_, items)) => inline.push((inner, directory, items)),
                     None => waiting.push(Waiting {
-                        file: file_of(&child, below, &place.directory),
+                        file: file_of(&child, below, &scope.directory),
                         module: inner,
                         below: directory,
                     }),

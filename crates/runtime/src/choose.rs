@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::docker::{Docker, Place, Surroundings};
+use crate::docker::{Address, Docker, Environment};
 use crate::{Engine, Error, ImageLimits, Probe, Result, sandbox};
 
 /// Longest that a place may take to say what it is.
@@ -99,11 +99,11 @@ pub async fn try_each(config: &Config, first: bool) -> Vec<(&'static str, Result
 }
 
 async fn docker(config: &Config) -> Result<Found> {
-    at(config, "docker", Surroundings::here().docker(&config.host)?).await
+    at(config, "docker", Environment::here().docker(&config.host)?).await
 }
 
 async fn podman(config: &Config) -> Result<Found> {
-    at(config, "podman", Surroundings::here().podman(&config.host)?).await
+    at(config, "podman", Environment::here().podman(&config.host)?).await
 }
 
 async fn built_in(config: &Config) -> Result<Found> {
@@ -113,7 +113,7 @@ async fn built_in(config: &Config) -> Result<Found> {
 }
 
 /// The first of these places where the wanted engine answers.
-async fn at(config: &Config, wanted: &'static str, places: Vec<Place>) -> Result<Found> {
+async fn at(config: &Config, wanted: &'static str, places: Vec<Address>) -> Result<Found> {
     let mut why = Vec::new();
     for place in places {
         if !place.exists() {

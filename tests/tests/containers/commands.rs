@@ -13,15 +13,15 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 /// A site whose orchestrator runs; commands are run beside it.
-struct Place {
+struct Fixture {
     site: Site,
 }
 
-impl Place {
-    async fn new(site: Site) -> Place {
+impl Fixture {
+    async fn new(site: Site) -> Fixture {
         let mut site = site;
         site.up(&[Daemon::Orchestrator]).await;
-        Place { site }
+        Fixture { site }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -102,7 +102,7 @@ async fn code(child: Child) -> Option<i32> {
 
 #[tokio::test]
 async fn a_command_is_run_and_ends_as_it_does() {
-    let place = Place::new(Site::new()).await;
+    let place = Fixture::new(Site::new()).await;
     let hello = ["containers", "run", "--", "echo", "hello"];
     assert_eq!(place.run(&hello).await.1, "hello\n");
     let script = "echo out; echo err >&2; exit 7";
@@ -164,7 +164,7 @@ fn open_to_all(directory: &Path) {
 
 #[tokio::test]
 async fn an_interrupt_ends_what_was_run() {
-    let place = Place::new(Site::new()).await;
+    let place = Fixture::new(Site::new()).await;
     let script = "trap 'exit 9' TERM; echo up; while :; do sleep 0.05; done";
     let child = place
         .started(&["containers", "run", "--", "sh", "-c", script], "up")
@@ -176,7 +176,7 @@ async fn an_interrupt_ends_what_was_run() {
 
 #[tokio::test]
 async fn an_interrupt_ends_what_is_started_again_and_again() {
-    let place = Place::new(Site::new()).await;
+    let place = Fixture::new(Site::new()).await;
     let script = "echo up; exit 3";
     let arguments = ["containers", "run", "--restart", "always", "--", "sh", "-c", script];
     let child = place.started(&arguments, "up").await;
@@ -197,7 +197,7 @@ async fn an_interrupt_ends_what_is_started_again_and_again() {
 
 #[tokio::test]
 async fn an_interrupt_ends_a_wait_for_an_image_too() {
-    let place = Place::new(Site::new()).await;
+    let place = Fixture::new(Site::new()).await;
     // A registry that says nothing.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let image = format!("{}/tool:1", silent.local_addr().unwrap());
@@ -247,7 +247,7 @@ fn after_up_a_command_runs_at_once() {
 
 #[tokio::test]
 async fn a_container_is_followed_entered_and_taken_away() {
-    let place = Place::new(Site::new()).await;
+    let place = Fixture::new(Site::new()).await;
     let script = "echo first; until [ -e go ]; do sleep 0.02; done; echo second; sleep 600";
     let arguments = ["containers", "run", "-d", "-l", "of=test", "--", "sh", "-c", script];
     let id = place.says(&arguments).await.trim().to_owned();
@@ -334,7 +334,7 @@ async fn images_are_fetched_taken_in_used_and_removed() {
     let pushed = registry.push("tool:1", &root, "one").await;
     let logins = directory.path().join("logins");
     std::fs::create_dir(&logins).unwrap();
-    let place = Place::new(Site::new().env("DOCKER_CONFIG", logins.to_str().unwrap())).await;
+    let place = Fixture::new(Site::new().env("DOCKER_CONFIG", logins.to_str().unwrap())).await;
 
     let (code, _, err) = place.run(&["images", "pull", &pushed.reference]).await;
     assert_eq!(code, 1, "{err}");
@@ -400,7 +400,7 @@ async fn the_bare_host_is_named_and_told_everywhere() {
     let site = Site::new().settings("[orchestrator]\ncontainer_backend = \"host-unsafe\"\n");
     // Over what every site has.
     let site = site.env("NEXUS_ORCHESTRATOR__CONTAINER_BACKEND", "host-unsafe");
-    let place = Place::new(site).await;
+    let place = Fixture::new(site).await;
     // It sees the host: this very process, and its own directory as it is there.
     let pid = std::process::id();
     let script = format!("test -d /proc/{pid} && echo seen; pwd; exit 3");
@@ -468,7 +468,7 @@ fn nobody_in(directory: &Path) -> bool {
 
 #[tokio::test]
 async fn the_doctor_says_which_backend_works_and_why_others_do_not() {
-    let place = Place::new(Site::new()).await;
+    let place = Fixture::new(Site::new()).await;
     let nowhere = place.site.folder().path().join("nowhere.sock");
     let mut command = place.command(&["doctor", "--json"]);
     command.env("NEXUS_ORCHESTRATOR__CONTAINER_BACKEND", "podman").env(

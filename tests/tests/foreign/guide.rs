@@ -71,18 +71,18 @@ impl Page {
 }
 
 /// The daemons, and a directory with what a reader has: a checkout's `proto`.
-struct Desk {
+struct Reader {
     site: Site,
     place: PathBuf,
 }
 
-impl Desk {
-    fn new() -> Desk {
+impl Reader {
+    fn new() -> Reader {
         let site = with(&[Daemon::Llm, Daemon::Gateway, Daemon::Agent]);
         let place = site.folder().path().join("desk");
         fs::create_dir(&place).expect("a directory can be made");
         std::os::unix::fs::symlink(checkout().join("proto"), place.join("proto")).expect("a link can be made");
-        Desk { site, place }
+        Reader { site, place }
     }
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
@@ -136,7 +136,7 @@ fn the_shell_lines_work() {
     if !has(&needs) {
         return;
     }
-    let desk = Desk::new();
+    let desk = Reader::new();
     let blocks = PAGE.blocks("sh");
     let mut script = String::from("set -euo pipefail\n");
     for (block, _) in blocks {
@@ -163,7 +163,7 @@ fn the_python_program_works() {
     if !has(&[(python.clone(), "python3 with grpcio")]) {
         return;
     }
-    let desk = Desk::new();
+    let desk = Reader::new();
     let program: Vec<&str> = PAGE.blocks("python").iter().map(|(block, _)| block.as_str()).collect();
     let path = desk.write("program.py", &program.join("\n"));
     let said = run(desk.command(python).arg("-B").arg(path), DEADLINE);
@@ -184,7 +184,7 @@ fn the_go_program_works() {
     if !has(&needs) {
         return;
     }
-    let desk = Desk::new();
+    let desk = Reader::new();
     crate::go::build();
     for (block, _) in PAGE.blocks("go") {
         let source = desk.write("main.go", block);
@@ -215,7 +215,7 @@ fn the_node_program_works() {
     if !has(&needs) {
         return;
     }
-    let desk = Desk::new();
+    let desk = Reader::new();
     for (block, _) in PAGE.blocks("js") {
         let program = desk.write("program.js", block);
         let said = run(desk.command("node").arg(program).env("NODE_PATH", &modules), DEADLINE);
@@ -235,7 +235,7 @@ fn the_rust_program_works() {
         block,
         "foreign/rust/ask.rs and the page differ"
     );
-    let desk = Desk::new();
+    let desk = Reader::new();
     let mut program = desk.command(env!("CARGO_BIN_EXE_grpc-guide-rust"));
     program.env("GRPC_SOCKET_PATH", desk.site.socket(Daemon::Orchestrator));
     let said = run(&mut program, DEADLINE);

@@ -42,8 +42,8 @@ impl Board {
     }
 
     /// The parts that limp, each with its reason.
-    pub fn limping(&self) -> Vec<(String, String)> {
-        self.health.limping()
+    pub fn degraded(&self) -> Vec<(String, String)> {
+        self.health.degraded()
     }
 
     pub(super) fn registered(&self, agent_id: &str) {
@@ -52,7 +52,7 @@ impl Board {
 
     pub(super) fn connected(&self) {
         self.figures.lock().connected = true;
-        self.health.limp(PART, None);
+        self.health.degrade(PART, None);
     }
 
     pub(super) fn disconnected(&self, reason: &str) {
@@ -62,7 +62,7 @@ impl Board {
             figures.active = 0;
             figures.waiting = 0;
         }
-        self.health.limp(PART, Some(reason.to_owned()));
+        self.health.degrade(PART, Some(reason.to_owned()));
     }
 
     pub(super) fn turns(&self, active: usize, waiting: usize) {

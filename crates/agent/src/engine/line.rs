@@ -13,7 +13,7 @@ use tonic::Streaming;
 
 use super::{Command, board::Board, kit::Kit, outbox::Outbox, turn};
 use crate::{
-    domain::desk::{self, Desk, Limits, Outcome, TurnId},
+    domain::turn_queue::{self, Limits, Outcome, TurnId, TurnQueue},
     remote::{Inbound, Offer, Refusal},
 };
 
@@ -32,7 +32,7 @@ pub(super) async fn serve(terms: Terms, commands: &mut mpsc::Receiver<Command>) 
     let agent_id = terms.agent_id.clone();
     let every = terms.heartbeat_every;
     let mut line = Line {
-        desk: Desk::new(terms.limits),
+        queue: TurnQueue::new(terms.limits),
         terms,
         outbox: outbox.clone(),
         sessions: HashMap::new(),
@@ -93,7 +93,7 @@ async fn heartbeats(kit: &Kit, agent_id: &str, every: Duration) -> Error {
 
 struct Line {
     terms: Terms,
-    desk: Desk<Offer>,
+    queue: TurnQueue<Offer>,
     outbox: Outbox,
     /// By turn, waiting or running: its session, since a cancel may name only that.
     sessions: HashMap<TurnId, String>,
@@ -132,14 +132,14 @@ impl Line {
 
     fn offer(&mut self, offer: Offer) -> Result<(), Error> {
         let (turn, session_id) = (offer.turn.clone(), offer.session_id.clone());
-        match self.desk.step(desk::Command::Offer(turn.clone(), offer)) {
+        match self.queue.step(turn_queue::Command::Offer(turn.clone(), offer)) {
             Ok(outcome) => {
                 self.sessions.insert(turn, session_id);
                 self.follow(outcome);
                 Ok(())
             }
-            Err(desk::Error::Known) => Ok(()),
-            Err(error @ (desk::Error::Full { .. } | desk::Error::Unknown)) => {
+            Err(turn_queue::Error::Known) => Ok(()),
+            Err(error @ (turn_queue::Error::Full { .. } | turn_queue::Error::Unknown)) => {
                 self.refuse(turn, session_id, "RESOURCE_EXHAUSTED", error.to_string(), true)
             }
         }
@@ -152,7 +152,7 @@ impl Line {
 
     /// The sender knows; nothing more is said. False if there is no such turn.
     fn cancel(&mut self, turn: TurnId) -> bool {
-        match self.desk.step(desk::Command::Cancel(turn)) {
+        match self.queue.step(turn_queue::Command::Cancel(turn)) {
             Ok(outcome) => {
                 self.follow(outcome);
                 true
@@ -188,7 +188,7 @@ impl Line {
             let message = "the assistant failed: a fault of its own, see its log".to_owned();
             let _ = self.refuse(turn.clone(), session_id, "INTERNAL", message, false);
         }
-        match self.desk.step(desk::Command::Ended(turn)) {
+        match self.queue.step(turn_queue::Command::Ended(turn)) {
             Ok(outcome) => self.follow(outcome),
             Err(error) => tracing::error!(%error, "a turn ended that had no place"),
         }
@@ -212,7 +212,9 @@ impl Line {
             }
             Outcome::Nothing => {}
         }
-        self.terms.board.turns(self.desk.active().count(), self.desk.waiting());
+        self.terms
+            .board
+            .turns(self.queue.active().count(), self.queue.waiting());
     }
 
     fn refuse(

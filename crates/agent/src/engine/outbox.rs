@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio_stream::Stream;
 
 use crate::{
-    domain::desk::TurnId,
+    domain::turn_queue::TurnId,
     remote::{Outbound, Refusal},
 };
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nexus_daemon::spans::{Place, Span};
+use nexus_daemon::spans::{Span, TraceParent};
 use tokio::time::timeout;
 use tracing::Instrument;
 
@@ -19,8 +19,8 @@ use crate::{
 pub(super) async fn run(kit: Arc<Kit>, offer: Offer, voice: Voice) {
     let id = followed_by(&offer);
     let span = tracing::debug_span!("turn", correlation_id = id, session_id = offer.session_id);
-    let place: Option<Place> = offer.traceparent.as_ref().and_then(|place| place.parse().ok());
-    let traced = place.map_or_else(Span::default, |place| Span::receive("turn", Some(&place)));
+    let parent: Option<TraceParent> = offer.traceparent.as_ref().and_then(|parent| parent.parse().ok());
+    let traced = parent.map_or_else(Span::default, |parent| Span::receive("turn", Some(&parent)));
     traced.note("nexus.correlation_id", id.to_owned());
     traced.note("nexus.session_id", offer.session_id.clone());
     let last = traced.over(one(&kit, &offer, &voice).instrument(span)).await;

@@ -22,7 +22,7 @@ use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
-    domain::desk::TurnId,
+    domain::turn_queue::TurnId,
     engine::{Board, Handle},
     remote::Profile,
 };
@@ -149,7 +149,7 @@ impl AgentService for Service {
 
 impl Service {
     fn state(&self) -> State {
-        if self.board.limping().is_empty() && self.board.figures().connected {
+        if self.board.degraded().is_empty() && self.board.figures().connected {
             State::Running
         } else {
             State::Starting

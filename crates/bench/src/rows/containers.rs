@@ -19,7 +19,7 @@ use nexus_runtime::{Choice, Config, ContainerSpec, Engine, Found, Limits, choose
 
 use super::{Run, create_session};
 use crate::{
-    daemons::Place,
+    daemons::TempRoot,
     figures::{Figure, Goal, median},
 };
 
@@ -33,7 +33,7 @@ pub async fn run(run: &Run) -> Result<Vec<Figure>> {
         (Choice::Docker, "docker"),
         (Choice::Podman, "podman"),
     ] {
-        let place = Place::new(&run.bin, &run.dir)?;
+        let place = TempRoot::new(&run.bin, &run.dir)?;
         let config = Config {
             backend: choice,
             host: String::new(),
@@ -49,7 +49,7 @@ pub async fn run(run: &Run) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-async fn backend(run: &Run, place: &Place, name: &'static str, found: &Found) -> Result<Vec<Figure>> {
+async fn backend(run: &Run, place: &TempRoot, name: &'static str, found: &Found) -> Result<Vec<Figure>> {
     let rounds = match (run.quick, name) {
         (true, _) => 5,
         (false, "sandbox") => 100,
@@ -211,7 +211,7 @@ async fn called(connection: &Connection, session: &str, image: &str) -> Result<f
     Ok(took)
 }
 
-fn settings(place: &Place, backend: &str, at: &str) -> Result<()> {
+fn settings(place: &TempRoot, backend: &str, at: &str) -> Result<()> {
     let dir = place.path().join("state/nexus");
     fs::create_dir_all(&dir)?;
     let host = if backend == "sandbox" { "" } else { at };

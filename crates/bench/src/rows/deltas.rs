@@ -26,7 +26,7 @@ use tonic::{Request, Streaming, client::Grpc};
 
 use super::{Run, SEND_MESSAGE, create_session};
 use crate::{
-    daemons::{Place, Running},
+    daemons::{Running, TempRoot},
     echo::{Blob, STREAM},
     figures::Figure,
     load::{Seen, nanos},
@@ -265,7 +265,7 @@ async fn pace_bare(line: &mut Line, blob: &Bytes, pieces: usize) -> Result<Seen>
 }
 
 pub async fn run(run: &Run) -> Result<Vec<Figure>> {
-    let place = Place::new(&run.bin, &run.dir)?;
+    let place = TempRoot::new(&run.bin, &run.dir)?;
     let orchestrator = place.start("orchestrator").await?;
     let mut stage = Stage::open(&orchestrator).await?;
     let mut echo = Running::echo(&run.dir, 0)?;

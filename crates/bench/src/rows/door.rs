@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::Run;
 use crate::{
-    daemons::Place,
+    daemons::TempRoot,
     figures::Figure,
     load::{Pool, Until},
     wire::Target,
@@ -15,7 +15,7 @@ const ROW: &str = "door";
 const STATUS: &str = "/llm.v1.LLMService/GetStatus";
 
 pub async fn run(run: &Run) -> Result<Vec<Figure>> {
-    let place = Place::new(&run.bin, &run.dir)?;
+    let place = TempRoot::new(&run.bin, &run.dir)?;
     let mut orchestrator = place.start("orchestrator").await?;
     let llm = place.start("llm").await?;
     orchestrator.knows("llm").await?;

@@ -10,7 +10,7 @@ use prost::Message as _;
 
 use super::{CONTENT, Run, SEND_MESSAGE, create_session, create_sessions, fill, note};
 use crate::{
-    daemons::Place,
+    daemons::TempRoot,
     figures::{Figure, Goal, median},
     load::{Pool, Until},
     sqlite::Bare,
@@ -36,7 +36,7 @@ pub fn stored() -> Bytes {
 }
 
 pub async fn run(run: &Run) -> Result<Vec<Figure>> {
-    let place = Place::new(&run.bin, &run.dir)?;
+    let place = TempRoot::new(&run.bin, &run.dir)?;
     let orchestrator = place.start("orchestrator").await?;
     let sessions = create_sessions(&orchestrator.socket, 64).await?;
     let bodies: Vec<Bytes> = sessions.iter().map(|session| note(session)).collect();
@@ -68,7 +68,7 @@ pub async fn run(run: &Run) -> Result<Vec<Figure>> {
 
 /// The same calls on a store with 100,000 messages and on one with 100.
 pub async fn grown(run: &Run) -> Result<Vec<Figure>> {
-    let full = Place::new(&run.bin, &run.dir)?;
+    let full = TempRoot::new(&run.bin, &run.dir)?;
     let full = (full.start("orchestrator").await?, full);
     let session = create_session(&full.0.socket).await?;
     fill(&full.0.socket, std::slice::from_ref(&session), 100_000).await?;
@@ -77,7 +77,7 @@ pub async fn grown(run: &Run) -> Result<Vec<Figure>> {
     let calls = Until::Calls(2_500);
     let mut rate = Vec::new();
     for _ in 0..stores {
-        let young = Place::new(&run.bin, &run.dir)?;
+        let young = TempRoot::new(&run.bin, &run.dir)?;
         let young = (young.start("orchestrator").await?, young);
         let first = create_session(&young.0.socket).await?;
         fill(&young.0.socket, std::slice::from_ref(&first), 100).await?;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{Run, SEND_MESSAGE, create_session, create_sessions, note};
 use crate::{
-    daemons::Place,
+    daemons::TempRoot,
     events::Reader,
     figures::{Figure, Goal, median},
     load::{Pool, Until},
@@ -21,7 +21,7 @@ const READERS: usize = 50;
 const CALLERS: usize = 64;
 
 pub async fn run(run: &Run) -> Result<Vec<Figure>> {
-    let place = Place::new(&run.bin, &run.dir)?;
+    let place = TempRoot::new(&run.bin, &run.dir)?;
     let orchestrator = place.start("orchestrator").await?;
     let sessions = create_sessions(&orchestrator.socket, CALLERS).await?;
     let bodies: Vec<_> = sessions.iter().map(|session| note(session)).collect();

@@ -6,14 +6,14 @@ use anyhow::{Context, Result};
 
 use super::Run;
 use crate::{
-    daemons::{DAEMONS, Place},
+    daemons::{DAEMONS, TempRoot},
     figures::{Figure, Goal},
 };
 
 const ROW: &str = "idle";
 const QUIET: Duration = Duration::from_secs(2);
 
-pub async fn run(_: &Run, place: &Place) -> Result<Vec<Figure>> {
+pub async fn run(_: &Run, place: &TempRoot) -> Result<Vec<Figure>> {
     let mut running = Vec::new();
     for daemon in DAEMONS {
         running.push((daemon, place.start(daemon).await?));

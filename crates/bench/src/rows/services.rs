@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::{Run, start::Up};
 use crate::{
-    daemons::{DAEMONS, Place},
+    daemons::{DAEMONS, TempRoot},
     figures::{Figure, Goal, median},
 };
 
@@ -31,7 +31,7 @@ struct Cost {
 }
 
 pub fn run(run: &Run) -> Result<Vec<Figure>> {
-    let place = Place::new(&run.bin, &run.dir)?;
+    let place = TempRoot::new(&run.bin, &run.dir)?;
     let beside = systemd()?;
     let rounds = if run.quick { 5 } else { 40 };
     let mut figures = Vec::new();
@@ -42,7 +42,7 @@ pub fn run(run: &Run) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-fn measured(when: &str, place: &Place, beside: Option<&[String]>, rounds: usize) -> Result<Vec<Figure>> {
+fn measured(when: &str, place: &TempRoot, beside: Option<&[String]>, rounds: usize) -> Result<Vec<Figure>> {
     let mut pairs = Vec::new();
     for _ in 0..rounds {
         let mut status = place.command("nexus");

@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{CONTENT, GET_SESSION, Run, SEND_MESSAGE, create_sessions};
 use crate::{
-    daemons::{Place, Running},
+    daemons::{Running, TempRoot},
     figures::{Figure, Goal},
     wire::{Target, call, call_once, connect},
 };
@@ -28,10 +28,10 @@ const LOOK: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub async fn run(run: &Run) -> Result<Vec<Figure>> {
-    let place = Place::new(&run.bin, &run.dir)?;
-    let mut orchestrator = place.start("orchestrator").await?;
-    let _llm = place.start("llm").await?;
-    let _agent = place.start("agent").await?;
+    let root = TempRoot::new(&run.bin, &run.dir)?;
+    let mut orchestrator = root.start("orchestrator").await?;
+    let _llm = root.start("llm").await?;
+    let _agent = root.start("agent").await?;
     orchestrator.knows("llm").await?;
     let sessions = create_sessions(&orchestrator.socket, SESSIONS).await?;
 

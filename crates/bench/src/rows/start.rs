@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Run, create_sessions, fill};
 use crate::{
-    daemons::{DAEMONS, Place, Running},
+    daemons::{DAEMONS, Running, TempRoot},
     figures::{Figure, Goal, median},
 };
 
@@ -15,8 +15,8 @@ const SESSIONS: usize = 1_000;
 const MESSAGES: usize = 100_000;
 
 /// A tree that has seen use.
-pub async fn used(run: &Run) -> Result<Place> {
-    let place = Place::new(&run.bin, &run.dir)?;
+pub async fn used(run: &Run) -> Result<TempRoot> {
+    let place = TempRoot::new(&run.bin, &run.dir)?;
     let orchestrator = place.start("orchestrator").await?;
     let (sessions, messages) = if run.quick { (100, 10_000) } else { (SESSIONS, MESSAGES) };
     let sessions = create_sessions(&orchestrator.socket, sessions).await?;
@@ -25,7 +25,7 @@ pub async fn used(run: &Run) -> Result<Place> {
     Ok(place)
 }
 
-pub async fn run(run: &Run, place: &Place) -> Result<Vec<Figure>> {
+pub async fn run(run: &Run, place: &TempRoot) -> Result<Vec<Figure>> {
     let rounds = if run.quick { 3 } else { 15 };
     let mut times = DAEMONS.map(|_| Vec::new());
     let mut bare = Vec::new();
@@ -73,10 +73,10 @@ async fn bare_start(under: &Path) -> Result<f64> {
 }
 
 /// Everything up; stopped however this ends.
-pub(super) struct Up<'a>(&'a Place);
+pub(super) struct Up<'a>(&'a TempRoot);
 
 impl<'a> Up<'a> {
-    pub fn new(place: &'a Place) -> Result<Self> {
+    pub fn new(place: &'a TempRoot) -> Result<Self> {
         let up = Up(place);
         let done = place.command("nexus").arg("up").stdout(Stdio::null()).status();
         let done = done.context("failed to run nexus up")?;

@@ -14,7 +14,7 @@ use nexus_proto::orchestrator::v1::{
 use prost::Message as _;
 
 use super::{Run, create_session};
-use crate::daemons::{Place, Running};
+use crate::daemons::{Running, TempRoot};
 use crate::figures::{Figure, Goal, median};
 use crate::wire::{Target, call_once};
 
@@ -102,7 +102,7 @@ pub async fn run(run: &Run) -> Result<Vec<Figure>> {
 }
 
 async fn measure(run: &Run, (sessions, tasks): (u64, u64)) -> Result<Times> {
-    let place = Place::new(&run.bin, &run.dir)?;
+    let place = TempRoot::new(&run.bin, &run.dir)?;
     let orchestrator = place.start("orchestrator").await?;
     create_session(&orchestrator.socket).await?;
     orchestrator.stop().await?;
@@ -165,7 +165,7 @@ fn ms(begin: Instant) -> f64 {
 }
 
 /// Starts the orchestrator and waits longer than a start usually may take.
-async fn started(place: &Place, within: Duration) -> Result<Running> {
+async fn started(place: &TempRoot, within: Duration) -> Result<Running> {
     let until = Instant::now() + within;
     let mut running = place.spawn("orchestrator")?;
     loop {
@@ -187,7 +187,7 @@ fn id(key: u64) -> String {
 }
 
 /// Writes what a version without index documents would have; ids of some of the sessions.
-fn seed(place: &Place, sessions: u64, tasks: u64) -> Result<Vec<String>> {
+fn seed(place: &TempRoot, sessions: u64, tasks: u64) -> Result<Vec<String>> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let millis = u64::try_from(now.as_millis())?;
     let stamp = Timestamp {

@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::{GET_SESSION, Run, create_session, fill};
 use crate::{
-    daemons::{Place, Running},
+    daemons::{Running, TempRoot},
     echo::{Blob, UNARY},
     figures::{Figure, Goal},
     load::{Pool, Seen, Until},
@@ -18,7 +18,7 @@ const ROW: &str = "unary";
 const MESSAGES: usize = 5;
 
 pub async fn run(run: &Run) -> Result<Vec<Figure>> {
-    let place = Place::new(&run.bin, &run.dir)?;
+    let place = TempRoot::new(&run.bin, &run.dir)?;
     let orchestrator = place.start("orchestrator").await?;
     let session = create_session(&orchestrator.socket).await?;
     fill(&orchestrator.socket, std::slice::from_ref(&session), MESSAGES).await?;

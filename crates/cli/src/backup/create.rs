@@ -89,7 +89,7 @@ fn taken(target: &Path) -> Failure {
 
 /// Where the copy of a file lies until it is packed.
 #[derive(Debug)]
-enum Place {
+enum StagedCopy {
     Directory,
     /// In the file that all copies share, from this byte on.
     Spool(u64),
@@ -100,7 +100,7 @@ enum Place {
 /// Why a file could not be copied.
 enum Stop {
     /// It can be left out.
-    Unread(io::Error),
+    Unreadable(io::Error),
     Holes,
     /// Nothing can be copied any more.
     Whole(Failure),
@@ -126,7 +126,7 @@ struct Copier<'a> {
     spooled: u64,
     entries: Vec<Entry>,
     /// Of each entry.
-    places: Vec<Place>,
+    places: Vec<StagedCopy>,
     left_out: LeftOuts,
     area: Option<Area>,
     areas_cost: u64,
@@ -190,7 +190,7 @@ impl<'a> Copier<'a> {
         if self.area.as_ref().is_some_and(|area| area.full) {
             return Ok(false);
         }
-        let database = match pick::judge(path, entry.meta.kind, self.job.with_keys) {
+        let database = match pick::verdict(path, entry.meta.kind, self.job.with_keys) {
             Verdict::Pass => return Ok(false),
             Verdict::Leave(reason) => {
                 self.left_out.add(path, reason);
@@ -219,12 +219,12 @@ impl<'a> Copier<'a> {
             }
             Err(Stop::Whole(failure)) => Err(failure),
             // Gone since it was seen.
-            Err(Stop::Unread(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(Stop::Unread(error)) if self.area.is_some() => {
+            Err(Stop::Unreadable(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(Stop::Unreadable(error)) if self.area.is_some() => {
                 self.left_out.add(path, unreadable(&error));
                 Ok(false)
             }
-            Err(Stop::Unread(error)) => Err(Failure::file("read", &whole, &error)),
+            Err(Stop::Unreadable(error)) => Err(Failure::file("read", &whole, &error)),
             Err(Stop::Holes) => {
                 self.left_out.add(path, "it has too many holes");
                 Ok(false)
@@ -249,15 +249,15 @@ impl<'a> Copier<'a> {
     /// Opens with the rights of whoever owns the area; of everything else, with our own.
     fn as_reader<T>(&self, open: impl FnOnce() -> io::Result<T>) -> Result<T, Stop> {
         let rights = self.area.as_ref().map(|area| area.reader.assume());
-        let _rights = rights.transpose().map_err(Stop::Unread)?;
-        open().map_err(Stop::Unread)
+        let _rights = rights.transpose().map_err(Stop::Unreadable)?;
+        open().map_err(Stop::Unreadable)
     }
 
     fn directory(&mut self, dir: &Dir, entry: &nexus_walk::Entry, name: String) -> Result<bool, Stop> {
         let opened = self.as_reader(|| dir.open_dir(&entry.name))?;
-        let meta = opened.own_meta().map_err(Stop::Unread)?;
+        let meta = opened.own_meta().map_err(Stop::Unreadable)?;
         let entry = described(name, Kind::Dir, &meta, attributes(&opened));
-        self.keep(entry, Place::Directory);
+        self.keep(entry, StagedCopy::Directory);
         Ok(true)
     }
 
@@ -274,7 +274,7 @@ impl<'a> Copier<'a> {
             self.spooled = begin;
         }
         copied?;
-        self.keep(entry, Place::Spool(begin));
+        self.keep(entry, StagedCopy::Spool(begin));
         Ok(true)
     }
 
@@ -290,7 +290,7 @@ impl<'a> Copier<'a> {
                 let read = match file.read_at(&mut piece[..want], range.at + done) {
                     Ok(read) => read,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(error) => return Err(Stop::Unread(error)),
+                    Err(error) => return Err(Stop::Unreadable(error)),
                 };
                 if read == 0 {
                     range.bytes = done;
@@ -346,7 +346,7 @@ impl<'a> Copier<'a> {
             }),
             ..described(name, Kind::File, &meta, Vec::new())
         };
-        self.keep(entry, Place::File(own));
+        self.keep(entry, StagedCopy::File(own));
         Ok(())
     }
 
@@ -362,7 +362,7 @@ impl<'a> Copier<'a> {
     }
 
     /// A manifest that is too long could not be read: an area that would make it so is left unfinished, and named.
-    fn keep(&mut self, entry: Entry, place: Place) {
+    fn keep(&mut self, entry: Entry, place: StagedCopy) {
         if let Some(area) = &mut self.area {
             let cost = entry.cost();
             if area.cost + cost > AREA_COST || self.areas_cost + cost > AREAS_COST {
@@ -421,7 +421,7 @@ fn ranges(file: &File, meta: &Meta) -> Result<Vec<Range>, Stop> {
     }
     let mut ranges: Vec<Range> = Vec::new();
     let mut at = 0;
-    while let Some(found) = nexus_walk::data_ranges(file, at, meta.bytes).map_err(Stop::Unread)? {
+    while let Some(found) = nexus_walk::data_ranges(file, at, meta.bytes).map_err(Stop::Unreadable)? {
         at = found.end;
         match ranges.last_mut() {
             Some(last) if found.start - (last.at + last.bytes) < HOLE_LEAST => last.bytes = found.end - last.at,
@@ -439,7 +439,7 @@ fn ranges(file: &File, meta: &Meta) -> Result<Vec<Range>, Stop> {
 
 fn pack(
     manifest: &Manifest,
-    places: &[Place],
+    places: &[StagedCopy],
     spool: &File,
     staged: &Staging,
     target: &Path,
@@ -452,9 +452,9 @@ fn pack(
     nexus_backup::append(&mut archive, manifest::NAME, 0o600, text.len() as u64, &text[..]).map_err(failed)?;
     for (entry, place) in manifest.files.iter().zip(places) {
         let (file, at) = match place {
-            Place::Directory => continue,
-            Place::Spool(at) => (spool.try_clone().map_err(failed)?, *at),
-            Place::File(name) => (staged.dir().open_file(name).map_err(failed)?.0, 0),
+            StagedCopy::Directory => continue,
+            StagedCopy::Spool(at) => (spool.try_clone().map_err(failed)?, *at),
+            StagedCopy::File(name) => (staged.dir().open_file(name).map_err(failed)?.0, 0),
         };
         let section = Section {
             file,

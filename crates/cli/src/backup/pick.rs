@@ -54,7 +54,7 @@ pub fn area(path: &Path) -> Option<PathBuf> {
     (area.components().count() == parts).then_some(area)
 }
 
-pub fn judge(path: &Path, kind: Kind, with_keys: bool) -> Verdict {
+pub fn verdict(path: &Path, kind: Kind, with_keys: bool) -> Verdict {
     let passing = PASSING.iter().any(|name| path == Path::new(name));
     let in_area = area(path).is_some();
     match kind {
@@ -104,7 +104,7 @@ pub fn each(state: &Dir, mut see: impl FnMut(&Path, &Entry, &Dir) -> bool) -> io
         let Step::Entry(entry) = step else { continue };
         let kind = entry.meta.kind;
         let path = walk.path();
-        let passed = judge(path, kind, true) == Verdict::Pass || (kind == Kind::Dir && path == Path::new(CONTAINERS));
+        let passed = verdict(path, kind, true) == Verdict::Pass || (kind == Kind::Dir && path == Path::new(CONTAINERS));
         if passed || !see(path, &entry, walk.dir()) {
             walk.skip();
         }
@@ -186,7 +186,7 @@ mod tests {
         let sorted = |with_keys| -> (Vec<String>, usize) {
             let (mut taken, mut left) = (Vec::new(), 0);
             each(&state, |path, entry, _| {
-                match judge(path, entry.meta.kind, with_keys) {
+                match verdict(path, entry.meta.kind, with_keys) {
                     Verdict::Take | Verdict::TakeDatabase if entry.meta.kind == Kind::File => {
                         taken.push(format!("state/{}", path.display()));
                     }
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(area("workspaces/s/a/b").as_deref(), Some("workspaces/s"));
         assert_eq!(area("volumes/s/v").as_deref(), Some("volumes/s/v"));
         assert!(area("volumes/s").is_none() && area("workspaces").is_none() && area("db/x.db").is_none());
-        let lock = |path: &str| judge(Path::new(path), Kind::File, false);
+        let lock = |path: &str| verdict(Path::new(path), Kind::File, false);
         assert_eq!(
             lock("workspaces/s/Cargo.lock"),
             Verdict::Take,

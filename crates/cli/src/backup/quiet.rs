@@ -5,27 +5,27 @@ use std::{fs, path::Path};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
-    place::Place,
     running,
 };
 
 /// # Errors
 /// Something runs; each is named, with what stops it.
-pub async fn demand(place: &Place, what: &str) -> Result<(), Failure> {
+pub async fn demand(context: &Context, what: &str) -> Result<(), Failure> {
     let named = |service: &str, pid: i32| format!("{service} (pid {pid})");
-    let found = running::running(place).await?;
+    let found = running::running(context).await?;
     let mut busy: Vec<String> = found.iter().map(|one| named(&one.service, one.peer.pid)).collect();
     busy.extend(
-        running::supervisor(place)
+        running::supervisor(context)
             .await
             .map(|peer| named("supervisor", peer.pid)),
     );
     if busy.is_empty() {
         // A daemon may listen anywhere.
-        busy = open_in(&place.root.state());
+        busy = open_in(&context.root.state());
     }
-    if busy.is_empty() && is_locked(&place.root.db_dir()) {
+    if busy.is_empty() && is_locked(&context.root.db_dir()) {
         busy.push("a process that has locked the databases".to_owned());
     }
     if busy.is_empty() {

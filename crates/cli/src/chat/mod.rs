@@ -18,9 +18,9 @@ use std::io::{self, IsTerminal, Read};
 
 use crate::{
     cli::ChatArgs,
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, clean, table::table},
-    place::Place,
 };
 
 use screen::Screen;
@@ -32,7 +32,7 @@ const BROKE_OFF: &str = "the answer is incomplete, it broke off";
 /// More than this from standard input is not a message.
 const LARGEST_INPUT: u64 = 16 << 20;
 
-pub async fn run(place: &Place, args: ChatArgs, output: &Output) -> Result<Exit, Failure> {
+pub async fn run(context: &Context, args: ChatArgs, output: &Output) -> Result<Exit, Failure> {
     let message = match args.message.is_empty() {
         false => Some(args.message.join(" ")),
         true if io::stdin().is_terminal() => None,
@@ -44,13 +44,13 @@ pub async fn run(place: &Place, args: ChatArgs, output: &Output) -> Result<Exit,
     if message.as_ref().is_some_and(|message| message.trim().is_empty()) {
         return Err(Failure::usage("the message is empty"));
     }
-    let connection = place.connection();
+    let connection = context.connection();
     let found = session::choose(&connection, &args).await?;
     let mut talk = Talk::new(connection, found, args.model.clone(), args.timeout)?;
     let mut screen = Screen::new(output);
     match message {
         Some(message) => once(&mut talk, &mut screen, message).await,
-        None => converse(place, &mut talk, &mut screen, output).await,
+        None => converse(context, &mut talk, &mut screen, output).await,
     }
 }
 
@@ -86,8 +86,13 @@ async fn once(talk: &mut Talk, screen: &mut Screen<'_>, message: String) -> Resu
     }
 }
 
-async fn converse(place: &Place, talk: &mut Talk, screen: &mut Screen<'_>, output: &Output) -> Result<Exit, Failure> {
-    let mut prompt = prompt::Prompt::open(place)?;
+async fn converse(
+    context: &Context,
+    talk: &mut Talk,
+    screen: &mut Screen<'_>,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    let mut prompt = prompt::Prompt::open(context)?;
     screen.greet(talk.recent());
     loop {
         let (back, line) = prompt.ask().await?;

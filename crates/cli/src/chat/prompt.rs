@@ -6,8 +6,8 @@ use rustyline::{Config, Editor, error::ReadlineError, history::FileHistory};
 use tokio::task::spawn_blocking;
 
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
-    place::Place,
 };
 
 const REMEMBERED: usize = 2_000;
@@ -26,8 +26,8 @@ pub enum Line {
 }
 
 impl Prompt {
-    pub fn open(place: &Place) -> Result<Prompt, Failure> {
-        let dir = place.root.state().join("cli");
+    pub fn open(context: &Context) -> Result<Prompt, Failure> {
+        let dir = context.root.state().join("cli");
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.map_err(|error| Failure::file("create", &dir, &error))?;
         let config = Config::builder()

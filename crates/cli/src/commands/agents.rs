@@ -1,13 +1,13 @@
 use nexus_proto::agent::v1::ListAgentsRequest;
 
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table, time::ago, view},
-    place::Place,
 };
 
-pub async fn run(place: &Place, output: &Output) -> Result<Exit, Failure> {
-    let answer = place
+pub async fn run(context: &Context, output: &Output) -> Result<Exit, Failure> {
+    let answer = context
         .connection()
         .agent()
         .list_agents(ListAgentsRequest::default())

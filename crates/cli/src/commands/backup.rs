@@ -17,9 +17,9 @@ use crate::{
         progress::{self, size},
         quiet, restore,
     },
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table},
-    place::Place,
     settings::ask::{self, Sees},
 };
 
@@ -70,25 +70,25 @@ pub enum BackupCommand {
 /// Lines about what was left out.
 const SHOWN: usize = 20;
 
-pub async fn run(place: &Place, args: BackupArgs, output: &Output) -> Result<Exit, Failure> {
+pub async fn run(context: &Context, args: BackupArgs, output: &Output) -> Result<Exit, Failure> {
     match args.command {
         BackupCommand::Create {
             output: file,
             with_keys,
-        } => make(place, file, with_keys, output).await,
+        } => make(context, file, with_keys, output).await,
         BackupCommand::Verify { file } => verify(file, output).await,
-        BackupCommand::List { directory } => list(place, directory, output),
-        BackupCommand::Restore { file, force } => put_back(place, file, force, output).await,
+        BackupCommand::List { directory } => list(context, directory, output),
+        BackupCommand::Restore { file, force } => put_back(context, file, force, output).await,
     }
 }
 
-async fn make(place: &Place, file: Option<PathBuf>, with_keys: bool, output: &Output) -> Result<Exit, Failure> {
+async fn make(context: &Context, file: Option<PathBuf>, with_keys: bool, output: &Output) -> Result<Exit, Failure> {
     let target = file.unwrap_or_else(|| {
         let name = format!("nexus-{}.tar.gz", backup::stamp(SystemTime::now()));
-        backup::directory(place.root.path()).join(name)
+        backup::directory(context.root.path()).join(name)
     });
     let done = target.clone();
-    let manifest = take(place, target, with_keys, output).await?;
+    let manifest = take(context, target, with_keys, output).await?;
     if output.json {
         let bytes = fs::metadata(&done).map(|found| found.len()).unwrap_or_default();
         output.value(&json!({ "file": done, "bytes": bytes, "manifest": manifest }))?;
@@ -113,17 +113,17 @@ async fn make(place: &Place, file: Option<PathBuf>, with_keys: bool, output: &Ou
 }
 
 /// Writes a backup to a new file.
-pub async fn take(place: &Place, target: PathBuf, with_keys: bool, output: &Output) -> Result<Manifest, Failure> {
-    let state = place.root.state();
+pub async fn take(context: &Context, target: PathBuf, with_keys: bool, output: &Output) -> Result<Manifest, Failure> {
+    let state = context.root.state();
     if !state.is_dir() {
         return Err(Failure::new(
             Exit::NotFound,
-            format!("there is no state in {}", place.root.path().display()),
+            format!("there is no state in {}", context.root.path().display()),
         )
         .hint("nothing is lost: there is nothing to back up"));
     }
-    let outside = databases_elsewhere(place, output).await?;
-    let root = place.root.path().to_path_buf();
+    let outside = databases_elsewhere(context, output).await?;
+    let root = context.root.path().to_path_buf();
     progress::run(output, move |progress| {
         let job = create::Job {
             root,
@@ -137,19 +137,19 @@ pub async fn take(place: &Place, target: PathBuf, with_keys: bool, output: &Outp
 }
 
 /// Databases that the settings keep outside of `state/`.
-pub async fn elsewhere(place: &Place, output: &Output) -> Result<Vec<PathBuf>, Failure> {
-    let found = databases_elsewhere(place, output).await?;
+pub async fn elsewhere(context: &Context, output: &Output) -> Result<Vec<PathBuf>, Failure> {
+    let found = databases_elsewhere(context, output).await?;
     Ok(found.into_iter().map(|(path, _)| path).collect())
 }
 
 /// What the settings keep outside of `state/`.
-async fn databases_elsewhere(place: &Place, output: &Output) -> Result<Vec<(PathBuf, String)>, Failure> {
+async fn databases_elsewhere(context: &Context, output: &Output) -> Result<Vec<(PathBuf, String)>, Failure> {
     let Ok((programs, _)) = ask::programs() else {
         output.note("no daemon is installed here: only what lies in state/ is taken");
         return Ok(Vec::new());
     };
-    let answers = ask::values(&programs, &place.root, None, Sees::Everything, false).await?;
-    let state = place.root.state();
+    let answers = ask::values(&programs, &context.root, None, Sees::Everything, false).await?;
+    let state = context.root.state();
     let mut found = Vec::new();
     for one in answers.into_iter().flat_map(|answer| answer.settings) {
         let Some(path) = one.value.as_str().map(PathBuf::from) else {
@@ -193,8 +193,8 @@ async fn verify(file: PathBuf, output: &Output) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn list(place: &Place, directory: Option<PathBuf>, output: &Output) -> Result<Exit, Failure> {
-    let directory = directory.unwrap_or_else(|| backup::directory(place.root.path()));
+fn list(context: &Context, directory: Option<PathBuf>, output: &Output) -> Result<Exit, Failure> {
+    let directory = directory.unwrap_or_else(|| backup::directory(context.root.path()));
     let mut found = files(&directory)?;
     found.sort_by(|a, b| {
         a.1.as_ref()
@@ -260,9 +260,9 @@ fn files(directory: &Path) -> Result<Vec<Found>, Failure> {
         .collect())
 }
 
-async fn put_back(place: &Place, file: PathBuf, force: bool, output: &Output) -> Result<Exit, Failure> {
-    quiet::demand(place, "restore").await?;
-    let (root, from) = (place.root.clone(), file.clone());
+async fn put_back(context: &Context, file: PathBuf, force: bool, output: &Output) -> Result<Exit, Failure> {
+    quiet::demand(context, "restore").await?;
+    let (root, from) = (context.root.clone(), file.clone());
     let done = progress::run(output, move |progress| restore::restore(&root, &from, force, progress)).await?;
     if output.json {
         output.value(

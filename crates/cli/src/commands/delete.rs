@@ -12,13 +12,13 @@ use serde_json::json;
 use super::sessions;
 use crate::{
     cli::{DeleteArgs, PruneArgs},
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, time::since, view},
-    place::Place,
 };
 
-pub async fn delete(place: &Place, args: &DeleteArgs, output: &Output) -> Result<Exit, Failure> {
-    let connection = place.connection();
+pub async fn delete(context: &Context, args: &DeleteArgs, output: &Output) -> Result<Exit, Failure> {
+    let connection = context.connection();
     let mut ids = Vec::new();
     for given in &args.ids {
         ids.push(sessions::find(&connection, given).await?);
@@ -32,8 +32,8 @@ pub async fn delete(place: &Place, args: &DeleteArgs, output: &Output) -> Result
     Ok(Exit::Ok)
 }
 
-pub async fn prune(place: &Place, args: &PruneArgs, output: &Output) -> Result<Exit, Failure> {
-    let connection = place.connection();
+pub async fn prune(context: &Context, args: &PruneArgs, output: &Output) -> Result<Exit, Failure> {
+    let connection = context.connection();
     let filter = SessionFilter {
         state: sessions::state(args.state).into(),
         ..SessionFilter::default()

@@ -11,13 +11,13 @@ use nexus_proto::{
 use super::sessions::find;
 use crate::{
     cli::EventsArgs,
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, table::one_line, time::exact, view},
-    place::Place,
 };
 
-pub async fn run(place: &Place, args: &EventsArgs, output: &Output) -> Result<Exit, Failure> {
-    let connection = place.connection();
+pub async fn run(context: &Context, args: &EventsArgs, output: &Output) -> Result<Exit, Failure> {
+    let connection = context.connection();
     let session_id = match &args.session {
         Some(given) => find(&connection, given).await?,
         None => String::new(),

@@ -12,16 +12,16 @@ use nexus_proto::orchestrator::v1::{GetSessionRequest, Message, Session};
 use super::sessions::find;
 use crate::{
     cli::{ExportArgs, Format},
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, clean, escaped, table::one_line, time::exact, view},
-    place::Place,
 };
 
 /// Messages in one answer.
 const PAGE: i32 = 500;
 
-pub async fn run(place: &Place, args: &ExportArgs, output: &Output) -> Result<Exit, Failure> {
-    let connection = place.connection();
+pub async fn run(context: &Context, args: &ExportArgs, output: &Output) -> Result<Exit, Failure> {
+    let connection = context.connection();
     let id = find(&connection, &args.id).await?;
     let (session, messages) = read(&connection, id).await?;
     let Some(path) = &args.output else {

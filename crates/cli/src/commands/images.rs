@@ -6,13 +6,13 @@ use nexus_proto::orchestrator::v1::*;
 use serde_json::{Value, json};
 
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
     output::{
         Output,
         table::table,
         time::{ago, exact},
     },
-    place::Place,
 };
 
 #[derive(Debug, Subcommand)]
@@ -55,8 +55,8 @@ fn shown(image: &Image) -> Value {
     })
 }
 
-pub async fn run(place: &Place, command: ImagesCommand, output: &Output) -> Result<Exit, Failure> {
-    let mut client = ContainerServiceClient::new(place.connection().channel());
+pub async fn run(context: &Context, command: ImagesCommand, output: &Output) -> Result<Exit, Failure> {
+    let mut client = ContainerServiceClient::new(context.connection().channel());
     match command {
         ImagesCommand::List => {
             let answer = client.list_images(ListImagesRequest {}).await?.into_inner();

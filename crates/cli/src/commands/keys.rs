@@ -15,9 +15,9 @@ use zeroize::Zeroizing;
 
 use crate::{
     cli::KeyCommand,
+    context::Context,
     failure::{Exit, Failure},
     output::Output,
-    place::Place,
 };
 
 /// The longest key that is believed to be one.
@@ -30,12 +30,12 @@ struct Keys {
     keys: BTreeMap<String, Zeroizing<String>>,
 }
 
-pub fn run(place: &Place, command: KeyCommand, output: &Output) -> Result<Exit, Failure> {
-    place
+pub fn run(context: &Context, command: KeyCommand, output: &Output) -> Result<Exit, Failure> {
+    context
         .root
         .create()
         .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-    let path = place.root.key_file();
+    let path = context.root.key_file();
     match command {
         KeyCommand::Set { provider } => set(&path, &provider, output),
         KeyCommand::Remove { provider } => remove(&path, &provider, output),

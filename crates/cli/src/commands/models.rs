@@ -5,20 +5,20 @@ use nexus_proto::llm::v1::ListModelsRequest;
 use super::keys;
 use crate::{
     cli::{ModelsArgs, ModelsCommand},
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table, view},
-    place::Place,
 };
 
-pub async fn run(place: &Place, args: ModelsArgs, output: &Output) -> Result<Exit, Failure> {
+pub async fn run(context: &Context, args: ModelsArgs, output: &Output) -> Result<Exit, Failure> {
     match args.command {
-        Some(ModelsCommand::Key(command)) => keys::run(place, command, output),
-        None | Some(ModelsCommand::List) => list(place, args.provider.unwrap_or_default(), output).await,
+        Some(ModelsCommand::Key(command)) => keys::run(context, command, output),
+        None | Some(ModelsCommand::List) => list(context, args.provider.unwrap_or_default(), output).await,
     }
 }
 
-async fn list(place: &Place, provider: String, output: &Output) -> Result<Exit, Failure> {
-    let answer = place
+async fn list(context: &Context, provider: String, output: &Output) -> Result<Exit, Failure> {
+    let answer = context
         .connection()
         .llm()
         .list_models(ListModelsRequest { provider })

@@ -131,7 +131,7 @@ fn name_in(path: &Path) -> Option<String> {
 /// `runs` says whether a service is ready.
 pub fn capabilities(root: &Root, runs: impl Fn(&str) -> bool) -> Vec<Capability> {
     let installed = |name: &str| places().iter().any(|place| is_program(&place.join(name)));
-    let judge = |programs: &[&str], services: &[&str]| {
+    let availability = |programs: &[&str], services: &[&str]| {
         if !programs.iter().all(|program| installed(program)) {
             Status::NeedsInstall
         } else if services.iter().all(|service| runs(service)) {
@@ -156,7 +156,7 @@ pub fn capabilities(root: &Root, runs: impl Fn(&str) -> bool) -> Vec<Capability>
         Capability {
             id: "chat",
             category: "conversation",
-            status: judge(
+            status: availability(
                 &["nexus-orchestrator", "nexus-llm", "nexus-agent"],
                 &["orchestrator", "llm", "agent-assistant"],
             ),
@@ -165,7 +165,7 @@ pub fn capabilities(root: &Root, runs: impl Fn(&str) -> bool) -> Vec<Capability>
         Capability {
             id: "gateway",
             category: "conversation",
-            status: judge(&["nexus-gateway"], &["orchestrator", "gateway"]),
+            status: availability(&["nexus-gateway"], &["orchestrator", "gateway"]),
             providers: vec![provider("nexus-gateway")],
         },
         Capability {

@@ -12,9 +12,9 @@ use serde::Serialize;
 
 use crate::{
     backup::{progress::size, quiet, staging},
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table},
-    place::Place,
 };
 
 const EXAMPLES: &str = "\
@@ -56,11 +56,11 @@ struct Line {
     bytes: u64,
 }
 
-pub async fn run(mut place: Place, args: &ResetArgs, output: &Output) -> Result<Exit, Failure> {
+pub async fn run(mut context: Context, args: &ResetArgs, output: &Output) -> Result<Exit, Failure> {
     if let Some(told) = &args.workspace {
-        place.root = Root::resolve(Some(told)).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+        context.root = Root::resolve(Some(told)).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     }
-    let root = &place.root;
+    let root = &context.root;
     let targets = if args.local {
         vec![root.log_dir(), root.run_dir()]
     } else if args.state {
@@ -74,7 +74,7 @@ pub async fn run(mut place: Place, args: &ResetArgs, output: &Output) -> Result<
         lines.push(Line { path, files, bytes });
     }
     if args.confirm {
-        quiet::demand(&place, "reset").await?;
+        quiet::demand(&context, "reset").await?;
         for line in &lines {
             staging::remove(&line.path).map_err(|error| Failure::file("remove", &line.path, &error))?;
         }

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::{
     cli::{CloseArgs, ListArgs, ShowArgs, State},
+    context::Context,
     failure::{Exit, Failure},
     output::{
         Output, clean,
@@ -16,21 +17,20 @@ use crate::{
         time::ago,
         view,
     },
-    place::Place,
 };
 
 /// Sessions in one answer while all of them are read.
 const PAGE: i32 = 1_000;
 const ID_LENGTH: usize = 32;
 
-pub async fn list(place: &Place, args: &ListArgs, output: &Output) -> Result<Exit, Failure> {
+pub async fn list(context: &Context, args: &ListArgs, output: &Output) -> Result<Exit, Failure> {
     let filter = SessionFilter {
         state: args.state.map_or(SessionState::Unspecified, state).into(),
         owner_id: args.owner.clone().unwrap_or_default(),
         labels: args.label.iter().cloned().collect(),
         ..SessionFilter::default()
     };
-    let connection = place.connection();
+    let connection = context.connection();
     let (sessions, next) = match (args.limit, &args.page) {
         (None, None) => (all(&connection, filter).await?, String::new()),
         (limit, token) => {
@@ -73,8 +73,8 @@ pub fn show_table(output: &Output, sessions: &[Session]) -> String {
     table(output, ["ID", "NAME", "STATE", "OWNER", "CHANGED"], rows)
 }
 
-pub async fn show(place: &Place, args: &ShowArgs, output: &Output) -> Result<Exit, Failure> {
-    let connection = place.connection();
+pub async fn show(context: &Context, args: &ShowArgs, output: &Output) -> Result<Exit, Failure> {
+    let connection = context.connection();
     let id = find(&connection, &args.id).await?;
     let request = GetSessionRequest {
         session_id: id,
@@ -140,8 +140,8 @@ pub async fn show(place: &Place, args: &ShowArgs, output: &Output) -> Result<Exi
     Ok(Exit::Ok)
 }
 
-pub async fn close(place: &Place, args: &CloseArgs, output: &Output) -> Result<Exit, Failure> {
-    let connection = place.connection();
+pub async fn close(context: &Context, args: &CloseArgs, output: &Output) -> Result<Exit, Failure> {
+    let connection = context.connection();
     for given in &args.ids {
         let session_id = find(&connection, given).await?;
         let request = CloseSessionRequest {

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::orientation;
 use crate::{
     cli::StatusArgs,
+    context::Context,
     failure::{Exit, Failure},
     output::{
         Output,
@@ -18,7 +19,6 @@ use crate::{
         time::{since, span},
         view::word,
     },
-    place::Place,
     services::{
         self,
         ask::{self, Said},
@@ -60,9 +60,9 @@ enum State {
     Foreign,
 }
 
-pub async fn run(place: &Place, args: &StatusArgs, output: &Output) -> Result<Exit, Failure> {
-    let known = match place.orchestrator_socket() {
-        Some(_) => services::names(place),
+pub async fn run(context: &Context, args: &StatusArgs, output: &Output) -> Result<Exit, Failure> {
+    let known = match context.orchestrator_socket() {
+        Some(_) => services::names(context),
         None => vec![ORCHESTRATOR.to_owned()],
     };
     let names = if args.services.is_empty() {
@@ -70,8 +70,8 @@ pub async fn run(place: &Place, args: &StatusArgs, output: &Output) -> Result<Ex
     } else {
         chosen(&args.services, &known)?
     };
-    let lines = join_all(names.into_iter().map(|service| one(place, service))).await;
-    let exit = judge(&lines, !args.services.is_empty());
+    let lines = join_all(names.into_iter().map(|service| one(context, service))).await;
+    let exit = exit_code(&lines, !args.services.is_empty());
     if args.quiet {
         return Ok(exit);
     }
@@ -81,8 +81,8 @@ pub async fn run(place: &Place, args: &StatusArgs, output: &Output) -> Result<Ex
             .any(|line| line.service == name && line.state == State::Ready)
     };
     if output.json && args.services.is_empty() {
-        let (identity, bootstrap) = orientation::identity(&place.root);
-        let capabilities = orientation::capabilities(&place.root, ready);
+        let (identity, bootstrap) = orientation::identity(&context.root);
+        let capabilities = orientation::capabilities(&context.root, ready);
         output.value(
             &serde_json::json!({ "schema": 1, "ok": exit == Exit::Ok, "identity": identity,
             "bootstrap": bootstrap, "capabilities": capabilities, "services": lines }),
@@ -100,7 +100,7 @@ pub async fn run(place: &Place, args: &StatusArgs, output: &Output) -> Result<Ex
     }
     show(&lines, output)?;
     if args.services.is_empty() {
-        show_capabilities(&orientation::capabilities(&place.root, ready), output)?;
+        show_capabilities(&orientation::capabilities(&context.root, ready), output)?;
     }
     Ok(exit)
 }
@@ -123,7 +123,7 @@ fn chosen(asked: &[String], known: &[String]) -> Result<Vec<String>, Failure> {
 }
 
 /// A service that was stopped is as it is wanted to be, unless it was asked for by name.
-fn judge(lines: &[Line], by_name: bool) -> Exit {
+fn exit_code(lines: &[Line], by_name: bool) -> Exit {
     let bad = |line: &Line| !matches!(line.state, State::Ready | State::Stopped);
     if by_name && lines.iter().any(|line| line.state == State::Stopped) {
         Exit::NotRunning
@@ -134,11 +134,11 @@ fn judge(lines: &[Line], by_name: bool) -> Exit {
     }
 }
 
-async fn one(place: &Place, service: String) -> Line {
+async fn one(context: &Context, service: String) -> Line {
     // Where the orchestrator is on another machine, no socket of this one is asked for.
-    let sockets = table::sockets(place).unwrap_or_default();
+    let sockets = table::sockets(context).unwrap_or_default();
     let known = TABLE.iter().zip(sockets).find(|(entry, _)| entry.name == service);
-    let socket = known.map_or_else(|| place.root.socket(&service), |(_, socket)| socket.path);
+    let socket = known.map_or_else(|| context.root.socket(&service), |(_, socket)| socket.path);
     let mut line = Line {
         service,
         state: State::Stopped,
@@ -149,13 +149,13 @@ async fn one(place: &Place, service: String) -> Line {
         socket,
         error: None,
     };
-    let address = match (&place.orchestrator, line.service.as_str()) {
+    let address = match (&context.orchestrator, line.service.as_str()) {
         (tcp @ Address::Tcp(..), ORCHESTRATOR) => tcp.clone(),
         _ => Address::Unix(line.socket.clone()),
     };
     if let Address::Unix(path) = &address {
         let found = match look(path).await {
-            Ok(Found::Absent) => match survey::running_without_socket(&place.root, &line.service) {
+            Ok(Found::Absent) => match survey::running_without_socket(&context.root, &line.service) {
                 Some(pid) => {
                     line.pid = Some(pid);
                     let (message, fix) = survey::socket_gone(&path.display().to_string(), &line.service);
@@ -165,7 +165,7 @@ async fn one(place: &Place, service: String) -> Line {
             },
             Ok(Found::Running(peer)) => {
                 line.pid = Some(peer.pid);
-                let foreign = peer.is_of_another_tree(&place.root.state());
+                let foreign = peer.is_of_another_tree(&context.root.state());
                 if peer.is_ours() && !foreign {
                     Ok(())
                 } else if foreign {
@@ -190,9 +190,9 @@ async fn one(place: &Place, service: String) -> Line {
     } else {
         line.socket = PathBuf::from(address.to_string());
     }
-    let connection = Connection::lazy(&address, &place.options);
+    let connection = Connection::lazy(&address, &context.options);
     match timeout(PATIENCE, ask::daemon(&connection, &line.service)).await {
-        Ok(Ok(said)) => put(place, said, &mut line),
+        Ok(Ok(said)) => put(context, said, &mut line),
         Ok(Err(error)) if error.kind == Kind::NotRunning => {}
         Ok(Err(error)) => (line.state, line.error) = (State::Failed, Some(error.message)),
         Err(_) => (line.state, line.error) = (State::Failed, Some("is there, and does not answer".to_owned())),
@@ -200,14 +200,14 @@ async fn one(place: &Place, service: String) -> Line {
     line
 }
 
-fn put(place: &Place, said: Said, line: &mut Line) {
-    let file = Standing::file(&place.root, &line.service);
+fn put(context: &Context, said: Said, line: &mut Line) {
+    let file = Standing::file(&context.root, &line.service);
     let standing = line.pid.and_then(|pid| Standing::of(pid.unsigned_abs(), &file));
-    if let Some(limp) = said.limp(standing.as_ref()).filter(|_| said.serving) {
-        let fix = limp.fix.map(|fix| format!("; {fix}")).unwrap_or_default();
-        line.error = Some(limp.message + &fix);
+    if let Some(degradation) = said.degradation(standing.as_ref()).filter(|_| said.serving) {
+        let fix = degradation.fix.map(|fix| format!("; {fix}")).unwrap_or_default();
+        line.error = Some(degradation.message + &fix);
     }
-    line.state = match (said.serving, said.limps()) {
+    line.state = match (said.serving, said.is_degraded()) {
         (false, _) => State::NotServing,
         (true, true) => State::Degraded,
         (true, false) => State::Ready,
@@ -287,10 +287,10 @@ mod tests {
 
     #[test]
     fn stopped_is_fine_unless_asked_for() {
-        assert_eq!(judge(&[line(State::Ready), line(State::Stopped)], false), Exit::Ok);
-        assert_eq!(judge(&[line(State::Stopped)], true), Exit::NotRunning);
+        assert_eq!(exit_code(&[line(State::Ready), line(State::Stopped)], false), Exit::Ok);
+        assert_eq!(exit_code(&[line(State::Stopped)], true), Exit::NotRunning);
         for bad in [State::Failed, State::Degraded, State::NotServing, State::Foreign] {
-            assert_eq!(judge(&[line(State::Ready), line(bad)], false), Exit::Failed);
+            assert_eq!(exit_code(&[line(State::Ready), line(bad)], false), Exit::Failed);
         }
     }
 

@@ -8,31 +8,31 @@ use serde_json::json;
 
 use crate::{
     cli::{TokenArgs, TokenCommand, TokenRole},
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table},
-    place::Place,
 };
 
-pub fn run(place: &Place, command: TokenCommand, output: &Output) -> Result<Exit, Failure> {
+pub fn run(context: &Context, command: TokenCommand, output: &Output) -> Result<Exit, Failure> {
     match command {
-        TokenCommand::New(args) => new(place, &args, output),
-        TokenCommand::List => list(place, output),
-        TokenCommand::Revoke { name } => revoke(place, &name, output),
+        TokenCommand::New(args) => new(context, &args, output),
+        TokenCommand::List => list(context, output),
+        TokenCommand::Revoke { name } => revoke(context, &name, output),
     }
 }
 
-fn new(place: &Place, args: &TokenArgs, output: &Output) -> Result<Exit, Failure> {
+fn new(context: &Context, args: &TokenArgs, output: &Output) -> Result<Exit, Failure> {
     let role = match args.role {
         TokenRole::Admin => Role::Admin,
         TokenRole::Agent => Role::Agent,
         TokenRole::User => Role::User,
     };
-    place
+    context
         .root
         .create()
         .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     let Fresh { id, text } = token::new(
-        &place.root.token_file(),
+        &context.root.token_file(),
         &args.name,
         role,
         &args.scopes,
@@ -52,8 +52,8 @@ fn new(place: &Place, args: &TokenArgs, output: &Output) -> Result<Exit, Failure
     Ok(Exit::Ok)
 }
 
-fn list(place: &Place, output: &Output) -> Result<Exit, Failure> {
-    let tokens = token::list(&place.root.token_file()).map_err(failure)?;
+fn list(context: &Context, output: &Output) -> Result<Exit, Failure> {
+    let tokens = token::list(&context.root.token_file()).map_err(failure)?;
     if output.json {
         let shown: Vec<_> = tokens
             .iter()
@@ -92,8 +92,8 @@ fn list(place: &Place, output: &Output) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn revoke(place: &Place, name: &str, output: &Output) -> Result<Exit, Failure> {
-    if !token::revoke(&place.root.token_file(), name).map_err(failure)? {
+fn revoke(context: &Context, name: &str, output: &Output) -> Result<Exit, Failure> {
+    if !token::revoke(&context.root.token_file(), name).map_err(failure)? {
         return Err(
             Failure::new(Exit::NotFound, format!("there is no token with the name or id {name}"))
                 .hint("see them with: nexus token list"),

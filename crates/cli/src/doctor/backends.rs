@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{Finding, Status};
 use crate::{
-    place::Place,
+    context::Context,
     settings::ask::{self, Sees, is_program, places, run},
 };
 
@@ -23,8 +23,8 @@ const NO_ISOLATION: &str = "host-unsafe";
 const PATIENCE: Duration = Duration::from_secs(3);
 const LONGEST_ANSWER: u64 = 256 << 10;
 
-pub(super) async fn look(place: &Place) -> Vec<Finding> {
-    let (backend, host) = wanted(place).await;
+pub(super) async fn look(context: &Context) -> Vec<Finding> {
+    let (backend, host) = wanted(context).await;
     let host = host.strip_prefix("unix://").map(PathBuf::from);
     let of = |usual: Vec<PathBuf>| host.clone().map_or(usual, |path| vec![path]);
     let each = vec![
@@ -38,13 +38,13 @@ pub(super) async fn look(place: &Place) -> Vec<Finding> {
 }
 
 /// What the settings say of the backend, and of its socket.
-async fn wanted(place: &Place) -> (String, String) {
+async fn wanted(context: &Context) -> (String, String) {
     let (programs, _) = ask::programs().unwrap_or_default();
     let orchestrator: Vec<_> = programs
         .into_iter()
         .filter(|one| one.daemon == "orchestrator")
         .collect();
-    let answers = ask::values(&orchestrator, &place.root, None, Sees::Everything, false).await;
+    let answers = ask::values(&orchestrator, &context.root, None, Sees::Everything, false).await;
     let settings = answers
         .unwrap_or_default()
         .into_iter()
@@ -96,7 +96,7 @@ async fn sandbox() -> Finding {
     let id = "backends.sandbox";
     let Some(program) = places()
         .into_iter()
-        .map(|place| place.join(SANDBOX))
+        .map(|directory| directory.join(SANDBOX))
         .find(|path| is_program(path))
     else {
         return Finding::skip(id, format!("{SANDBOX} is not installed here"));
@@ -189,7 +189,7 @@ fn engine(program: &str, sockets: &[PathBuf]) -> Finding {
         return Finding::warn(id, message, fix);
     }
     let path = env::var_os("PATH").unwrap_or_default();
-    if env::split_paths(&path).any(|place| is_program(&place.join(program))) {
+    if env::split_paths(&path).any(|directory| is_program(&directory.join(program))) {
         return Finding::skip(id, format!("{program} is installed, and no socket of it is here"));
     }
     Finding::skip(id, format!("{program} is not installed"))

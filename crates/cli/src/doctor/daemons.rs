@@ -2,18 +2,18 @@
 
 use super::Finding;
 use crate::{
-    place::Place,
+    context::Context,
     services::{
         model::{Service, State, Verdict},
         status,
     },
 };
 
-pub(super) async fn look(place: &Place) -> Vec<Finding> {
-    if place.orchestrator_socket().is_none() {
+pub(super) async fn look(context: &Context) -> Vec<Finding> {
+    if context.orchestrator_socket().is_none() {
         return vec![Finding::skip("daemons", "the orchestrator is on another machine")];
     }
-    match status::take(place, true).await {
+    match status::take(context, true).await {
         Ok(snapshot) => snapshot.services.iter().map(one).collect(),
         Err(failure) => vec![Finding::fail(
             "daemons",

@@ -9,13 +9,13 @@ use std::{
 use nexus_store::copy;
 
 use super::Finding;
-use crate::{backup::progress::size, place::Place};
+use crate::{backup::progress::size, context::Context};
 
 /// A big database takes a while; longer than this and it is left at that.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub(super) async fn look(place: &Place, fix: bool) -> Vec<Finding> {
-    let mut found = files(&place.root.db_dir());
+pub(super) async fn look(context: &Context, fix: bool) -> Vec<Finding> {
+    let mut found = files(&context.root.db_dir());
     found.sort();
     if found.is_empty() {
         return vec![Finding::skip("databases", "there are none yet")];

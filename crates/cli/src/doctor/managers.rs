@@ -5,11 +5,11 @@ use std::path::Path;
 use nix::unistd::{User, geteuid};
 
 use super::Finding;
-use crate::{place::Place, running};
+use crate::{context::Context, running};
 
-pub(super) async fn look(place: &Place) -> Vec<Finding> {
+pub(super) async fn look(context: &Context) -> Vec<Finding> {
     let mut findings = Vec::new();
-    findings.push(match running::supervisor(place).await {
+    findings.push(match running::supervisor(context).await {
         Some(peer) => Finding::pass("managers.supervisor", format!("runs, pid {}", peer.pid)),
         None => Finding::skip("managers.supervisor", "does not run"),
     });

@@ -18,9 +18,9 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table},
-    place::Place,
 };
 
 const EXAMPLES: &str = "\
@@ -104,20 +104,20 @@ impl Finding {
     }
 }
 
-pub async fn run(place: &Place, args: &DoctorArgs, output: &Output) -> Result<Exit, Failure> {
-    let mut findings = tree::look(&place.root, args.fix);
+pub async fn run(context: &Context, args: &DoctorArgs, output: &Output) -> Result<Exit, Failure> {
+    let mut findings = tree::look(&context.root, args.fix);
     findings.extend(
         crate::upgrade::unfinished()
             .map(|told| Finding::fail("upgrade", told, "finish or undo it with: nexus upgrade")),
     );
-    findings.extend(settings::look(place).await);
-    findings.extend(secrets::look(&place.root, args.fix));
-    findings.extend(sockets::look(place, args.fix).await);
-    findings.extend(daemons::look(place).await);
-    findings.extend(databases::look(place, args.fix).await);
-    findings.extend(host::look(&place.root));
-    findings.extend(backends::look(place).await);
-    findings.extend(managers::look(place).await);
+    findings.extend(settings::look(context).await);
+    findings.extend(secrets::look(&context.root, args.fix));
+    findings.extend(sockets::look(context, args.fix).await);
+    findings.extend(daemons::look(context).await);
+    findings.extend(databases::look(context, args.fix).await);
+    findings.extend(host::look(&context.root));
+    findings.extend(backends::look(context).await);
+    findings.extend(managers::look(context).await);
     show(&findings, output)
 }
 

@@ -2,11 +2,11 @@
 
 use super::Finding;
 use crate::{
-    place::Place,
+    context::Context,
     settings::ask::{self, Sees},
 };
 
-pub(super) async fn look(place: &Place) -> Vec<Finding> {
+pub(super) async fn look(context: &Context) -> Vec<Finding> {
     let (programs, missing) = match ask::programs() {
         Ok(found) => found,
         Err(failure) => {
@@ -22,7 +22,7 @@ pub(super) async fn look(place: &Place) -> Vec<Finding> {
         let id = format!("settings.{}", program.daemon);
         let one = std::slice::from_ref(program);
         findings.push(
-            match ask::values(one, &place.root, None, Sees::Everything, true).await {
+            match ask::values(one, &context.root, None, Sees::Everything, true).await {
                 Ok(answers) => match answers
                     .iter()
                     .flat_map(|answer| &answer.mistakes)

@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 
 use super::Finding;
 use crate::{
-    place::Place,
+    context::Context,
     services::{
         peer::{self, Found},
         survey,
@@ -21,11 +21,11 @@ use crate::{
 /// What the kernel has room for, with the byte that ends it.
 const LONGEST: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
-pub(super) async fn look(place: &Place, fix: bool) -> Vec<Finding> {
-    if place.orchestrator_socket().is_none() {
+pub(super) async fn look(context: &Context, fix: bool) -> Vec<Finding> {
+    if context.orchestrator_socket().is_none() {
         return vec![Finding::skip("sockets", "the orchestrator is on another machine")];
     }
-    let known = match sockets(place) {
+    let known = match sockets(context) {
         Ok(known) => known,
         Err(failure) => {
             return vec![Finding::fail(
@@ -38,7 +38,7 @@ pub(super) async fn look(place: &Place, fix: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (entry, socket) in TABLE.iter().zip(known) {
         let id = format!("sockets.{}", entry.name);
-        let running = survey::running_without_socket(&place.root, entry.name);
+        let running = survey::running_without_socket(&context.root, entry.name);
         match running.filter(|_| socket.path.symlink_metadata().is_err()) {
             Some(_) => {
                 let (message, fix) = survey::socket_gone(&socket.path.display().to_string(), entry.name);

@@ -24,7 +24,7 @@ pub struct Said {
 
 /// What is wrong with a daemon that serves.
 #[derive(Clone, Debug)]
-pub struct Limp {
+pub struct Degradation {
     pub state: State,
     pub message: String,
     /// Where there is a better one than to read its log.
@@ -38,43 +38,43 @@ const MAKE_ROOM: &str = "make room on that disk; nexus sessions prune removes ol
 const CREDENTIALS: &str = "credentials";
 
 impl Said {
-    pub fn limps(&self) -> bool {
+    pub fn is_degraded(&self) -> bool {
         matches!(self.health, Some(Health::Degraded | Health::Unhealthy))
     }
 
     /// With the reasons that it wrote down, if it did.
-    pub fn limp(&self, standing: Option<&Standing>) -> Option<Limp> {
+    pub fn degradation(&self, standing: Option<&Standing>) -> Option<Degradation> {
         let trouble = standing.and_then(Standing::trouble);
-        match (self.waits, self.limps()) {
-            (true, _) => Some(Limp::waits(trouble)),
-            (false, true) => Some(Limp::limps(trouble)),
+        match (self.waits, self.is_degraded()) {
+            (true, _) => Some(Degradation::waits(trouble)),
+            (false, true) => Some(Degradation::degraded(trouble)),
             (false, false) => None,
         }
     }
 }
 
-impl Limp {
+impl Degradation {
     /// As it stands in what a daemon wrote down.
-    pub fn of(standing: &Standing) -> Option<Limp> {
+    pub fn of(standing: &Standing) -> Option<Degradation> {
         let trouble = standing.trouble();
         if standing.waits() {
-            return Some(Limp::waits(trouble));
+            return Some(Degradation::waits(trouble));
         }
-        trouble.map(|trouble| Limp::limps(Some(trouble)))
+        trouble.map(|trouble| Degradation::degraded(Some(trouble)))
     }
 
-    fn waits(trouble: Option<String>) -> Limp {
+    fn waits(trouble: Option<String>) -> Degradation {
         let trouble = trouble.unwrap_or_else(|| "waits for a secret whose store is locked".to_owned());
-        Limp {
+        Degradation {
             state: State::WaitingForCredential,
             message: format!("serves, but {trouble}"),
             fix: Some("unlock it; which one: nexus credential verify"),
         }
     }
 
-    fn limps(trouble: Option<String>) -> Limp {
+    fn degraded(trouble: Option<String>) -> Degradation {
         let trouble = trouble.unwrap_or_else(|| "says that a part of it does not work".to_owned());
-        Limp {
+        Degradation {
             state: State::Degraded,
             fix: trouble.contains("make room").then_some(MAKE_ROOM),
             message: format!("serves, but {trouble}"),
@@ -100,7 +100,7 @@ pub async fn daemon(connection: &Connection, service: &str) -> Result<Said, nexu
         waits: false,
     };
     // One that knows no such part waits for none.
-    said.waits = said.serving && said.limps() && serves(connection, CREDENTIALS).await.is_ok_and(|fine| !fine);
+    said.waits = said.serving && said.is_degraded() && serves(connection, CREDENTIALS).await.is_ok_and(|fine| !fine);
     Ok(said)
 }
 

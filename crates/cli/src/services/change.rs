@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{
     cli::ServiceChangeArgs,
+    context::Context,
     failure::{Exit, Failure},
     output::Output,
-    place::Place,
     units,
 };
 
@@ -65,24 +65,29 @@ impl Change {
     }
 }
 
-pub async fn run(place: &Place, change: Change, args: &ServiceChangeArgs, output: &Output) -> Result<Exit, Failure> {
+pub async fn run(
+    context: &Context,
+    change: Change,
+    args: &ServiceChangeArgs,
+    output: &Output,
+) -> Result<Exit, Failure> {
     let names = status::known(&args.services)?;
-    place.local()?;
+    context.local()?;
     if matches!(change, Change::Enable | Change::Disable) && names.is_empty() {
         return Err(Failure::usage("which service? name one or more"));
     }
-    if let Some(manager) = units::manager::of(place) {
-        return managed(place, manager, change, &names, output).await;
+    if let Some(manager) = units::manager::of(context) {
+        return managed(context, manager, change, &names, output).await;
     }
     let request = Request::new(change.action(args), &names).follow();
-    let reached = match reach::running(place, &request).await? {
+    let reached = match reach::running(context, &request).await? {
         Some(reached) => Some(reached),
         // Nobody is started only to be told to stop.
-        None if change == Change::Stop && !survey::is_anything_there(place)? => None,
-        None => Some(reach::or_start(place, &request).await?),
+        None if change == Change::Stop && !survey::is_anything_there(context)? => None,
+        None => Some(reach::or_start(context, &request).await?),
     };
     let Some((mut conversation, mut snapshot)) = reached else {
-        return finish(survey::all(place).await?, &names, change, output);
+        return finish(survey::all(context).await?, &names, change, output);
     };
     let chosen = or_all(&names);
     let begin = Instant::now();
@@ -116,7 +121,7 @@ pub async fn run(place: &Place, change: Change, args: &ServiceChangeArgs, output
 
 /// The same where the init system keeps the services.
 pub async fn managed(
-    place: &Place,
+    context: &Context,
     manager: units::manager::Manager,
     change: Change,
     names: &[String],
@@ -127,7 +132,7 @@ pub async fn managed(
     // It is ready for the init system as soon as it serves, and of use once it is known to the others.
     let give_up = Instant::now() + WAIT;
     loop {
-        let snapshot = manager.look(place, true).await?;
+        let snapshot = manager.look(context, true).await?;
         let mut waiting = chosen.iter().filter_map(|name| snapshot.find(name));
         if waiting.all(|service| change.is_done(service) || change.is_lost(service)) || Instant::now() >= give_up {
             return finish(snapshot, names, change, output);

@@ -19,9 +19,9 @@ use super::{
 };
 use crate::{
     cli::DownArgs,
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table},
-    place::Place,
     supervise::Memory,
     units,
 };
@@ -52,16 +52,16 @@ enum State {
     Failed,
 }
 
-pub async fn run(place: &Place, args: &DownArgs, output: &Output) -> Result<Exit, Failure> {
-    place.local()?;
-    if let Some(manager) = units::manager::of(place) {
-        return change::managed(place, manager, change::Change::Stop, &[], output).await;
+pub async fn run(context: &Context, args: &DownArgs, output: &Output) -> Result<Exit, Failure> {
+    context.local()?;
+    if let Some(manager) = units::manager::of(context) {
+        return change::managed(context, manager, change::Change::Stop, &[], output).await;
     }
-    let mut lines = supervised(place, args.timeout, output).await?;
+    let mut lines = supervised(context, args.timeout, output).await?;
     // What no supervisor knows of: started by hand, or left behind by one that was killed.
-    for service in names(place).into_iter().rev() {
+    for service in names(context).into_iter().rev() {
         let known = lines.iter().position(|line| line.service == service);
-        let line = one(place, service, args.timeout, output).await?;
+        let line = one(context, service, args.timeout, output).await?;
         match known {
             Some(_) if line.state == State::NotRunning => {}
             Some(known) => lines[known] = line,
@@ -103,12 +103,12 @@ pub async fn run(place: &Place, args: &DownArgs, output: &Output) -> Result<Exit
 }
 
 /// Empty if no supervisor runs, and none that was killed left anything behind.
-async fn supervised(place: &Place, budget: Duration, output: &Output) -> Result<Vec<Line>, Failure> {
+async fn supervised(context: &Context, budget: Duration, output: &Output) -> Result<Vec<Line>, Failure> {
     let budget_ms = u64::try_from(budget.as_millis()).ok();
     let request = Request::new(Action::Shutdown { budget_ms }, &[]).follow();
     let begin = Instant::now();
-    let begun = match reach::running(place, &request).await? {
-        None if Memory::read(&place.root).has_survivors() => Some(reach::or_start(place, &request).await?),
+    let begun = match reach::running(context, &request).await? {
+        None if Memory::read(&context.root).has_survivors() => Some(reach::or_start(context, &request).await?),
         begun => begun,
     };
     let Some((mut conversation, first)) = begun else {
@@ -172,10 +172,10 @@ impl Line {
     }
 }
 
-async fn one(place: &Place, service: String, budget: Duration, output: &Output) -> Result<Line, Failure> {
-    let sockets = table::sockets(place)?;
+async fn one(context: &Context, service: String, budget: Duration, output: &Output) -> Result<Line, Failure> {
+    let sockets = table::sockets(context)?;
     let known = TABLE.iter().zip(sockets).find(|(entry, _)| entry.name == service);
-    let path = known.map_or_else(|| place.root.socket(&service), |(_, socket)| socket.path);
+    let path = known.map_or_else(|| context.root.socket(&service), |(_, socket)| socket.path);
     let mut line = Line {
         service,
         state: State::NotRunning,
@@ -191,7 +191,7 @@ async fn one(place: &Place, service: String, budget: Duration, output: &Output) 
         Err(error) => return Ok(refused(line, format!("cannot connect to {}: {error}", path.display()))),
     };
     line.pid = Some(peer.pid);
-    if let Some(whose) = foreign(&peer, place) {
+    if let Some(whose) = foreign(&peer, context) {
         line.state = State::NotOurs;
         line.error = Some(whose);
         return Ok(line);
@@ -243,10 +243,10 @@ fn refused(mut line: Line, reason: String) -> Line {
     line
 }
 
-fn foreign(peer: &Peer, place: &Place) -> Option<String> {
+fn foreign(peer: &Peer, context: &Context) -> Option<String> {
     if !peer.is_ours() {
         return Some(format!("belongs to uid {}; only that user can stop it", peer.uid));
     }
-    peer.is_of_another_tree(&place.root.state())
+    peer.is_of_another_tree(&context.root.state())
         .then(|| "serves another NEXUS_ROOT; stop it with: nexus --root THAT down".to_owned())
 }

@@ -6,13 +6,13 @@ use nexus_config::services::SERVICES;
 
 use super::programs;
 use crate::{
+    context::Context,
     environment::Environment,
     failure::{Exit, Failure},
-    place::Place,
 };
 
 /// Becomes the daemon; only comes back if it could not.
-pub fn run(place: &Place, binary: &str, args: &[OsString]) -> Failure {
+pub fn run(context: &Context, binary: &str, args: &[OsString]) -> Failure {
     let Some(program) = programs::find(binary) else {
         return not_here(binary);
     };
@@ -21,10 +21,10 @@ pub fn run(place: &Place, binary: &str, args: &[OsString]) -> Failure {
     if let Some(service) = SERVICES.iter().find(|service| service.binary == binary) {
         command
             .env_clear()
-            .envs(Environment::of_process().for_service(service, &place.root));
+            .envs(Environment::of_process().for_service(service, &context.root));
     }
-    command.args(args).env("NEXUS_ROOT", place.root.path());
-    if let Some(socket) = &place.told {
+    command.args(args).env("NEXUS_ROOT", context.root.path());
+    if let Some(socket) = &context.told {
         command.env("GRPC_SOCKET_PATH", socket);
     }
     let error = command.exec();

@@ -22,14 +22,14 @@ pub mod up;
 
 use std::{fs, path::Path};
 
-use crate::place::Place;
+use crate::context::Context;
 use table::TABLE;
 
 /// The names of this tree's daemons in their order: those that are kept running, and any other that has a socket in
 /// `state/run`.
-pub fn names(place: &Place) -> Vec<String> {
+pub fn names(context: &Context) -> Vec<String> {
     let mut names: Vec<String> = TABLE.iter().map(|entry| entry.name.to_owned()).collect();
-    names.extend(others(&place.root.run_dir()));
+    names.extend(others(&context.root.run_dir()));
     names
 }
 

@@ -154,7 +154,7 @@ pub struct LastError {
 
 impl Snapshot {
     pub fn new(services: Vec<Service>, supervisor: Option<Supervisor>) -> Snapshot {
-        let (ok, worst) = judge(&services);
+        let (ok, worst) = summarize(&services);
         Snapshot {
             schema: SCHEMA,
             ok,
@@ -173,15 +173,15 @@ impl Snapshot {
         self.services.iter().find(|service| service.id == id)
     }
 
-    /// Only these, judged by themselves.
+    /// Only these, with a summary of their own.
     pub fn only(mut self, ids: &[String]) -> Snapshot {
         self.services.retain(|service| ids.contains(&service.id));
-        (self.ok, self.worst) = judge(&self.services);
+        (self.ok, self.worst) = summarize(&self.services);
         self
     }
 }
 
-fn judge(services: &[Service]) -> (bool, State) {
+fn summarize(services: &[Service]) -> (bool, State) {
     let ok = services.iter().all(Service::is_as_wanted);
     let worst = services.iter().map(|service| service.state).max();
     (ok, worst.unwrap_or(State::Stopped))

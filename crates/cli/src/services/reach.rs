@@ -18,9 +18,9 @@ use super::{
     table::{self, ORCHESTRATOR},
 };
 use crate::{
+    context::Context,
     environment::Environment,
     failure::{Exit, Failure},
-    place::Place,
     supervise::{detach, own_program},
 };
 
@@ -28,44 +28,44 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// `None` if none runs.
-pub async fn running(place: &Place, request: &Request) -> Result<Option<(Conversation, Snapshot)>, Failure> {
-    match control::dial(&table::control_socket(&place.root)).await? {
-        Some(stream) => begin(place, stream, request).await,
+pub async fn running(context: &Context, request: &Request) -> Result<Option<(Conversation, Snapshot)>, Failure> {
+    match control::dial(&table::control_socket(&context.root)).await? {
+        Some(stream) => begin(context, stream, request).await,
         None => Ok(None),
     }
 }
 
 /// Starts one if none runs.
-pub async fn or_start(place: &Place, request: &Request) -> Result<(Conversation, Snapshot), Failure> {
-    let socket = table::control_socket(&place.root);
+pub async fn or_start(context: &Context, request: &Request) -> Result<(Conversation, Snapshot), Failure> {
+    let socket = table::control_socket(&context.root);
     let give_up = Instant::now() + PATIENCE;
     let mut started: Option<Child> = None;
     loop {
         if let Some(stream) = control::dial(&socket).await? {
-            if let Some(begun) = begin(place, stream, request).await? {
+            if let Some(begun) = begin(context, stream, request).await? {
                 return Ok(begun);
             }
             continue;
         }
         match &mut started {
-            None => started = Some(spawn(place)?),
+            None => started = Some(spawn(context)?),
             Some(child) => {
                 let ended = child.try_wait().ok().flatten();
                 // Of two at once one wins; the other one's is ours as well.
                 if ended.is_some_and(|status| status.code() != Some(i32::from(Exit::Refused as u8))) {
-                    return Err(failed(place, "the supervisor did not stay"));
+                    return Err(failed(context, "the supervisor did not stay"));
                 }
             }
         }
         if Instant::now() > give_up {
-            return Err(failed(place, "the supervisor did not come up"));
+            return Err(failed(context, "the supervisor did not come up"));
         }
         sleep(LOOK_AGAIN).await;
     }
 }
 
 async fn begin(
-    place: &Place,
+    context: &Context,
     stream: UnixStream,
     request: &Request,
 ) -> Result<Option<(Conversation, Snapshot)>, Failure> {
@@ -75,7 +75,7 @@ async fn begin(
     let served = snapshot
         .find(ORCHESTRATOR)
         .and_then(|service| service.endpoints.first());
-    if let (Some(served), Some(asked)) = (served, place.orchestrator_socket())
+    if let (Some(served), Some(asked)) = (served, context.orchestrator_socket())
         && served.addr != asked.display().to_string()
     {
         let said = format!(
@@ -89,12 +89,12 @@ async fn begin(
     Ok(Some((conversation, snapshot)))
 }
 
-fn log(place: &Place) -> std::path::PathBuf {
-    place.root.log_dir().join("supervisor.err.log")
+fn log(context: &Context) -> std::path::PathBuf {
+    context.root.log_dir().join("supervisor.err.log")
 }
 
-fn failed(place: &Place, what: &str) -> Failure {
-    let said = fs::read_to_string(log(place)).unwrap_or_default();
+fn failed(context: &Context, what: &str) -> Failure {
+    let said = fs::read_to_string(log(context)).unwrap_or_default();
     let said = said.trim();
     let message = if said.is_empty() {
         what.to_owned()
@@ -104,12 +104,12 @@ fn failed(place: &Place, what: &str) -> Failure {
     Failure::new(Exit::Failed, message).hint("to see it at work: nexus supervise")
 }
 
-fn spawn(place: &Place) -> Result<Child, Failure> {
-    place
+fn spawn(context: &Context) -> Result<Child, Failure> {
+    context
         .root
         .create()
         .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-    let log = log(place);
+    let log = log(context);
     // What an earlier one had to say is of no use now.
     let file = OpenOptions::new()
         .write(true)
@@ -134,12 +134,12 @@ fn spawn(place: &Place) -> Result<Child, Failure> {
         .arg(&own)
         .arg("supervise")
         .arg("--root")
-        .arg(place.root.path())
-        .current_dir(place.root.path())
+        .arg(context.root.path())
+        .current_dir(context.root.path())
         .stdin(handed)
         .stdout(Stdio::null())
         .stderr(file);
-    if let Some(told) = &place.told {
+    if let Some(told) = &context.told {
         command.arg("--socket").arg(told);
     }
     command.spawn().map_err(|error| Failure::file("start", &own, &error))

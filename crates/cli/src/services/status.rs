@@ -11,21 +11,21 @@ use super::{
 };
 use crate::{
     cli::ServiceStatusArgs,
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table, time::span},
-    place::Place,
     units,
 };
 
 /// Between two looks where nobody tells of changes.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-pub async fn run(place: &Place, args: &ServiceStatusArgs, output: &Output) -> Result<Exit, Failure> {
+pub async fn run(context: &Context, args: &ServiceStatusArgs, output: &Output) -> Result<Exit, Failure> {
     let names = known(&args.services)?;
     if args.watch {
-        return watch(place, &names, args.deep, output).await;
+        return watch(context, &names, args.deep, output).await;
     }
-    let snapshot = take(place, args.deep).await?;
+    let snapshot = take(context, args.deep).await?;
     show_once(snapshot, &names, output)
 }
 
@@ -43,19 +43,19 @@ pub fn known(names: &[String]) -> Result<Vec<String>, Failure> {
 }
 
 /// As whoever keeps them knows it; `deep`: as the daemons themselves say now.
-pub async fn take(place: &Place, deep: bool) -> Result<Snapshot, Failure> {
-    match reach::running(place, &Request::new(Action::Status, &[])).await? {
-        Some((_, snapshot)) if deep => survey::deepen(place, snapshot).await,
+pub async fn take(context: &Context, deep: bool) -> Result<Snapshot, Failure> {
+    match reach::running(context, &Request::new(Action::Status, &[])).await? {
+        Some((_, snapshot)) if deep => survey::deepen(context, snapshot).await,
         Some((_, snapshot)) => Ok(snapshot),
-        None => found(place, deep).await,
+        None => found(context, deep).await,
     }
 }
 
 /// Where no supervisor of ours runs the init system is asked, and where none has them, the daemons.
-async fn found(place: &Place, deep: bool) -> Result<Snapshot, Failure> {
-    match units::manager::of(place) {
-        Some(manager) => manager.look(place, deep).await,
-        None => survey::all(place).await,
+async fn found(context: &Context, deep: bool) -> Result<Snapshot, Failure> {
+    match units::manager::of(context) {
+        Some(manager) => manager.look(context, deep).await,
+        None => survey::all(context).await,
     }
 }
 
@@ -67,11 +67,11 @@ fn show_once(snapshot: Snapshot, names: &[String], output: &Output) -> Result<Ex
     } else {
         show(&snapshot, output)?;
     }
-    Ok(judge(&snapshot, by_name))
+    Ok(exit_code(&snapshot, by_name))
 }
 
 /// A service that was stopped is as it is wanted to be, unless it was asked for by name.
-fn judge(snapshot: &Snapshot, by_name: bool) -> Exit {
+fn exit_code(snapshot: &Snapshot, by_name: bool) -> Exit {
     if by_name && snapshot.services.iter().any(|service| service.state == State::Stopped) {
         Exit::NotRunning
     } else if snapshot.ok {
@@ -82,17 +82,17 @@ fn judge(snapshot: &Snapshot, by_name: bool) -> Exit {
 }
 
 /// Until the reader leaves.
-async fn watch(place: &Place, names: &[String], deep: bool, output: &Output) -> Result<Exit, Failure> {
+async fn watch(context: &Context, names: &[String], deep: bool, output: &Output) -> Result<Exit, Failure> {
     loop {
         let request = Request::new(Action::Status, &[]).follow();
-        let Some((mut conversation, mut snapshot)) = reach::running(place, &request).await? else {
-            frame(found(place, deep).await?, names, output)?;
+        let Some((mut conversation, mut snapshot)) = reach::running(context, &request).await? else {
+            frame(found(context, deep).await?, names, output)?;
             tokio::time::sleep(LOOK_AGAIN).await;
             continue;
         };
         loop {
             let shown = if deep {
-                survey::deepen(place, snapshot).await?
+                survey::deepen(context, snapshot).await?
             } else {
                 snapshot
             };

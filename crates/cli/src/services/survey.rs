@@ -12,39 +12,39 @@ use nexus_daemon::Standing;
 use tokio::time::timeout;
 
 use super::{
-    ask::{self, Limp, Said},
+    ask::{self, Degradation, Said},
     model::{Check, Desired, Endpoint, Manager, Service, Snapshot, State, Verdict, stamp},
     peer::{Found, look},
     process,
     table::{self, Entry, Socket, TABLE},
 };
 use crate::{
+    context::Context,
     failure::Failure,
-    place::Place,
     supervise::{Disabled, Memory},
 };
 
 /// A daemon that takes longer than this for a word about itself hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub async fn all(place: &Place) -> Result<Snapshot, Failure> {
-    let memory = Memory::read(&place.root);
-    let disabled = Disabled::read(&place.root).unwrap_or_default().disabled;
-    let sockets = table::sockets(place)?;
+pub async fn all(context: &Context) -> Result<Snapshot, Failure> {
+    let memory = Memory::read(&context.root);
+    let disabled = Disabled::read(&context.root).unwrap_or_default().disabled;
+    let sockets = table::sockets(context)?;
     let each = TABLE.iter().zip(&sockets).map(|(entry, socket)| {
         let desired = match memory.services.get(entry.name) {
             _ if disabled.iter().any(|name| name == entry.name) => Desired::Disabled,
             Some(before) if before.wanted => Desired::Running,
             _ => Desired::Stopped,
         };
-        one(place, entry, socket, desired)
+        one(context, entry, socket, desired)
     });
     Ok(Snapshot::new(join_all(each).await, None))
 }
 
 /// Asks each daemon that runs now, whatever the supervisor heard last.
-pub async fn deepen(place: &Place, snapshot: Snapshot) -> Result<Snapshot, Failure> {
-    let sockets = table::sockets(place)?;
+pub async fn deepen(context: &Context, snapshot: Snapshot) -> Result<Snapshot, Failure> {
+    let sockets = table::sockets(context)?;
     let Snapshot {
         services, supervisor, ..
     } = snapshot;
@@ -56,7 +56,7 @@ pub async fn deepen(place: &Place, snapshot: Snapshot) -> Result<Snapshot, Failu
                 if socket.path.symlink_metadata().is_err() {
                     put_without_socket(entry, socket, &mut service);
                 } else {
-                    put(place, entry, socket, &mut service).await;
+                    put(context, entry, socket, &mut service).await;
                 }
             }
             service
@@ -66,7 +66,7 @@ pub async fn deepen(place: &Place, snapshot: Snapshot) -> Result<Snapshot, Failu
 }
 
 /// Before anybody was asked.
-pub fn unseen(place: &Place, entry: &Entry, socket: &Socket, desired: Desired) -> Service {
+pub fn unseen(context: &Context, entry: &Entry, socket: &Socket, desired: Desired) -> Service {
     Service {
         id: entry.name.to_owned(),
         kind: "daemon".to_owned(),
@@ -91,19 +91,19 @@ pub fn unseen(place: &Place, entry: &Entry, socket: &Socket, desired: Desired) -
         checks: Vec::new(),
         credentials: Vec::new(),
         last_error: None,
-        log: place.root.log_dir().join(format!("{}.log", entry.name)),
+        log: context.root.log_dir().join(format!("{}.log", entry.name)),
     }
 }
 
 /// What is found at its socket.
-pub async fn one(place: &Place, entry: &Entry, socket: &Socket, desired: Desired) -> Service {
-    let mut service = unseen(place, entry, socket, desired);
+pub async fn one(context: &Context, entry: &Entry, socket: &Socket, desired: Desired) -> Service {
+    let mut service = unseen(context, entry, socket, desired);
     let wrong = |state, message: &str, fix: &str| {
         let check = check("socket", Verdict::Fail, message.to_owned(), None, Some(fix.to_owned()));
         (state, check)
     };
     let there = match look(&socket.path).await {
-        Ok(Found::Absent) => match running_without_socket(&place.root, entry.name) {
+        Ok(Found::Absent) => match running_without_socket(&context.root, entry.name) {
             Some(pid) => {
                 service.pid = Some(pid);
                 service.start_time = process::start_time(pid);
@@ -128,7 +128,7 @@ pub async fn one(place: &Place, entry: &Entry, socket: &Socket, desired: Desired
             if !peer.is_ours() {
                 let message = format!("belongs to uid {}", peer.uid);
                 Err(wrong(State::Foreign, &message, "set another socket_path"))
-            } else if peer.is_of_another_tree(&place.root.state()) {
+            } else if peer.is_of_another_tree(&context.root.state()) {
                 Err(wrong(
                     State::Foreign,
                     "serves another NEXUS_ROOT",
@@ -159,7 +159,7 @@ pub async fn one(place: &Place, entry: &Entry, socket: &Socket, desired: Desired
         }
         Ok(false) => {}
         Ok(true) => {
-            put(place, entry, socket, &mut service).await;
+            put(context, entry, socket, &mut service).await;
             if service.manager == Manager::None {
                 let message = "runs, and no supervisor runs that would start it again".to_owned();
                 let fix = Some("nexus up".to_owned());
@@ -178,8 +178,8 @@ pub async fn one(place: &Place, entry: &Entry, socket: &Socket, desired: Desired
 }
 
 /// What the daemon wrote down of itself, which wakes nobody. The init system knows that it runs.
-pub fn recall(place: &Place, service: &mut Service, fed: Option<SystemTime>) {
-    let file = Standing::file(&place.root, &service.id);
+pub fn recall(context: &Context, service: &mut Service, fed: Option<SystemTime>) {
+    let file = Standing::file(&context.root, &service.id);
     let logs = format!("nexus services logs {}", service.id);
     let Some(standing) = service.pid.and_then(|pid| Standing::of(pid.unsigned_abs(), &file)) else {
         service.state = State::Ready;
@@ -187,13 +187,13 @@ pub fn recall(place: &Place, service: &mut Service, fed: Option<SystemTime>) {
         service.checks.push(check("health", Verdict::Skip, message, None, None));
         return;
     };
-    let (state, verdict, message, fix) = match Limp::of(&standing) {
+    let (state, verdict, message, fix) = match Degradation::of(&standing) {
         _ if !standing.serving => (State::Stopping, Verdict::Warn, "serves no more".to_owned(), None),
-        Some(limp) => (
-            limp.state,
+        Some(degradation) => (
+            degradation.state,
             Verdict::Warn,
-            limp.message,
-            Some(limp.fix.map_or(logs, str::to_owned)),
+            degradation.message,
+            Some(degradation.fix.map_or(logs, str::to_owned)),
         ),
         None => (State::Ready, Verdict::Pass, "serves".to_owned(), None),
     };
@@ -235,10 +235,10 @@ pub fn running_without_socket(root: &Root, service: &str) -> Option<i32> {
 }
 
 /// What the daemon says now.
-async fn put(place: &Place, entry: &Entry, socket: &Socket, service: &mut Service) {
-    let address = table::address(place, entry, socket);
-    let connection = Connection::lazy(&address, &place.options);
-    let orchestrator = Connection::lazy(&place.orchestrator, &place.options);
+async fn put(context: &Context, entry: &Entry, socket: &Socket, service: &mut Service) {
+    let address = table::address(context, entry, socket);
+    let connection = Connection::lazy(&address, &context.options);
+    let orchestrator = Connection::lazy(&context.orchestrator, &context.options);
     let begin = Instant::now();
     let heard = async {
         let said = ask::daemon(&connection, entry.name).await?;
@@ -250,7 +250,7 @@ async fn put(place: &Place, entry: &Entry, socket: &Socket, service: &mut Servic
         Ok::<(Said, Option<String>), nexus_client::Error>((said, unlinked))
     };
     let heard = timeout(PATIENCE, heard).await;
-    let file = Standing::file(&place.root, entry.name);
+    let file = Standing::file(&context.root, entry.name);
     let standing = service.pid.and_then(|pid| Standing::of(pid.unsigned_abs(), &file));
     let took = Some(begin.elapsed());
     let logs = || Some(format!("nexus services logs {}", entry.name));
@@ -261,16 +261,16 @@ async fn put(place: &Place, entry: &Entry, socket: &Socket, service: &mut Servic
             let started = said.started_at.and_then(|time| SystemTime::try_from(time).ok());
             service.since = service.since.take().or(started.map(stamp));
             service.endpoints[0].listening = said.serving;
-            match (unlinked, said.limp(standing.as_ref())) {
+            match (unlinked, said.degradation(standing.as_ref())) {
                 _ if !said.serving => (
                     State::Unhealthy,
                     Verdict::Fail,
                     "answers, and does not serve".to_owned(),
                 ),
                 // Somebody can end the wait; that is told first.
-                (why, Some(limp)) if why.is_none() || said.waits => {
-                    fix = limp.fix.map(str::to_owned);
-                    (limp.state, Verdict::Warn, limp.message)
+                (why, Some(degradation)) if why.is_none() || said.waits => {
+                    fix = degradation.fix.map(str::to_owned);
+                    (degradation.state, Verdict::Warn, degradation.message)
                 }
                 (Some(why), _) => (State::Degraded, Verdict::Warn, why),
                 (None, _) => (State::Ready, Verdict::Pass, "serves".to_owned()),
@@ -302,13 +302,13 @@ fn check(id: &str, status: Verdict, message: String, took: Option<Duration>, fix
 }
 
 /// Whether anything at all listens for this tree, or a supervisor left something behind.
-pub fn is_anything_there(place: &Place) -> Result<bool, Failure> {
+pub fn is_anything_there(context: &Context) -> Result<bool, Failure> {
     let listens = |path: &Path| std::os::unix::net::UnixStream::connect(path).is_ok();
-    let memory = Memory::read(&place.root);
+    let memory = Memory::read(&context.root);
     let left = memory
         .services
         .values()
         .any(|before| before.wanted || before.pid.is_some());
-    let sockets = table::sockets(place)?;
+    let sockets = table::sockets(context)?;
     Ok(left || sockets.iter().any(|socket| listens(&socket.path)))
 }

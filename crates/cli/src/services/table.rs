@@ -8,8 +8,8 @@ use nexus_config::{Kind, Root, Schema, Setting, Sources};
 use serde::Deserialize;
 
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
-    place::Place,
 };
 
 /// A name that no entry has.
@@ -24,8 +24,8 @@ pub fn unknown(name: &str) -> Failure {
 
 /// For each entry the places in the table of what it needs.
 pub fn needs() -> Vec<Vec<usize>> {
-    let place = |name: &&str| TABLE.iter().position(|entry| entry.name == *name);
-    let needs = |entry: &Entry| entry.needs.iter().filter_map(place).collect();
+    let position = |name: &&str| TABLE.iter().position(|entry| entry.name == *name);
+    let needs = |entry: &Entry| entry.needs.iter().filter_map(position).collect();
     TABLE.iter().map(needs).collect()
 }
 
@@ -45,11 +45,11 @@ struct Told {
 }
 
 /// The sockets of all entries. What is wrong in a section is its daemon's to say: here its default stands.
-pub fn sockets(place: &Place) -> Result<Vec<Socket>, Failure> {
+pub fn sockets(context: &Context) -> Result<Vec<Socket>, Failure> {
     let schemas: Vec<Schema> = TABLE.iter().map(schema).collect();
     let schemas: Vec<&Schema> = schemas.iter().collect();
-    let loaded = nexus_config::read(&schemas, &Sources::new(&place.root).with_process_env());
-    let own = place.local()?;
+    let loaded = nexus_config::read(&schemas, &Sources::new(&context.root).with_process_env());
+    let own = context.local()?;
     let sockets = TABLE.iter().zip(&loaded.settings).map(|(entry, settings)| {
         let told: Option<Told> = settings.extract().ok();
         let mode = told
@@ -61,7 +61,7 @@ pub fn sockets(place: &Place) -> Result<Vec<Socket>, Failure> {
             ORCHESTRATOR => own.to_path_buf(),
             name => told
                 .and_then(|told| told.socket_path)
-                .unwrap_or_else(|| place.root.socket(name)),
+                .unwrap_or_else(|| context.root.socket(name)),
         };
         Socket {
             path,
@@ -82,9 +82,9 @@ fn schema(entry: &Entry) -> Schema {
 }
 
 /// Where this service is reached; the orchestrator may be somewhere else.
-pub fn address(place: &Place, entry: &Entry, socket: &Socket) -> Address {
+pub fn address(context: &Context, entry: &Entry, socket: &Socket) -> Address {
     match entry.name {
-        ORCHESTRATOR => place.orchestrator.clone(),
+        ORCHESTRATOR => context.orchestrator.clone(),
         _ => Address::Unix(socket.path.clone()),
     }
 }

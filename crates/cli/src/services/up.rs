@@ -20,9 +20,9 @@ use super::{
 use crate::{
     backup,
     cli::UpArgs,
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table},
-    place::Place,
     units,
 };
 
@@ -55,24 +55,24 @@ enum State {
     Failed,
 }
 
-pub async fn run(place: &Place, args: &UpArgs, output: &Output) -> Result<Exit, Failure> {
+pub async fn run(context: &Context, args: &UpArgs, output: &Output) -> Result<Exit, Failure> {
     let (begin, wall) = (Instant::now(), SystemTime::now());
-    place.local()?;
-    if let Err(error) = backup::sweep(place.root.path()) {
+    context.local()?;
+    if let Err(error) = backup::sweep(context.root.path()) {
         output.warn(&format!(
             "what a killed backup or restore has left cannot be removed: {error}"
         ));
     }
-    if let Some(manager) = units::manager::of(place) {
-        return change::managed(place, manager, change::Change::Start, &[], output).await;
+    if let Some(manager) = units::manager::of(context) {
+        return change::managed(context, manager, change::Change::Start, &[], output).await;
     }
     let request = Request::new(Action::Start, &[]).follow();
-    let (mut conversation, mut snapshot) = match reach::running(place, &request).await? {
+    let (mut conversation, mut snapshot) = match reach::running(context, &request).await? {
         Some(begun) => begun,
         None => {
             programs::all(&TABLE.iter().collect::<Vec<_>>())?;
-            refuse_foreign(place).await?;
-            reach::or_start(place, &request).await?
+            refuse_foreign(context).await?;
+            reach::or_start(context, &request).await?
         }
     };
     let wanted = |service: &&Service| service.desired == Desired::Running;
@@ -105,7 +105,7 @@ pub async fn run(place: &Place, args: &UpArgs, output: &Output) -> Result<Exit, 
     }
     let orphaned = snapshot.find(ORCHESTRATOR).is_some_and(is_bad);
     for line in lines.iter_mut().filter(|line| line.ready_ms.is_none()) {
-        line.explain(place, &snapshot, orphaned, wall);
+        line.explain(context, &snapshot, orphaned, wall);
     }
     report(&lines, begin, output)
 }
@@ -160,7 +160,7 @@ impl Line {
         };
     }
 
-    fn explain(&mut self, place: &Place, snapshot: &Snapshot, orphaned: bool, since: SystemTime) {
+    fn explain(&mut self, context: &Context, snapshot: &Snapshot, orphaned: bool, since: SystemTime) {
         self.state = State::Failed;
         let service = snapshot.find(&self.service);
         let ended = service.filter(|service| is_bad(service) || service.restarts > 0);
@@ -177,15 +177,15 @@ impl Line {
         if ended.is_none() && orphaned {
             return;
         }
-        self.log = logs::last(&place.root, &self.service, since, LINES);
+        self.log = logs::last(&context.root, &self.service, since, LINES);
         self.log
             .push(format!("(all of it: nexus services logs {})", self.service));
     }
 }
 
 /// A socket that is not ours ends it before anything is started.
-async fn refuse_foreign(place: &Place) -> Result<(), Failure> {
-    for socket in table::sockets(place)? {
+async fn refuse_foreign(context: &Context) -> Result<(), Failure> {
+    for socket in table::sockets(context)? {
         let path = socket.path;
         let shown = path.display();
         let found = look(&path)
@@ -195,7 +195,7 @@ async fn refuse_foreign(place: &Place) -> Result<(), Failure> {
             Found::Absent | Found::Stale => continue,
             Found::Other => format!("{shown} exists and is not a socket"),
             Found::Denied => format!("{shown} belongs to another user"),
-            Found::Running(peer) => match foreign(&peer, place) {
+            Found::Running(peer) => match foreign(&peer, context) {
                 Some(whose) => format!("{shown} is in use by {whose}"),
                 None => continue,
             },
@@ -208,7 +208,7 @@ async fn refuse_foreign(place: &Place) -> Result<(), Failure> {
     Ok(())
 }
 
-fn foreign(peer: &Peer, place: &Place) -> Option<String> {
+fn foreign(peer: &Peer, context: &Context) -> Option<String> {
     if !peer.is_ours() {
         return Some(format!("uid {} (pid {})", peer.uid, peer.pid));
     }
@@ -218,11 +218,11 @@ fn foreign(peer: &Peer, place: &Place) -> Option<String> {
             peer.pid
         ));
     }
-    peer.is_of_another_tree(&place.root.state()).then(|| {
+    peer.is_of_another_tree(&context.root.state()).then(|| {
         format!(
             "the daemon of another NEXUS_ROOT (pid {}); this one is {}",
             peer.pid,
-            place.root.path().display()
+            context.root.path().display()
         )
     })
 }

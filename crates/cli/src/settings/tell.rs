@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use super::catalogue::Catalogue;
-use crate::{failure::Failure, place::Place, running};
+use crate::{context::Context, failure::Failure, running};
 
 /// A running daemon that reads what was changed.
 #[derive(Debug, Serialize)]
@@ -26,9 +26,9 @@ pub enum Applies {
 }
 
 /// Sends SIGHUP to the daemons of this tree that read one of these settings and apply it live.
-pub async fn tell(place: &Place, catalogue: &Catalogue, changed: &[&Described]) -> Result<Vec<Told>, Failure> {
+pub async fn tell(context: &Context, catalogue: &Catalogue, changed: &[&Described]) -> Result<Vec<Told>, Failure> {
     let mut told = Vec::new();
-    for running::Running { service, peer } in running::running(place).await? {
+    for running::Running { service, peer } in running::running(context).await? {
         let concerned = |setting: &&&Described| {
             let name = Some(setting.name());
             let lends = catalogue.settings.iter().any(|other| other.borrows == name);

@@ -15,8 +15,8 @@ use tokio::{task::JoinHandle, time::timeout};
 
 use super::{detach, machine::Exit};
 use crate::{
+    context::Context,
     environment::Environment,
-    place::Place,
     services::{
         process::{self, Held, MARK},
         table::Entry,
@@ -58,12 +58,12 @@ impl Process {
 }
 
 /// By which its descendants are known.
-pub fn mark(place: &Place, entry: &Entry) -> String {
-    format!("{}@{}", entry.name, place.root.path().display())
+pub fn mark(context: &Context, entry: &Entry) -> String {
+    format!("{}@{}", entry.name, context.root.path().display())
 }
 
 pub fn spawn(
-    place: &Place,
+    context: &Context,
     environment: &Environment,
     entry: &Entry,
     program: &Path,
@@ -77,10 +77,10 @@ pub fn spawn(
         .arg(&program)
         .args(entry.args)
         .env_clear()
-        .envs(environment.for_service(entry, &place.root))
-        .envs(variables(place))
-        .env(MARK, mark(place, entry))
-        .current_dir(place.root.path())
+        .envs(environment.for_service(entry, &context.root))
+        .envs(variables(context))
+        .env(MARK, mark(context, entry))
+        .current_dir(context.root.path())
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(socket.try_clone()?)))
         .stdout(pipe.try_clone()?)
         .stderr(pipe);
@@ -114,9 +114,9 @@ pub fn own_program() -> io::Result<std::path::PathBuf> {
     std::env::current_exe()
 }
 
-fn variables(place: &Place) -> Vec<(&'static str, OsString)> {
-    let mut variables = vec![("NEXUS_ROOT", place.root.path().as_os_str().to_owned())];
-    if let Some(socket) = &place.told {
+fn variables(context: &Context) -> Vec<(&'static str, OsString)> {
+    let mut variables = vec![("NEXUS_ROOT", context.root.path().as_os_str().to_owned())];
+    if let Some(socket) = &context.told {
         variables.push(("GRPC_SOCKET_PATH", socket.as_os_str().to_owned()));
     }
     variables

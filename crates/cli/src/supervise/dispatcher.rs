@@ -51,7 +51,7 @@ const TREE_LOOK: Duration = Duration::from_secs(1);
 
 /// Why a supervisor is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum StopReason {
     Stopped,
     /// Another one has taken the tree over.
     Replaced,
@@ -122,7 +122,7 @@ impl Dispatcher {
     }
 
     /// Until everything is stopped and told so.
-    pub async fn run(&mut self, inbox: &mut mpsc::Receiver<Heard>, control: &mut Control) -> Over {
+    pub async fn run(&mut self, inbox: &mut mpsc::Receiver<Heard>, control: &mut Control) -> StopReason {
         let mut tree = tokio::time::interval(TREE_LOOK);
         tree.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !(self.stopping && self.machine.units.iter().all(|unit| !unit.is_alive())) {
@@ -130,15 +130,15 @@ impl Dispatcher {
             tokio::select! {
                 heard = inbox.recv() => match heard {
                     Some(heard) => self.hear(heard, control),
-                    None => return Over::Stopped,
+                    None => return StopReason::Stopped,
                 },
                 () = sleep_until(timer) => self.step(Event::Tick),
                 _ = tree.tick() => {
-                    if !self.executor.place.root.run_dir().is_dir() {
+                    if !self.executor.context.root.run_dir().is_dir() {
                         self.stop_all(None);
                         self.publish();
                     } else if control.keep() == Held::Taken {
-                        return Over::Replaced;
+                        return StopReason::Replaced;
                     }
                     // Nothing that anybody follows has changed.
                     continue;
@@ -146,14 +146,14 @@ impl Dispatcher {
             }
             self.publish();
         }
-        Over::Stopped
+        StopReason::Stopped
     }
 
     fn hear(&mut self, heard: Heard, control: &Control) {
         match heard {
             Heard::Ended { unit, instance, exit } => {
                 if self.machine.units[unit].instance == instance {
-                    self.executor.gone(unit);
+                    self.executor.exited(unit);
                     self.looks[unit] = None;
                 }
                 self.step(Event::Ended { unit, instance, exit });
@@ -262,7 +262,7 @@ impl Dispatcher {
         let disabled = Disabled {
             disabled: disabled.map(|(_, entry)| entry.name.to_owned()).collect(),
         };
-        let root = &self.executor.place.root;
+        let root = &self.executor.context.root;
         disabled
             .write(root)
             .map_err(|error| Failure::file("write", &super::memory::disabled_file(root), &error))
@@ -308,7 +308,7 @@ impl Dispatcher {
             return;
         }
         // A disk that is full: then the sockets tell a successor.
-        let _lost = memory.write(&self.executor.place.root);
+        let _lost = memory.write(&self.executor.context.root);
         self.written = memory;
     }
 

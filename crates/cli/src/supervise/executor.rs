@@ -28,8 +28,8 @@ use super::{
     pump,
 };
 use crate::{
+    context::Context,
     environment::Environment,
-    place::Place,
     services::{
         process, programs,
         table::{Entry, Socket, TABLE, address},
@@ -51,7 +51,7 @@ struct Slot {
 }
 
 pub struct Executor {
-    pub place: Arc<Place>,
+    pub context: Arc<Context>,
     /// What the daemons are given; see [`crate::environment`].
     pub environment: Environment,
     policy: Policy,
@@ -61,7 +61,7 @@ pub struct Executor {
 
 impl Executor {
     pub fn new(
-        place: Arc<Place>,
+        context: Arc<Context>,
         environment: Environment,
         policy: Policy,
         sockets: Vec<Socket>,
@@ -76,7 +76,7 @@ impl Executor {
             printed: None,
         };
         Executor {
-            place,
+            context,
             environment,
             policy,
             slots: TABLE.iter().zip(sockets).map(slot).collect(),
@@ -120,7 +120,7 @@ impl Executor {
     }
 
     /// Its process has ended and was told so.
-    pub fn gone(&mut self, unit: usize) {
+    pub fn exited(&mut self, unit: usize) {
         let slot = &mut self.slots[unit];
         slot.process = None;
         slot.printed = None;
@@ -130,7 +130,7 @@ impl Executor {
     }
 
     fn spawn(&mut self, unit: usize, instance: u64) -> Result<(), String> {
-        let place = self.place.clone();
+        let context = self.context.clone();
         let slot = &mut self.slots[unit];
         let entry = slot.entry;
         let program = programs::find(entry.binary).ok_or_else(|| format!("cannot find {}", entry.binary))?;
@@ -142,7 +142,7 @@ impl Executor {
             slot.kept = Some(kept);
         }
         let kept = slot.kept.as_ref().expect("it was just bound");
-        let (child, process, printed) = child::spawn(&place, &self.environment, entry, &program, kept.listener())
+        let (child, process, printed) = child::spawn(&context, &self.environment, entry, &program, kept.listener())
             .map_err(|error| format!("failed to start {}: {error}", program.display()))?;
         slot.process = Some(process);
         let printing = self.pump(unit, printed);
@@ -159,7 +159,7 @@ impl Executor {
         let slot = &mut self.slots[unit];
         // Without a second one a successor does not read on, and what is printed then is lost.
         slot.printed = printed.try_clone().ok();
-        tokio::spawn(pump::run(printed, pump::path(&self.place.root, slot.entry.name)))
+        tokio::spawn(pump::run(printed, pump::path(&self.context.root, slot.entry.name)))
     }
 
     /// By the services' names, what a successor takes over: sockets, and what is printed.
@@ -172,7 +172,7 @@ impl Executor {
     fn watch(&mut self, unit: usize, instance: u64, child: Option<Child>, printing: Option<JoinHandle<()>>) {
         let slot = &mut self.slots[unit];
         let Some(process) = slot.process.clone() else { return };
-        let (mark, pid) = (child::mark(&self.place, slot.entry), process.pid);
+        let (mark, pid) = (child::mark(&self.context, slot.entry), process.pid);
         let heard = self.heard.clone();
         tokio::spawn(async move {
             let exit = child::end(process, child, printing, mark).await;
@@ -184,10 +184,10 @@ impl Executor {
             instance,
             entry: slot.entry,
             pid,
-            standing: Standing::file(&self.place.root, slot.entry.name),
-            address: address(&self.place, slot.entry, &slot.socket),
-            orchestrator: self.place.orchestrator.clone(),
-            options: self.place.options.clone(),
+            standing: Standing::file(&self.context.root, slot.entry.name),
+            address: address(&self.context, slot.entry, &slot.socket),
+            orchestrator: self.context.orchestrator.clone(),
+            options: self.context.options.clone(),
             interval: self.policy.probe_interval,
             limit: self.policy.probe_timeout,
         };
@@ -204,9 +204,9 @@ impl Executor {
             (Some(pid), Some(start_time)) => Process::find(pid, start_time).ok().flatten(),
             _ => None,
         };
-        let process = process.or_else(|| listener(&self.place, &slot.socket));
+        let process = process.or_else(|| listener(&self.context, &slot.socket));
         let Some(process) = process else {
-            child::end_stragglers(&child::mark(&self.place, slot.entry), None);
+            child::end_stragglers(&child::mark(&self.context, slot.entry), None);
             if remembered.wanted {
                 slot.kept = kept;
             }
@@ -219,7 +219,7 @@ impl Executor {
 }
 
 /// The daemon of this tree that listens there, unless an init system looks after it.
-fn listener(place: &Place, socket: &Socket) -> Option<Process> {
+fn listener(context: &Context, socket: &Socket) -> Option<Process> {
     use std::os::unix::fs::MetadataExt;
     let own = geteuid().as_raw();
     let ours = socket.path.symlink_metadata().is_ok_and(|found| found.uid() == own);
@@ -227,7 +227,7 @@ fn listener(place: &Place, socket: &Socket) -> Option<Process> {
         return None;
     }
     let pid = process::holder(&socket.path)?;
-    if process::is_of_init(pid) || process::is_of_another_tree(pid, &place.root.state()) {
+    if process::is_of_init(pid) || process::is_of_another_tree(pid, &context.root.state()) {
         return None;
     }
     let process = Process::of(pid).ok().flatten()?;

@@ -50,7 +50,7 @@ pub fn hand_over(program: &Path, executor: &Executor, control: &Kept) -> Failure
         .iter()
         .map(|(name, descriptor)| format!("{name}={}", descriptor.as_raw_fd()));
     let names = names.collect::<Vec<_>>().join(",");
-    let place = &executor.place;
+    let context = &executor.context;
     let mut command = Command::new(program);
     let failed = |error: std::io::Error| {
         Failure::new(
@@ -70,9 +70,9 @@ pub fn hand_over(program: &Path, executor: &Executor, control: &Kept) -> Failure
     command
         .arg("supervise")
         .arg("--root")
-        .arg(place.root.path())
+        .arg(context.root.path())
         .env(VARIABLE, format!("{} {names}", std::process::id()));
-    if let Some(told) = &place.told {
+    if let Some(told) = &context.told {
         command.arg("--socket").arg(told);
     }
     let error = command.exec();

@@ -38,9 +38,9 @@ use tokio::{
 };
 
 use crate::{
+    context::Context,
     environment::Environment,
     failure::{Exit, Failure},
-    place::Place,
     services::table,
 };
 pub use child::own_program;
@@ -53,21 +53,21 @@ const INBOX: usize = 256;
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// `environment` holds what the daemons are given; nothing of it is in the environment of this process.
-pub async fn run(mut place: Place, environment: Environment) -> Result<Exit, Failure> {
-    place.local()?;
+pub async fn run(mut context: Context, environment: Environment) -> Result<Exit, Failure> {
+    context.local()?;
     let token = environment.get("NEXUS_TOKEN").and_then(|token| token.to_str());
-    place.options.token = token.filter(|token| !token.is_empty()).map(str::to_owned);
-    place
+    context.options.token = token.filter(|token| !token.is_empty()).map(str::to_owned);
+    context
         .root
         .create()
         .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-    let policy = Policy::load(&place.root)?;
-    let disabled = Disabled::read(&place.root)
-        .map_err(|error| Failure::file("read", &memory::disabled_file(&place.root), &error))?;
-    let sockets = table::sockets(&place)?;
+    let policy = Policy::load(&context.root)?;
+    let disabled = Disabled::read(&context.root)
+        .map_err(|error| Failure::file("read", &memory::disabled_file(&context.root), &error))?;
+    let sockets = table::sockets(&context)?;
     let mut handed = handover::Handed::take();
     // From here on we are the only one.
-    let path = table::control_socket(&place.root);
+    let path = table::control_socket(&context.root);
     let control = match handed.listener(handover::CONTROL, &path) {
         Some(kept) => Ok(kept),
         None => Kept::bind(&path, 0o600, None),
@@ -82,11 +82,11 @@ pub async fn run(mut place: Place, environment: Environment) -> Result<Exit, Fai
     let _hangup = signal(SignalKind::hangup()).map_err(|error| failed("listen for signals", error))?;
 
     let (heard, mut inbox) = mpsc::channel(INBOX);
-    let place = Arc::new(place);
-    let executor = executor::Executor::new(place.clone(), environment, policy.clone(), sockets, heard.clone());
+    let context = Arc::new(context);
+    let executor = executor::Executor::new(context.clone(), environment, policy.clone(), sockets, heard.clone());
     let machine = machine::Machine::new(policy.machine(), table::needs());
     let mut dispatcher = dispatcher::Dispatcher::new(machine, executor);
-    dispatcher.adopt(&Memory::read(&place.root), &disabled, &mut handed);
+    dispatcher.adopt(&Memory::read(&context.root), &disabled, &mut handed);
     drop(handed);
     let room = Arc::new(Semaphore::new(server::MOST_AT_ONCE));
     let control = control::Control::new(path, control, heard.clone(), dispatcher.snapshots(), room.clone());
@@ -105,14 +105,14 @@ pub async fn run(mut place: Place, environment: Environment) -> Result<Exit, Fai
             asked = true;
         }
     });
-    if dispatcher.run(&mut inbox, &mut control).await == dispatcher::Over::Replaced {
+    if dispatcher.run(&mut inbox, &mut control).await == dispatcher::StopReason::Replaced {
         // Nothing is taken down on the way: the daemons and their sockets are another supervisor's now.
         eprintln!("another supervisor keeps this tree");
         std::process::exit(Exit::Refused as i32);
     }
     // Nobody new is heard, and the place is free, before those who follow are told that it is over.
     control.close();
-    Memory::forget(&place.root);
+    Memory::forget(&context.root);
     drop(dispatcher);
     let everybody = u32::try_from(server::MOST_AT_ONCE).expect("it is small");
     let _late = timeout(LAST_WORDS, room.acquire_many(everybody)).await;

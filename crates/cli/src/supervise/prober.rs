@@ -35,7 +35,7 @@ pub struct Look {
 impl Look {
     /// It is of use and nothing about it is on its way: one that limps may be well the next moment.
     fn is_settled(&self) -> bool {
-        let well = self.said.as_ref().is_ok_and(|said| said.serving && !said.limps());
+        let well = self.said.as_ref().is_ok_and(|said| said.serving && !said.is_degraded());
         let asking = self.standing.as_ref().is_some_and(Standing::is_asking);
         well && !self.absent && self.unlinked.is_none() && !asking
     }

@@ -94,7 +94,7 @@ impl View<'_> {
                 message: message.clone(),
                 at: self.at(*at),
             }),
-            log: pump::path(&self.executor.place.root, entry.name).with_file_name(format!("{}.log", entry.name)),
+            log: pump::path(&self.executor.context.root, entry.name).with_file_name(format!("{}.log", entry.name)),
         }
     }
 
@@ -148,10 +148,10 @@ impl View<'_> {
         };
         let logs = Some(format!("nexus services logs {}", entry.name));
         checks.push(match &look.said {
-            Ok(said) if said.serving => match said.limp(look.standing.as_ref()) {
-                Some(limp) => {
-                    let fix = limp.fix.map(str::to_owned).or(logs);
-                    check("health", Verdict::Warn, limp.message, fix)
+            Ok(said) if said.serving => match said.degradation(look.standing.as_ref()) {
+                Some(degradation) => {
+                    let fix = degradation.fix.map(str::to_owned).or(logs);
+                    check("health", Verdict::Warn, degradation.message, fix)
                 }
                 None => check("health", Verdict::Pass, "serves".to_owned(), None),
             },
@@ -236,9 +236,12 @@ fn state(unit: &Unit, look: Option<&Look>) -> State {
         Phase::Ready => match look {
             Some(look) => {
                 let said = look.said.as_ref().ok();
-                let limp = said.and_then(|said| said.limp(look.standing.as_ref()));
+                let degradation = said.and_then(|said| said.degradation(look.standing.as_ref()));
                 let unlinked = look.unlinked.as_ref().map(|_| State::Degraded);
-                limp.map(|limp| limp.state).max(unlinked).unwrap_or(State::Ready)
+                degradation
+                    .map(|degradation| degradation.state)
+                    .max(unlinked)
+                    .unwrap_or(State::Ready)
             }
             None => State::Ready,
         },

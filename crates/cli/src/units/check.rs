@@ -14,8 +14,8 @@ use super::{
     files::{self, Entry, TABLE},
 };
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
-    place::Place,
 };
 
 const SYSTEM_ROOT: &str = "/var/lib/nexus";
@@ -48,7 +48,7 @@ pub fn may(which: &Which) -> Result<(), Failure> {
 }
 
 /// This installation, with all that the units will need in place.
-pub fn installation(place: &Place, entries: &[&Entry], scope: Scope) -> Result<Installation, Failure> {
+pub fn installation(context: &Context, entries: &[&Entry], scope: Scope) -> Result<Installation, Failure> {
     let bin = bin()?;
     let needed = entries.iter().map(|entry| entry.binary()).chain(["nexus"]);
     let missing: Vec<&str> = needed.filter(|name| !bin.join(name).is_file()).collect();
@@ -61,9 +61,9 @@ pub fn installation(place: &Place, entries: &[&Entry], scope: Scope) -> Result<I
     let here = Installation {
         scope,
         bin,
-        root: root(place, scope),
-        socket: place.local()?.to_path_buf(),
-        told: place.told.is_some(),
+        root: root(context, scope),
+        socket: context.local()?.to_path_buf(),
+        told: context.told.is_some(),
     };
     if scope == Scope::System {
         not_in_a_home(&here.bin, "the programs are", "install them to /usr/local/bin")?;
@@ -85,12 +85,12 @@ fn bin() -> Result<PathBuf, Failure> {
 }
 
 /// The system's daemons have a place of their own, unless another one is asked for.
-fn root(place: &Place, scope: Scope) -> PathBuf {
-    let own = Root::resolve(None).is_ok_and(|default| default.path() == place.root.path());
+fn root(context: &Context, scope: Scope) -> PathBuf {
+    let own = Root::resolve(None).is_ok_and(|default| default.path() == context.root.path());
     let asked = !own || env::var_os("NEXUS_ROOT").is_some_and(|root| !root.is_empty());
     match scope {
         Scope::System if !asked => PathBuf::from(SYSTEM_ROOT),
-        Scope::User | Scope::System => place.root.path().to_path_buf(),
+        Scope::User | Scope::System => context.root.path().to_path_buf(),
     }
 }
 

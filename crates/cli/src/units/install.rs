@@ -11,19 +11,19 @@ use super::{
     steps::{self, Step, unwritable},
 };
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table},
-    place::Place,
 };
 
 pub const SYSUSERS_FILE: &str = "/etc/sysusers.d/nexus.conf";
 pub const TMPFILES_FILE: &str = "/etc/tmpfiles.d/nexus.conf";
 
-pub async fn install(place: &Place, args: &InstallArgs, output: &Output) -> Result<Exit, Failure> {
+pub async fn install(context: &Context, args: &InstallArgs, output: &Output) -> Result<Exit, Failure> {
     let scope = args.which.scope();
     let entries = check::entries(&args.which)?;
     check::may(&args.which)?;
-    let here = check::installation(place, &entries, scope)?;
+    let here = check::installation(context, &entries, scope)?;
     if args.which.kind() == Kind::Launchd {
         return launchd::install::install(&here, &args.which, !args.no_start, output).await;
     }

@@ -8,8 +8,8 @@ use futures_util::future::{join_all, try_join_all};
 
 use super::{Kind, Scope, escape, files, launchd, systemd};
 use crate::{
+    context::Context,
     failure::Failure,
-    place::Place,
     services::{
         change::Change,
         model::{Check, Desired, LastError, LastExit, Manager as Name, Service, Snapshot, State, Verdict, stamp},
@@ -25,8 +25,8 @@ pub enum Manager {
 }
 
 /// Who keeps the services of this tree running; `None` if our own supervisor is to.
-pub fn of(place: &Place) -> Option<Manager> {
-    let root = place.root.path();
+pub fn of(context: &Context) -> Option<Manager> {
+    let root = context.root.path();
     match Kind::of_this_host() {
         Kind::Launchd => {
             let file = launchd::file("orchestrator").ok()?;
@@ -73,29 +73,29 @@ impl Manager {
     }
 
     /// What it knows of each service, with what the daemons wrote down of themselves; `deep` asks them too.
-    pub async fn look(self, place: &Place, deep: bool) -> Result<Snapshot, Failure> {
-        let sockets = table::sockets(place)?;
+    pub async fn look(self, context: &Context, deep: bool) -> Result<Snapshot, Failure> {
+        let sockets = table::sockets(context)?;
         let known = self.known().await?;
         let each = TABLE.iter().zip(&sockets).zip(known);
         let each = each.map(|((entry, socket), known)| async move {
             // Who listens where nothing of the init system's should is worth a look.
             if known.as_ref().is_none_or(|known| !known.is_held()) {
-                let found = survey::one(place, entry, socket, Desired::Stopped).await;
+                let found = survey::one(context, entry, socket, Desired::Stopped).await;
                 if found.pid.is_some() {
                     return found;
                 }
             }
-            let mut service = survey::unseen(place, entry, socket, Desired::Stopped);
+            let mut service = survey::unseen(context, entry, socket, Desired::Stopped);
             match known {
-                Some(Known::Systemd(state)) => put_systemd(place, &mut service, &state),
-                Some(Known::Launchd(state)) => put_launchd(place, &mut service, state),
+                Some(Known::Systemd(state)) => put_systemd(context, &mut service, &state),
+                Some(Known::Launchd(state)) => put_launchd(context, &mut service, state),
                 None => {}
             }
             service
         });
         let snapshot = Snapshot::new(join_all(each).await, None);
         if deep {
-            survey::deepen(place, snapshot).await
+            survey::deepen(context, snapshot).await
         } else {
             Ok(snapshot)
         }
@@ -158,7 +158,7 @@ async fn by_launchd(change: Change, service: &str) -> Result<(), Failure> {
     }
 }
 
-fn put_systemd(place: &Place, service: &mut Service, state: &systemd::State) {
+fn put_systemd(context: &Context, service: &mut Service, state: &systemd::State) {
     service.manager = Name::Systemd;
     service.enabled_at_login = state.enabled;
     service.pid = state.pid;
@@ -190,7 +190,7 @@ fn put_systemd(place: &Place, service: &mut Service, state: &systemd::State) {
         _ => None,
     };
     let Some(seen) = seen else {
-        return survey::recall(place, service, state.fed);
+        return survey::recall(context, service, state.fed);
     };
     service.state = seen;
     if matches!(seen, State::Failed | State::Backoff) {
@@ -209,7 +209,7 @@ fn put_systemd(place: &Place, service: &mut Service, state: &systemd::State) {
     }
 }
 
-fn put_launchd(place: &Place, service: &mut Service, state: Option<launchd::State>) {
+fn put_launchd(context: &Context, service: &mut Service, state: Option<launchd::State>) {
     service.manager = Name::Launchd;
     service.enabled_at_login = state.is_some();
     let Some(state) = state else {
@@ -221,7 +221,7 @@ fn put_launchd(place: &Place, service: &mut Service, state: Option<launchd::Stat
     service.restarts = state.runs.saturating_sub(1);
     service.start_time = state.pid.and_then(crate::services::process::start_time);
     if state.pid.is_some() {
-        survey::recall(place, service, None);
+        survey::recall(context, service, None);
     } else {
         service.state = State::Failed;
         let fix = format!("nexus services logs {0}; then: nexus services start {0}", service.id);

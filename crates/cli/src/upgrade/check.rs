@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     backup::{self, pick},
+    context::Context,
     failure::{Exit, Failure},
-    place::Place,
     services::table::TABLE,
     settings::ask::{self, Sees},
     units::{self, manager::Manager},
@@ -36,7 +36,7 @@ pub fn beforehand() -> Result<(), Failure> {
 
 /// Whether the version in `folder` would run here, with these settings and these stores. `from` is the folder of the
 /// one that it is to replace. What its programs call themselves comes back.
-pub async fn all(place: &Place, about: &About, folder: &Path, from: &Path, save: bool) -> Result<String, Failure> {
+pub async fn all(context: &Context, about: &About, folder: &Path, from: &Path, save: bool) -> Result<String, Failure> {
     let target = format!("{}-{}", env::consts::OS, arch());
     if about.target != target {
         return Err(Failure::new(
@@ -46,11 +46,11 @@ pub async fn all(place: &Place, about: &About, folder: &Path, from: &Path, save:
     }
     let bin = folder.join("bin");
     let said = programs(about, &bin).await?;
-    settings(place, about, &bin).await?;
-    stores(place, about, &bin, &from.join("bin")).await?;
-    units(place)?;
+    settings(context, about, &bin).await?;
+    stores(context, about, &bin, &from.join("bin")).await?;
+    units(context)?;
     if save {
-        room(place)?;
+        room(context)?;
     }
     Ok(said)
 }
@@ -103,7 +103,7 @@ async fn programs(about: &About, bin: &Path) -> Result<String, Failure> {
 }
 
 /// Each daemon judges the settings that are in force.
-async fn settings(place: &Place, about: &About, bin: &Path) -> Result<(), Failure> {
+async fn settings(context: &Context, about: &About, bin: &Path) -> Result<(), Failure> {
     for section in services::daemon_sections() {
         let path = bin.join(format!("nexus-{section}"));
         if !path.is_file() {
@@ -112,7 +112,7 @@ async fn settings(place: &Place, about: &About, bin: &Path) -> Result<(), Failur
         let args = [
             "--check-config".as_ref(),
             "--root".as_ref(),
-            place.root.path().as_os_str(),
+            context.root.path().as_os_str(),
         ];
         let ended = ask::run(&path, args, Sees::Everything).await?;
         let said = String::from_utf8_lossy(&ended.stderr);
@@ -136,8 +136,8 @@ async fn settings(place: &Place, about: &About, bin: &Path) -> Result<(), Failur
     Ok(())
 }
 
-async fn stores(place: &Place, about: &About, bin: &Path, from: &Path) -> Result<(), Failure> {
-    let (new, old) = (facts(place, bin).await?, facts(place, from).await?);
+async fn stores(context: &Context, about: &About, bin: &Path, from: &Path) -> Result<(), Failure> {
+    let (new, old) = (facts(context, bin).await?, facts(context, from).await?);
     let new = Facts {
         version: about.version.clone(),
         ..new
@@ -148,8 +148,8 @@ async fn stores(place: &Place, about: &About, bin: &Path, from: &Path) -> Result
     }
 }
 
-async fn facts(place: &Place, bin: &Path) -> Result<Facts, Failure> {
-    let done = gate::ask(&bin.join("nexus"), place, &["upgrade", "--stores", "--json"], ASK).await?;
+async fn facts(context: &Context, bin: &Path) -> Result<Facts, Failure> {
+    let done = gate::ask(&bin.join("nexus"), context, &["upgrade", "--stores", "--json"], ASK).await?;
     serde_json::from_slice(&done.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
         Failure::new(
@@ -160,8 +160,8 @@ async fn facts(place: &Place, bin: &Path) -> Result<Facts, Failure> {
 }
 
 /// Units must name the programs by what is switched, or they would start the old ones for ever.
-fn units(place: &Place) -> Result<(), Failure> {
-    let Some(Manager::Systemd(scope)) = units::manager::of(place) else {
+fn units(context: &Context) -> Result<(), Failure> {
+    let Some(Manager::Systemd(scope)) = units::manager::of(context) else {
         return Ok(());
     };
     let folder = scope.folder()?;
@@ -178,12 +178,12 @@ fn units(place: &Place) -> Result<(), Failure> {
 }
 
 /// A backup is staged beside itself: it takes its room twice.
-fn room(place: &Place) -> Result<(), Failure> {
-    let state = place.root.state();
+fn room(context: &Context) -> Result<(), Failure> {
+    let state = context.root.state();
     let Ok(bytes) = pick::measure(&state) else {
         return Ok(());
     };
-    let mut folder = backup::directory(place.root.path());
+    let mut folder = backup::directory(context.root.path());
     while !folder.is_dir() && folder.pop() {}
     enough(&folder, bytes.saturating_mul(2).saturating_add(SPARE))
 }

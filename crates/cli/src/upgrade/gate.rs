@@ -20,9 +20,9 @@ use tokio::{
 
 use super::journal::Before;
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
     output::Output,
-    place::Place,
     services::{
         control::{self, Action, Conversation, Request},
         logs,
@@ -72,7 +72,7 @@ struct Answer {
 /// What a version's `nexus` is asked to do in this tree.
 pub async fn ask(
     program: &Path,
-    place: &Place,
+    context: &Context,
     args: &[impl AsRef<OsStr>],
     patience: Duration,
 ) -> Result<std::process::Output, Failure> {
@@ -80,11 +80,11 @@ pub async fn ask(
     command
         .args(args)
         .arg("--root")
-        .arg(place.root.path())
+        .arg(context.root.path())
         .env_remove("NEXUS_BIN_DIR")
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    if let Some(told) = &place.told {
+    if let Some(told) = &context.told {
         command.arg("--socket").arg(told);
     }
     match timeout(patience, command.output()).await {
@@ -96,8 +96,8 @@ pub async fn ask(
     }
 }
 
-pub async fn look(program: &Path, place: &Place) -> Result<Vec<Seen>, Failure> {
-    let done = ask(program, place, &["services", "status", "--json"], ASK).await?;
+pub async fn look(program: &Path, context: &Context) -> Result<Vec<Seen>, Failure> {
+    let done = ask(program, context, &["services", "status", "--json"], ASK).await?;
     let answer: Answer = serde_json::from_slice(&done.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
         Failure::new(
@@ -122,8 +122,8 @@ pub fn wanted(seen: &[Seen]) -> Vec<Before> {
 
 /// Has the supervisor become this program. One that cannot, or does not, is ended: the daemons go on without it, and
 /// the next command starts one of its own version that takes them over. Where none runs there is nothing to do.
-pub async fn hand_over(place: &Place, program: &Path) -> Result<(), Failure> {
-    let Some(peer) = supervisor(place).await? else {
+pub async fn hand_over(context: &Context, program: &Path) -> Result<(), Failure> {
+    let Some(peer) = supervisor(context).await? else {
         return Ok(());
     };
     if !peer.is_ours() || runs_from(peer.pid, program) == Some(true) {
@@ -131,7 +131,7 @@ pub async fn hand_over(place: &Place, program: &Path) -> Result<(), Failure> {
     }
     let pid = peer.pid;
     let asked = async {
-        let socket = table::control_socket(&place.root);
+        let socket = table::control_socket(&context.root);
         let Some(stream) = control::dial(&socket).await? else {
             return Ok(());
         };
@@ -143,10 +143,10 @@ pub async fn hand_over(place: &Place, program: &Path) -> Result<(), Failure> {
     let asked = asked.await;
     let give_up = Instant::now() + HAND_OVER;
     while asked.is_ok() && Instant::now() < give_up {
-        if runs_from(pid, program) != Some(false) && answers(place).await {
+        if runs_from(pid, program) != Some(false) && answers(context).await {
             return Ok(());
         }
-        if supervisor(place).await?.is_none() {
+        if supervisor(context).await?.is_none() {
             return Ok(());
         }
         sleep(LOOK_AGAIN).await;
@@ -155,8 +155,8 @@ pub async fn hand_over(place: &Place, program: &Path) -> Result<(), Failure> {
 }
 
 /// `None` only if none runs: one that has too much to do is waited for.
-async fn supervisor(place: &Place) -> Result<Option<Peer>, Failure> {
-    let socket = table::control_socket(&place.root);
+async fn supervisor(context: &Context) -> Result<Option<Peer>, Failure> {
+    let socket = table::control_socket(&context.root);
     let give_up = Instant::now() + HAND_OVER;
     loop {
         match peer::look(&socket).await {
@@ -172,9 +172,9 @@ async fn supervisor(place: &Place) -> Result<Option<Peer>, Failure> {
     }
 }
 
-async fn answers(place: &Place) -> bool {
+async fn answers(context: &Context) -> bool {
     let asked = async {
-        let stream = control::dial(&table::control_socket(&place.root)).await.ok()??;
+        let stream = control::dial(&table::control_socket(&context.root)).await.ok()??;
         let request = Request::new(Action::Status, &[]);
         Conversation::begin(stream, &request).await.ok()?
     };
@@ -219,7 +219,7 @@ pub struct Trouble {
 
 /// What every service must be again.
 pub struct Gate<'a> {
-    pub place: &'a Place,
+    pub context: &'a Context,
     /// The version's own `nexus`.
     pub program: &'a Path,
     /// What its daemons say of themselves.
@@ -242,10 +242,10 @@ impl Gate<'_> {
     pub async fn pass(&self, output: &Output) -> Result<(), Trouble> {
         let since = SystemTime::now();
         let late = |why: &Failure| self.trouble("nexus", why.message.clone(), since);
-        let seen = look(self.program, self.place).await.map_err(|why| late(&why))?;
+        let seen = look(self.program, self.context).await.map_err(|why| late(&why))?;
         let stale = |one: &&Before| {
             let now = seen.iter().find(|seen| seen.id == one.id);
-            now.is_none_or(|now| !matches!(self.judge(one, now, now.pid), Is::Fine))
+            now.is_none_or(|now| !matches!(self.compare(one, now, now.pid), Is::Fine))
         };
         let stale: Vec<&str> = self.before.iter().filter(stale).map(|one| one.id.as_str()).collect();
         if stale.is_empty() {
@@ -257,7 +257,7 @@ impl Gate<'_> {
         args.extend(&stale);
         let begin = Instant::now();
         // Its exit code says less than what is seen afterwards.
-        let done = ask(self.program, self.place, &args, self.wait + ASK).await;
+        let done = ask(self.program, self.context, &args, self.wait + ASK).await;
         done.map_err(|why| late(&why))?;
         self.watch(&seen, begin + self.wait, since, output).await
     }
@@ -266,7 +266,7 @@ impl Gate<'_> {
         let mut told = false;
         let mut settled: Option<(Instant, Vec<Option<i32>>)> = None;
         loop {
-            let seen = look(self.program, self.place).await;
+            let seen = look(self.program, self.context).await;
             let seen = seen.map_err(|why| self.trouble("nexus", why.message, since))?;
             let mut waiting = Vec::new();
             for before in self.before {
@@ -274,7 +274,7 @@ impl Gate<'_> {
                 let pid = pid(first, &before.id);
                 match now.map_or_else(
                     || Is::Lost("is not known any more".to_owned()),
-                    |now| self.judge(before, now, pid),
+                    |now| self.compare(before, now, pid),
                 ) {
                     Is::Fine => {}
                     Is::Lost(why) => return Err(self.trouble(&before.id, why, since)),
@@ -311,7 +311,7 @@ impl Gate<'_> {
     /// but that it is what this version runs.
     /// Where the system does not tell what runs (a daemon may hide it from all but root), a process that `old` is not is
     /// taken to be it: nobody else starts them.
-    fn judge(&self, before: &Before, now: &Seen, old: Option<i32>) -> Is {
+    fn compare(&self, before: &Before, now: &Seen, old: Option<i32>) -> Is {
         let words = || {
             let ended = now.last_exit.as_ref().map(|ended| ended.message.clone());
             let check = now.checks.iter().find(|check| check.status == "fail");
@@ -357,7 +357,7 @@ impl Gate<'_> {
         Trouble {
             service: service.to_owned(),
             why,
-            log: logs::last(&self.place.root, service, since, LINES),
+            log: logs::last(&self.context.root, service, since, LINES),
         }
     }
 }

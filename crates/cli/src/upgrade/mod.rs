@@ -39,20 +39,20 @@ use self::{
 use crate::{
     backup::{self, progress, staging},
     commands,
+    context::Context,
     failure::{Exit, Failure},
     output::Output,
-    place::Place,
 };
 
-pub async fn run(place: &Place, args: &UpgradeArgs, output: &Output) -> Result<Exit, Failure> {
+pub async fn run(context: &Context, args: &UpgradeArgs, output: &Output) -> Result<Exit, Failure> {
     if args.stores {
-        return stores::show(place, output).await.map(|()| Exit::Ok);
+        return stores::show(context, output).await.map(|()| Exit::Ok);
     }
     let layout = Layout::find(args.prefix.as_deref())?;
     if args.list {
         return list::show(&layout, output);
     }
-    place.local()?;
+    context.local()?;
     check::beforehand()?;
     let _lock = layout.lock()?;
     let found = Journal::read(&layout)?;
@@ -61,7 +61,7 @@ pub async fn run(place: &Place, args: &UpgradeArgs, output: &Output) -> Result<E
         if args.dry_run {
             return Err(list::told(&journal));
         }
-        let mut work = Work::new(place, &layout, output, journal);
+        let mut work = Work::new(context, &layout, output, journal);
         let end = work.resume().await?;
         let over = args.source.is_none() && !args.rollback;
         if over || !matches!(end, End::Upgraded | End::Undone) {
@@ -86,11 +86,11 @@ pub async fn run(place: &Place, args: &UpgradeArgs, output: &Output) -> Result<E
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let journal = Journal::new(
         &current,
-        place.root.path().to_path_buf(),
+        context.root.path().to_path_buf(),
         usize::from(args.keep),
         (ms(args.wait), ms(args.stay)),
     );
-    let mut work = Work::new(place, &layout, output, journal);
+    let mut work = Work::new(context, &layout, output, journal);
     let end = match work.prepare(what, args).await {
         Ok(None) => work.carry().await?,
         Ok(Some(end)) => {
@@ -127,7 +127,7 @@ enum End {
 }
 
 struct Work<'a> {
-    place: &'a Place,
+    context: &'a Context,
     layout: &'a Layout,
     output: &'a Output,
     journal: Journal,
@@ -138,9 +138,9 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(place: &'a Place, layout: &'a Layout, output: &'a Output, journal: Journal) -> Work<'a> {
+    fn new(context: &'a Context, layout: &'a Layout, output: &'a Output, journal: Journal) -> Work<'a> {
         Work {
-            place,
+            context,
             layout,
             output,
             journal,
@@ -172,26 +172,26 @@ impl<'a> Work<'a> {
         if about.version == self.journal.from {
             return Ok(Some(End::Current));
         }
-        let place = self.layout.folder(&about.version);
-        if folder != place && place.exists() && !same(&folder, &place) {
+        let target = self.layout.folder(&about.version);
+        if folder != target && target.exists() && !same(&folder, &target) {
             let said = format!("another nexus {} is installed already, with other files", about.version);
             return Err(
-                Failure::new(Exit::Refused, said).hint(format!("if it is of no use: remove {}", place.display()))
+                Failure::new(Exit::Refused, said).hint(format!("if it is of no use: remove {}", target.display()))
             );
         }
-        let save = !args.no_backup && self.place.root.state().is_dir();
+        let save = !args.no_backup && self.context.root.state().is_dir();
         self.step(Step::Check, &format!("checking nexus {} ...", about.version))?;
         let from = self.layout.folder(&self.journal.from);
-        check::all(self.place, &about, &folder, &from, save).await?;
-        let seen = gate::look(&self.layout.program(&self.journal.from), self.place).await?;
+        check::all(self.context, &about, &folder, &from, save).await?;
+        let seen = gate::look(&self.layout.program(&self.journal.from), self.context).await?;
         self.journal.services = gate::wanted(&seen);
         if args.dry_run {
             return Ok(Some(End::Planned));
         }
-        self.journal.fresh = !place.exists();
+        self.journal.fresh = !target.exists();
         self.step(Step::Backup, "saving the state ...")?;
         if self.journal.fresh {
-            fs::rename(&folder, &place).map_err(|error| Failure::file("install", &place, &error))?;
+            fs::rename(&folder, &target).map_err(|error| Failure::file("install", &target, &error))?;
         }
         if save {
             let name = format!(
@@ -199,8 +199,8 @@ impl<'a> Work<'a> {
                 about.version,
                 backup::stamp(SystemTime::now())
             );
-            let file = backup::directory(self.place.root.path()).join(name);
-            commands::backup::take(self.place, file.clone(), false, self.output).await?;
+            let file = backup::directory(self.context.root.path()).join(name);
+            commands::backup::take(self.context, file.clone(), false, self.output).await?;
             self.journal.backup = Some(file);
         }
         Ok(None)
@@ -238,7 +238,7 @@ impl<'a> Work<'a> {
         }
         self.step(restart, &format!("handing over to {to} ..."))?;
         let program = self.layout.program(to);
-        if let Err(failure) = gate::hand_over(self.place, &program).await {
+        if let Err(failure) = gate::hand_over(self.context, &program).await {
             return Ok(Some(Trouble {
                 service: "supervisor".to_owned(),
                 why: failure.message,
@@ -246,7 +246,7 @@ impl<'a> Work<'a> {
             }));
         }
         let gate = Gate {
-            place: self.place,
+            context: self.context,
             program: &program,
             version: to.split('+').next().unwrap_or_default(),
             before: &self.journal.services,
@@ -287,7 +287,7 @@ impl<'a> Work<'a> {
     /// What one that was cut off had left to do.
     async fn resume(&mut self) -> Result<End, Failure> {
         let journal = &self.journal;
-        if journal.root != self.place.root.path() {
+        if journal.root != self.context.root.path() {
             let root = journal.root.display();
             return Err(Failure::new(Exit::Refused, format!("an upgrade of {root} was cut off"))
                 .hint(format!("finish that one first: nexus --root {root} upgrade")));
@@ -329,7 +329,7 @@ impl<'a> Work<'a> {
         }
         if self.journal.step == Step::Backup {
             // What stays is told by the doctor, and swept later.
-            let _stays = backup::sweep(self.place.root.path());
+            let _stays = backup::sweep(self.context.root.path());
         }
         Journal::remove(self.layout)
     }
@@ -428,7 +428,7 @@ impl<'a> Work<'a> {
             .collect();
         let current = self.layout.current().unwrap_or_default();
         // Who cannot tell how the services are has said so above.
-        let seen = gate::look(&self.layout.program(&current), self.place)
+        let seen = gate::look(&self.layout.program(&current), self.context)
             .await
             .unwrap_or_default();
         let services: Vec<Value> = seen

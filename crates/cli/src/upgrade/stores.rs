@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use nexus_store::copy::{self, KNOWN};
 use serde::{Deserialize, Serialize};
 
-use crate::{commands::backup, failure::Failure, output::Output, place::Place};
+use crate::{commands::backup, context::Context, failure::Failure, output::Output};
 
 /// What a version knows, and what it finds.
 #[derive(Debug, Serialize, Deserialize)]
@@ -81,15 +81,15 @@ impl Facts {
     }
 }
 
-pub async fn show(place: &Place, output: &Output) -> Result<(), Failure> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(place.root.db_dir())
+pub async fn show(context: &Context, output: &Output) -> Result<(), Failure> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(context.root.db_dir())
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| copy::is_database(path).unwrap_or(false))
         .collect();
-    paths.extend(backup::elsewhere(place, output).await?);
+    paths.extend(backup::elsewhere(context, output).await?);
     paths.sort();
     let known = Tables::from(KNOWN);
     let mut stores = Vec::new();

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::Place;
+use super::KeyringEntry;
 use crate::{
     Error, Kind, Secret,
     program::{Program, Said, Trouble},
@@ -11,7 +11,7 @@ use crate::{
 #[cfg_attr(target_os = "linux", expect(dead_code, reason = "tests have one of their own"))]
 pub(super) const SECURITY: &str = "/usr/bin/security";
 
-pub(super) async fn get(security: &str, place: &Place<'_>) -> Result<Secret, Error> {
+pub(super) async fn get(security: &str, place: &KeyringEntry<'_>) -> Result<Secret, Error> {
     let find = Program::new(security, place.deadline).args([
         "find-generic-password",
         "-w",
@@ -24,7 +24,7 @@ pub(super) async fn get(security: &str, place: &Place<'_>) -> Result<Secret, Err
     Secret::of_bytes(&said.output).ok_or_else(|| place.wrong(Kind::Malformed, "the entry is empty or no text"))
 }
 
-pub(super) async fn put(security: &str, place: &Place<'_>, secret: &Secret) -> Result<(), Error> {
+pub(super) async fn put(security: &str, place: &KeyringEntry<'_>, secret: &Secret) -> Result<(), Error> {
     // Its interactive mode reads commands from standard input; hexadecimal needs no quotes.
     let plain = |name: &str| !name.contains(['"', '\\', '\n', '\r']);
     if !plain(place.service) || !plain(place.account) {
@@ -47,7 +47,7 @@ pub(super) async fn put(security: &str, place: &Place<'_>, secret: &Secret) -> R
     run(place, add).await.map(|_| ())
 }
 
-pub(super) async fn remove(security: &str, place: &Place<'_>) -> Result<bool, Error> {
+pub(super) async fn remove(security: &str, place: &KeyringEntry<'_>) -> Result<bool, Error> {
     let delete = Program::new(security, place.deadline).args([
         "delete-generic-password",
         "-s",
@@ -62,7 +62,7 @@ pub(super) async fn remove(security: &str, place: &Place<'_>) -> Result<bool, Er
     }
 }
 
-async fn run(place: &Place<'_>, program: Program) -> Result<Said, Error> {
+async fn run(place: &KeyringEntry<'_>, program: Program) -> Result<Said, Error> {
     let said = program.run().await.map_err(|trouble| match trouble {
         Trouble::Missing | Trouble::NotAllowed => {
             place.wrong(Kind::MissingProvider, "the command security was not found")
@@ -117,7 +117,7 @@ esac
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         let security = path.to_str().unwrap();
         let reference: Reference = "keyring:nexus.anthropic/default".parse().unwrap();
-        let place = Place {
+        let place = KeyringEntry {
             reference: &reference,
             service: "nexus.anthropic",
             account: "default",

@@ -11,14 +11,14 @@ use crate::{Error, Kind, Reference, Secret};
 
 /// One place in it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'a> {
+pub(crate) struct KeyringEntry<'a> {
     pub reference: &'a Reference,
     pub service: &'a str,
     pub account: &'a str,
     pub deadline: Duration,
 }
 
-impl Place<'_> {
+impl KeyringEntry<'_> {
     fn wrong(&self, kind: Kind, reason: impl Into<String>) -> Error {
         Error::new(kind, self.reference, reason)
     }

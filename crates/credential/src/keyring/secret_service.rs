@@ -11,7 +11,7 @@ use zbus::{
 };
 use zeroize::Zeroizing;
 
-use super::Place;
+use super::KeyringEntry;
 use crate::{Error, Kind, Secret};
 
 const BUS_NAME: &str = "org.freedesktop.secrets";
@@ -28,11 +28,11 @@ const ACCOUNT_NAMES: [&str; 2] = ["account", "username"];
 type Wire = (OwnedObjectPath, Vec<u8>, Vec<u8>, String);
 
 struct Keyring<'a> {
-    place: &'a Place<'a>,
+    place: &'a KeyringEntry<'a>,
     bus: Connection,
 }
 
-pub(super) async fn get(place: &Place<'_>) -> Result<Secret, Error> {
+pub(super) async fn get(place: &KeyringEntry<'_>) -> Result<Secret, Error> {
     let keyring = Keyring::open(place).await?;
     let item = match keyring.find().await? {
         Found::Open(item) => item,
@@ -46,7 +46,7 @@ pub(super) async fn get(place: &Place<'_>) -> Result<Secret, Error> {
     Secret::of_bytes(&value).ok_or_else(|| place.wrong(Kind::Malformed, "the entry is empty or no text"))
 }
 
-pub(super) async fn put(place: &Place<'_>, secret: &Secret) -> Result<(), Error> {
+pub(super) async fn put(place: &KeyringEntry<'_>, secret: &Secret) -> Result<(), Error> {
     let keyring = Keyring::open(place).await?;
     // An entry that somebody else made under these names is replaced, not doubled.
     if let Found::Open(item) = keyring.find().await? {
@@ -71,7 +71,7 @@ pub(super) async fn put(place: &Place<'_>, secret: &Secret) -> Result<(), Error>
     keyring.without(&prompt)
 }
 
-pub(super) async fn remove(place: &Place<'_>) -> Result<bool, Error> {
+pub(super) async fn remove(place: &KeyringEntry<'_>) -> Result<bool, Error> {
     let keyring = Keyring::open(place).await?;
     match keyring.find().await? {
         Found::Nothing => Ok(false),
@@ -91,7 +91,7 @@ enum Found {
 }
 
 impl<'a> Keyring<'a> {
-    async fn open(place: &'a Place<'a>) -> Result<Keyring<'a>, Error> {
+    async fn open(place: &'a KeyringEntry<'a>) -> Result<Keyring<'a>, Error> {
         let bus = Connection::session().await.map_err(|_| {
             place
                 .wrong(Kind::MissingProvider, "there is no session bus to reach a keyring on")
@@ -224,7 +224,7 @@ impl<'a> Keyring<'a> {
     }
 }
 
-fn locked(place: &Place<'_>) -> Error {
+fn locked(place: &KeyringEntry<'_>) -> Error {
     place
         .wrong(Kind::Locked, "the keyring is locked")
         .hint("log in to the desktop or unlock it there; it is tried again by itself")

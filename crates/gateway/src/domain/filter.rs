@@ -26,8 +26,8 @@ impl SessionFilter {
             && self
                 .user_id
                 .as_ref()
-                .is_none_or(|user| session.wish.metadata.user_id == *user)
-            && has_all(&session.wish.metadata.labels, &self.labels)
+                .is_none_or(|user| session.requested.metadata.user_id == *user)
+            && has_all(&session.requested.metadata.labels, &self.labels)
     }
 }
 
@@ -62,7 +62,7 @@ fn has_all(found: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::session::{Metadata, Wish};
+    use crate::domain::session::{Metadata, NewSession};
 
     fn session() -> Session {
         let metadata = Metadata {
@@ -70,7 +70,7 @@ mod tests {
             labels: BTreeMap::from([("a".into(), "1".into()), ("b".into(), "2".into())]),
             ..Metadata::default()
         };
-        Session::new("s1".into(), "uid:7".into(), Wish { metadata, config: None }, 0)
+        Session::new("s1".into(), "uid:7".into(), NewSession { metadata, config: None }, 0)
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub struct Security {
 
 /// What a client asks for when it makes a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wish {
+pub struct NewSession {
     pub metadata: Metadata,
     /// Absent stays absent in answers.
     pub config: Option<Config>,
@@ -84,7 +84,9 @@ pub struct Session {
     pub used_at: i64,
     pub expires_at: Option<i64>,
     pub closed_at: Option<i64>,
-    pub wish: Wish,
+    /// What the client asked for; stored under the name that the first version gave it.
+    #[serde(rename = "wish")]
+    pub requested: NewSession,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +111,7 @@ pub enum Outcome {
     Closed,
 }
 
-impl Wish {
+impl NewSession {
     pub fn check(&self) -> Result<(), Error> {
         if let Some(config) = &self.config {
             config.check()?;
@@ -171,8 +173,8 @@ impl Config {
 }
 
 impl Session {
-    pub fn new(id: String, owner: String, wish: Wish, now: i64) -> Self {
-        let timeout = wish.timeout_ns();
+    pub fn new(id: String, owner: String, requested: NewSession, now: i64) -> Self {
+        let timeout = requested.timeout_ns();
         Session {
             id,
             owner,
@@ -183,7 +185,7 @@ impl Session {
             used_at: now,
             expires_at: (timeout > 0).then(|| now.saturating_add(timeout)),
             closed_at: None,
-            wish,
+            requested,
         }
     }
 
@@ -239,7 +241,11 @@ impl Session {
 
     /// A message's content may have this many bytes.
     pub fn check_size(&self, size: usize, most: usize) -> Result<(), Error> {
-        let own = self.wish.config.as_ref().map_or(0, |config| config.max_message_size);
+        let own = self
+            .requested
+            .config
+            .as_ref()
+            .map_or(0, |config| config.max_message_size);
         let limit = match usize::try_from(own) {
             Ok(own) if own > 0 => own.min(most),
             _ => most,
@@ -252,7 +258,7 @@ impl Session {
     }
 
     fn idle_at(&self) -> Option<i64> {
-        let after = self.wish.idle_timeout_ns();
+        let after = self.requested.idle_timeout_ns();
         (self.state == State::Active && after > 0).then(|| self.used_at.saturating_add(after))
     }
 

@@ -90,7 +90,7 @@ pub struct Numbers {
     pub started_at: i64,
     pub uptime: Duration,
     /// What does not work as it should, and why.
-    pub limping: Vec<(String, String)>,
+    pub degraded: Vec<(String, String)>,
 }
 
 impl Handle {
@@ -142,7 +142,7 @@ impl Handle {
             streams: self.inner.streams.load(Ordering::Relaxed),
             started_at: self.inner.started_at,
             uptime: self.inner.started.elapsed(),
-            limping: self.inner.health.limping(),
+            degraded: self.inner.health.degraded(),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::{
         event::{Event, Kind},
         filter::SessionFilter,
         message::Asked,
-        session::{Command, Outcome, Session, Wish},
+        session::{Command, NewSession, Outcome, Session},
     },
     store::Change,
 };
@@ -26,12 +26,12 @@ pub struct Sent {
 }
 
 impl Handle {
-    pub async fn create(&self, caller: &Caller, wish: Wish, key: Option<&str>) -> Result<Session, Error> {
-        wish.check()?;
-        if wish.requires_auth() && caller.is_anonymous() {
+    pub async fn create(&self, caller: &Caller, requested: NewSession, key: Option<&str>) -> Result<Session, Error> {
+        requested.check()?;
+        if requested.requires_auth() && caller.is_anonymous() {
             return Err(Error::RequiresAuth);
         }
-        let ticket = match self.before(caller, "CreateGatewaySession", key, &wish).await? {
+        let ticket = match self.before(caller, "CreateGatewaySession", key, &requested).await? {
             Before::Answered(session) => return Ok(session),
             Before::Fresh(ticket) => ticket,
         };
@@ -42,7 +42,7 @@ impl Handle {
         // In a task of its own: a caller that goes away in the middle leaves nothing half made.
         let (handle, owner) = (self.clone(), caller.principal.to_string());
         let made = tokio::spawn(async move {
-            let made = handle.make(owner, wish, ticket).await;
+            let made = handle.make(owner, requested, ticket).await;
             handle.inner.book.lock().release();
             made
         });
@@ -50,8 +50,8 @@ impl Handle {
     }
 
     /// The intent is written first, so that nothing is left behind at the orchestrator whatever fails.
-    async fn make(&self, owner: String, wish: Wish, ticket: Option<once::Ticket>) -> Result<Session, Error> {
-        let mut session = Session::new(new_id()?, owner, wish, now());
+    async fn make(&self, owner: String, requested: NewSession, ticket: Option<once::Ticket>) -> Result<Session, Error> {
+        let mut session = Session::new(new_id()?, owner, requested, now());
         self.inner
             .store
             .commit(Change::default().put(&session), session.created_at)
@@ -68,8 +68,8 @@ impl Handle {
         let event = Event::of(&open, Kind::SessionCreated)
             .with("gateway_session_id", &open.id)
             .with("orch_session_id", &open.orchestrator_session)
-            .with("name", &open.wish.metadata.name)
-            .with("user_id", &open.wish.metadata.user_id);
+            .with("name", &open.requested.metadata.name)
+            .with("user_id", &open.requested.metadata.user_id);
         let change = once::answered(Change::default().put(&open).event(event), ticket.as_ref(), &open);
         if let Err(error) = self.inner.store.commit(change, open.updated_at).await {
             self.abandon(session);
@@ -96,7 +96,7 @@ impl Handle {
             .get(id)
             .filter(|entry| caller.sees(&entry.session.owner))
             .ok_or(Error::SessionNotFound)?;
-        if entry.session.wish.requires_auth() && caller.is_anonymous() {
+        if entry.session.requested.requires_auth() && caller.is_anonymous() {
             return Err(Error::RequiresAuth);
         }
         Ok((entry.session.clone(), entry.ended.clone()))

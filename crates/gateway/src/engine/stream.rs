@@ -4,7 +4,7 @@ use futures_core::Stream;
 use futures_util::StreamExt;
 use nexus_daemon::{
     Caller,
-    spans::{self, Place},
+    spans::{self, TraceParent},
 };
 use tokio::sync::mpsc;
 
@@ -75,10 +75,10 @@ impl Handle {
     ) -> Result<Chat, Error> {
         let counted = self.count_stream()?;
         let (out, replies) = mpsc::channel(QUEUE);
-        let (handle, place) = (self.clone(), spans::here());
+        let (handle, parent) = (self.clone(), spans::current());
         tokio::spawn(async move {
             let gone = out.clone();
-            let chat = handle.converse(caller, frames, out.clone(), place);
+            let chat = handle.converse(caller, frames, out.clone(), parent);
             let result = tokio::select! {
                 result = chat => result,
                 () = gone.closed() => Ok(()),
@@ -96,7 +96,7 @@ impl Handle {
         caller: Caller,
         mut frames: impl Stream<Item = Option<ClientFrame>> + Unpin,
         out: mpsc::Sender<Result<Reply, Error>>,
-        place: Option<Place>,
+        parent: Option<TraceParent>,
     ) -> Result<(), Error> {
         let (session, ended, first) = loop {
             let Some(Some(frame)) = frames.next().await else {
@@ -117,9 +117,9 @@ impl Handle {
                 },
             }
         };
-        let config = session.wish.stream();
+        let config = session.requested.stream();
         let mut talk = Talk::new(&self, (session, ended), Follow::All, cut(config, None), out);
-        talk.place = place;
+        talk.parent = parent;
         if !matches!(first, Request::Heartbeat) {
             talk.hear(first).await?;
         }
@@ -132,13 +132,13 @@ impl Handle {
         let counted = self.count_stream()?;
         let orchestrator = &self.inner.orchestrator;
         let there = &session.orchestrator_session;
-        let place = orchestrator.find(there, &wanted.message_id).await?;
-        let mut cursor = place.as_ref().map_or(0, |place| place.sequence);
-        let follow = match &place {
+        let position = orchestrator.find(there, &wanted.message_id).await?;
+        let mut cursor = position.as_ref().map_or(0, |position| position.sequence);
+        let follow = match &position {
             None if !wanted.message_id.is_empty() => return Err(Error::MessageNotFound(wanted.message_id)),
-            Some(place) if !wanted.message_id.is_empty() => Follow::One {
+            Some(position) if !wanted.message_id.is_empty() => Follow::One {
                 message_id: wanted.message_id.clone(),
-                alone: place.alone,
+                alone: position.alone,
             },
             _ => Follow::All,
         };
@@ -150,14 +150,15 @@ impl Handle {
             if follow == Follow::All {
                 cursor = after;
             }
-        } else if place.is_none() {
+        } else if position.is_none() {
             cursor = orchestrator.newest(there).await?;
         }
         let (out, replies) = mpsc::channel(QUEUE);
-        let config = session.wish.stream();
+        let config = session.requested.stream();
         let had = |answer: u64| wanted.after_sequence.is_some_and(|after| answer <= after);
-        let had_already = follow != Follow::All && place.as_ref().and_then(|place| place.answer).is_some_and(had);
-        let failed = place.and_then(|place| place.failed);
+        let had_already =
+            follow != Follow::All && position.as_ref().and_then(|position| position.answer).is_some_and(had);
+        let failed = position.and_then(|position| position.failed);
         let mut talk = Talk::new(
             self,
             (session, ended),

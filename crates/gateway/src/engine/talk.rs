@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use futures_util::StreamExt;
-use nexus_daemon::spans::{Place, Span};
+use nexus_daemon::spans::{Span, TraceParent};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -58,7 +58,7 @@ pub(super) struct Talk {
     patience: Duration,
     stage: Stage,
     /// Where the client's stream belongs in a trace, if it says so.
-    pub place: Option<Place>,
+    pub parent: Option<TraceParent>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -86,7 +86,7 @@ impl Talk {
         Talk {
             line: handle.inner.orchestrator.line(&session.orchestrator_session),
             conversation: Conversation::new(follow, cut, nanos(config.answer_timeout), now()),
-            delay: delay(session.wish.stream()),
+            delay: delay(session.requested.stream()),
             handle: handle.clone(),
             session,
             ended,
@@ -98,7 +98,7 @@ impl Talk {
             down_since: Some(Instant::now()),
             patience: config.orchestrator_patience,
             stage: Stage::Open,
-            place: None,
+            parent: None,
         }
     }
 
@@ -181,10 +181,10 @@ impl Talk {
             Request::Message(asked) => match self.handle.touch(&self.session.id, asked.content.len()).await {
                 Ok(()) => {
                     let fresh = new_id()?;
-                    let received = Span::receive("receive message", self.place.as_ref());
+                    let received = Span::receive("receive message", self.parent.as_ref());
                     let mut outgoing = asked.outgoing(|| fresh);
                     received.note("nexus.session_id", self.session.id.clone());
-                    outgoing.traceparent = received.place().map(|place| place.to_string());
+                    outgoing.traceparent = received.traceparent().map(|parent| parent.to_string());
                     self.conversation.ask(outgoing, now());
                 }
                 Err(Error::Domain(error @ domain::Error::TooLarge { .. })) => {

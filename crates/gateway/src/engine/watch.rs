@@ -19,11 +19,11 @@ impl Handle {
                 Ok(()) => Error::new(Kind::Unavailable, "the orchestrator ended the events"),
                 Err(error) => error,
             };
-            let known = !self.inner.health.limping().iter().any(|(part, _)| part == PART);
+            let known = !self.inner.health.degraded().iter().any(|(part, _)| part == PART);
             if known {
                 tracing::warn!(%error, hint = error.hint, "the orchestrator cannot be reached");
             }
-            self.inner.health.limp(PART, Some(error.to_string()));
+            self.inner.health.degrade(PART, Some(error.to_string()));
             backoff.wait().await;
         }
     }
@@ -31,7 +31,7 @@ impl Handle {
     async fn listen(&self, backoff: &mut Backoff) -> Result<(), Error> {
         let mut events = self.inner.orchestrator.closings().await?;
         self.compare().await?;
-        self.inner.health.limp(PART, None);
+        self.inner.health.degrade(PART, None);
         backoff.reset();
         self.settle().await;
         while let Some(event) = next(&mut events).await? {

@@ -11,14 +11,14 @@ use nexus_proto::{
 
 use crate::domain::{
     message::{Incoming, Outgoing, Role, Said},
-    session::Wish,
+    session::NewSession,
 };
 
 /// Labels say which gateway session it belongs to, beside the client's own.
 const GATEWAY_SESSION: &str = "nexus.gateway_session";
 
-pub(super) fn create(id: &str, wish: &Wish) -> CreateSessionRequest {
-    let metadata = &wish.metadata;
+pub(super) fn create(id: &str, requested: &NewSession) -> CreateSessionRequest {
+    let metadata = &requested.metadata;
     let mut labels: std::collections::HashMap<_, _> = metadata
         .labels
         .iter()
@@ -34,8 +34,8 @@ pub(super) fn create(id: &str, wish: &Wish) -> CreateSessionRequest {
             tags: metadata.tags.clone(),
         }),
         config: Some(SessionConfig {
-            max_duration_ns: wish.timeout_ns(),
-            idle_timeout_ns: wish.idle_timeout_ns(),
+            max_duration_ns: requested.timeout_ns(),
+            idle_timeout_ns: requested.idle_timeout_ns(),
             ..SessionConfig::default()
         }),
     }

@@ -5,4 +5,4 @@ mod line;
 mod orchestrator;
 
 pub use line::{Line, Out, Signal, Slot};
-pub use orchestrator::{Orchestrator, Place};
+pub use orchestrator::{MessagePosition, Orchestrator};

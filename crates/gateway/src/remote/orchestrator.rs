@@ -44,7 +44,7 @@ type Shared = (Connection, Arc<()>);
 
 /// Where a message stands in its session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct MessagePosition {
     pub message_id: String,
     pub sequence: u64,
     /// Where its answer stands, if it has one.
@@ -72,7 +72,7 @@ impl Orchestrator {
 
     /// The same `key` makes the same session, however often this is asked.
     pub async fn create_session(&self, session: &Session, key: &str) -> Result<String, Error> {
-        let mut request = Request::new(convert::create(&session.id, &session.wish));
+        let mut request = Request::new(convert::create(&session.id, &session.requested));
         let key = MetadataValue::try_from(key)
             .map_err(|_| Error::new(Kind::Invalid, "the idempotency key has characters that no key has"))?;
         request.metadata_mut().insert(words::metadata::IDEMPOTENCY_KEY, key);
@@ -117,7 +117,7 @@ impl Orchestrator {
     pub fn line(&self, session_id: &str) -> Line {
         let mut lines = self.lines.lock();
         let free = lines.iter().find(|(_, users)| Arc::strong_count(users) <= STREAMS_EACH);
-        let (connection, place) = match free {
+        let (connection, users) = match free {
             Some((connection, users)) => (connection.clone(), users.clone()),
             None => {
                 let connection = Connection::lazy(&self.address, &self.options);
@@ -132,7 +132,7 @@ impl Orchestrator {
             kept += 1;
             kept == 1 || Arc::strong_count(users) > 1
         });
-        Line::new(connection, place, session_id)
+        Line::new(connection, users, session_id)
     }
 
     /// Events as they happen: sessions that close, and nothing else.
@@ -178,15 +178,15 @@ impl Orchestrator {
     }
 
     /// Finds a user's message, the newest one if `message_id` is empty. `None`: there is none.
-    pub async fn find(&self, session_id: &str, message_id: &str) -> Result<Option<Place>, Error> {
+    pub async fn find(&self, session_id: &str, message_id: &str) -> Result<Option<MessagePosition>, Error> {
         let search = async {
-            let Some((mut place, since)) = self.search(session_id, message_id).await? else {
+            let Some((mut position, since)) = self.search(session_id, message_id).await? else {
                 return Ok(None);
             };
-            if place.answer.is_none() {
-                place.failed = self.failure(session_id, &place.message_id, since).await?;
+            if position.answer.is_none() {
+                position.failed = self.failure(session_id, &position.message_id, since).await?;
             }
-            Ok(Some(place))
+            Ok(Some(position))
         };
         match tokio::time::timeout(SEARCH_WITHIN, search).await {
             Ok(found) => found,
@@ -194,11 +194,15 @@ impl Orchestrator {
         }
     }
 
-    /// The place, and when the message was sent.
-    async fn search(&self, session_id: &str, message_id: &str) -> Result<Option<(Place, Option<i64>)>, Error> {
+    /// The position, and when the message was sent.
+    async fn search(
+        &self,
+        session_id: &str,
+        message_id: &str,
+    ) -> Result<Option<(MessagePosition, Option<i64>)>, Error> {
         let mut before = 0;
         let mut answered = HashMap::new();
-        let mut found: Option<(Place, Option<i64>)> = None;
+        let mut found: Option<(MessagePosition, Option<i64>)> = None;
         loop {
             let page = self.page(session_id, PAGE, before).await?;
             for message in page.iter().rev() {
@@ -211,10 +215,10 @@ impl Orchestrator {
                     MessageRole::User if found.is_some() => {
                         // The one before it: turns go in order, so no older one can wait if this does not.
                         let alone = answered.contains_key(&message.id);
-                        return Ok(found.map(|(place, since)| (Place { alone, ..place }, since)));
+                        return Ok(found.map(|(position, since)| (MessagePosition { alone, ..position }, since)));
                     }
                     MessageRole::User if message_id.is_empty() || message.id == message_id => {
-                        let place = Place {
+                        let position = MessagePosition {
                             message_id: message.id.clone(),
                             sequence: message.sequence,
                             answer: answered.get(&message.id).copied(),
@@ -222,7 +226,7 @@ impl Orchestrator {
                             failed: None,
                         };
                         let since = message.timestamp.as_ref().map(convert::nanos);
-                        found = Some((place, since));
+                        found = Some((position, since));
                     }
                     _ => {}
                 }

@@ -22,7 +22,7 @@ use crate::{
         event::{Kind, Logged, Priority},
         filter::{EventFilter, SessionFilter},
         message::{Asked, Role},
-        session::{Config, Metadata, Security, Session, State, StreamConfig, Wish},
+        session::{Config, Metadata, NewSession, Security, Session, State, StreamConfig},
     },
     engine::{ClientFrame, Reply, Request, Wanted},
 };
@@ -31,9 +31,9 @@ use crate::{
 const SECOND: i64 = 1_000_000_000;
 const TEXT: &str = "text/plain";
 
-pub fn wish(metadata: Option<GatewaySessionMetadata>, config: Option<GatewaySessionConfig>) -> Wish {
+pub fn new_session(metadata: Option<GatewaySessionMetadata>, config: Option<GatewaySessionConfig>) -> NewSession {
     let metadata = metadata.unwrap_or_default();
-    Wish {
+    NewSession {
         metadata: Metadata {
             name: metadata.name,
             description: metadata.description,
@@ -64,7 +64,7 @@ pub fn wish(metadata: Option<GatewaySessionMetadata>, config: Option<GatewaySess
 
 /// Metadata and config are always set in answers: clients look into them without asking.
 pub fn session(session: Session) -> GatewaySession {
-    let Wish { metadata, config } = session.wish;
+    let NewSession { metadata, config } = session.requested;
     let config = config.unwrap_or_default();
     GatewaySession {
         id: session.id,

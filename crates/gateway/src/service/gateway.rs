@@ -81,7 +81,7 @@ impl GatewayService for Service {
         let CreateGatewaySessionRequest { metadata, config } = request.into_inner();
         let session = self
             .gateway
-            .create(&caller, convert::wish(metadata, config), key.as_deref())
+            .create(&caller, convert::new_session(metadata, config), key.as_deref())
             .await?;
         Ok(Response::new(CreateGatewaySessionResponse {
             session_id: session.id.clone(),
@@ -209,7 +209,7 @@ impl GatewayService for Service {
     }
 
     async fn health_check(&self, _: Request<()>) -> Result<Response<GatewayHealthCheckResponse>, Status> {
-        let health = match self.gateway.numbers().limping.is_empty() {
+        let health = match self.gateway.numbers().degraded.is_empty() {
             true => Health::Healthy,
             false => Health::Degraded,
         };

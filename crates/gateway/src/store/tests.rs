@@ -1,7 +1,7 @@
 use super::*;
 use crate::domain::{
     event::Kind,
-    session::{Command, Wish},
+    session::{Command, NewSession},
 };
 use nexus_store::{Durability, Sqlite};
 
@@ -18,7 +18,7 @@ fn open(dir: &tempfile::TempDir) -> (Store, Vec<Session>) {
 }
 
 fn session(id: &str) -> Session {
-    let mut session = Session::new(id.into(), "uid:1".into(), Wish::default(), 5);
+    let mut session = Session::new(id.into(), "uid:1".into(), NewSession::default(), 5);
     session.step(Command::Open, 6).unwrap();
     session
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Engine, Jolt, Setup,
+    Engine, RedialReason, Setup,
     run::{Counted, Output, Whole},
 };
 use crate::{
@@ -52,8 +52,8 @@ pub async fn once(
     let mut attempt = Attempt::begin(engine, setup, provider.name(), &call.request, counted);
     let mut pieces = provider.answer(call);
     let mut waiting: VecDeque<Output> = VecDeque::new();
-    let mut jolts = engine.0.jolts.subscribe();
-    while let Some(piece) = next(&mut pieces, &mut jolts, provider.name()).await {
+    let mut redials = engine.0.redials.subscribe();
+    while let Some(piece) = next(&mut pieces, &mut redials, provider.name()).await {
         match piece {
             Ok(piece) => {
                 attempt.answer.add(&piece);
@@ -96,27 +96,27 @@ fn number(tokens: u64) -> i64 {
     i64::try_from(tokens).unwrap_or(i64::MAX)
 }
 
-/// The next piece. After a jolt it has to come soon: a dead connection says nothing, for ever.
+/// The next piece. After a reason it has to come soon: a dead connection says nothing, for ever.
 async fn next(
     pieces: &mut Pieces,
-    jolts: &mut watch::Receiver<Jolt>,
+    redials: &mut watch::Receiver<RedialReason>,
     provider: &str,
 ) -> Option<Result<Piece, Failure>> {
     if provider == catalogue::OFFLINE {
         return pieces.next().await;
     }
-    let jolt = tokio::select! {
+    let reason = tokio::select! {
         biased;
         piece = pieces.next() => return piece,
-        jolt = jolts.changed() => jolt.map(|()| *jolts.borrow_and_update()),
+        reason = redials.changed() => reason.map(|()| *redials.borrow_and_update()),
     };
-    let Ok(jolt) = jolt else {
+    let Ok(reason) = reason else {
         return pieces.next().await;
     };
-    timeout(jolt.patience(), pieces.next()).await.unwrap_or_else(|_| {
-        let text = match jolt {
-            Jolt::Wake => "the connection did not outlive a sleep of this host",
-            Jolt::Network => "the connection did not outlive a change of the network",
+    timeout(reason.patience(), pieces.next()).await.unwrap_or_else(|_| {
+        let text = match reason {
+            RedialReason::Wake => "the connection did not outlive a sleep of this host",
+            RedialReason::Network => "the connection did not outlive a change of the network",
         };
         Some(Err(Failure::new(Kind::Broken, text)))
     })

@@ -40,19 +40,19 @@ use crate::{
 
 /// Why the connections to providers may be dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Jolt {
+pub enum RedialReason {
     /// The host slept, or we were frozen.
     Wake,
     /// The way out of this host is another one, or is back.
     Network,
 }
 
-impl Jolt {
+impl RedialReason {
     /// How long an answer under way may stay silent before its connection counts as dead.
     fn patience(self) -> Duration {
         match self {
-            Jolt::Wake => Duration::from_secs(1),
-            Jolt::Network => Duration::from_secs(3),
+            RedialReason::Wake => Duration::from_secs(1),
+            RedialReason::Network => Duration::from_secs(3),
         }
     }
 }
@@ -76,7 +76,7 @@ struct Inner {
     board: Mutex<board::Board>,
     models: models::Cache,
     // Attempts under way look at their connections again when it changes; who pauses before a further one goes on.
-    jolts: watch::Sender<Jolt>,
+    redials: watch::Sender<RedialReason>,
     started: SystemTime,
     started_at: std::time::Instant,
 }
@@ -106,7 +106,7 @@ impl Engine {
             active: Mutex::default(),
             board: Mutex::default(),
             models: models::Cache::default(),
-            jolts: watch::Sender::new(Jolt::Network),
+            redials: watch::Sender::new(RedialReason::Network),
             started: SystemTime::now(),
             started_at: std::time::Instant::now(),
         }))
@@ -127,11 +127,11 @@ impl Engine {
 
     /// Connections of before may be dead: none of them is used again, and no provider is left alone for failures that
     /// were not its own.
-    pub fn dial_anew(&self, jolt: Jolt) {
+    pub fn redial(&self, reason: RedialReason) {
         self.0.http.renew();
         self.0.board.lock().forgive();
         self.0.models.clear();
-        self.0.jolts.send_replace(jolt);
+        self.0.redials.send_replace(reason);
     }
 
     /// Claims the request's id, which is the only thing that can be refused before a request counts as accepted. What

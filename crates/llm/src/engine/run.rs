@@ -233,11 +233,11 @@ async fn ask(
             return Err(ended);
         };
         tracing::debug!(provider = target.provider, failure = %ended.failure, ?pause, "asks again");
-        let mut jolts = engine.0.jolts.subscribe();
+        let mut redials = engine.0.redials.subscribe();
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             // The network is back, say: what the pause waited for.
-            _jolted = jolts.changed() => {}
+            _jolted = redials.changed() => {}
         }
         attempt += 1;
     }

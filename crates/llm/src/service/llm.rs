@@ -28,7 +28,7 @@ impl Llm {
 
     /// Sound, unless a part of the daemon limps. Providers that fail are told one by one, not here.
     fn condition(&self) -> Condition {
-        let sound = self.health.limping().is_empty() && self.engine.key_trouble().is_none();
+        let sound = self.health.degraded().is_empty() && self.engine.key_trouble().is_none();
         if sound { Condition::Healthy } else { Condition::Degraded }
     }
 }

@@ -65,7 +65,7 @@ pub fn answers(engine: Engine, frames: Streaming<wire::StreamLlmRequest>) -> imp
 enum Step {
     Frame(Result<Option<wire::StreamLlmRequest>, Status>),
     Answer(Out),
-    Over,
+    End,
 }
 
 impl Conversation {
@@ -82,7 +82,7 @@ impl Conversation {
                 Step::Frame(Ok(None)) => self.frames = None,
                 Step::Frame(Err(status)) => return Some(Err(status)),
                 Step::Answer(out) => return Some(Ok(out)),
-                Step::Over => return None,
+                Step::End => return None,
             }
         }
     }
@@ -95,9 +95,9 @@ impl Conversation {
                 Some(out) = self.running.next(), if !self.running.is_empty() => Step::Answer(out),
                 () = quiet, if !self.running.is_empty() => Step::Answer(Out::Heartbeat(())),
             },
-            None if self.running.is_empty() => Step::Over,
+            None if self.running.is_empty() => Step::End,
             None => tokio::select! {
-                out = self.running.next() => out.map_or(Step::Over, Step::Answer),
+                out = self.running.next() => out.map_or(Step::End, Step::Answer),
                 () = quiet => Step::Answer(Out::Heartbeat(())),
             },
         }

@@ -233,7 +233,7 @@ impl State {
         let found = self
             .sessions
             .get(session)
-            .ok_or_else(|| super::sessions::gone(session))?;
+            .ok_or_else(|| super::sessions::session_not_found(session))?;
         if found.is_closed() {
             return Err(Error::SessionClosed {
                 doing: "make a container in",

@@ -6,7 +6,7 @@ use nexus_proto::orchestrator::v1::{Message, MessageRole, SessionState};
 use prost::Message as _;
 
 use super::event::timestamp;
-use super::sessions::gone;
+use super::sessions::session_not_found;
 use super::turn::Turn;
 use super::{Effect, Error, Fact, State, Step};
 
@@ -17,7 +17,7 @@ impl State {
     /// Adds a message that is known to be new. A USER message opens a turn. Returns its number.
     pub fn add_message(&mut self, step: &mut Step<'_>, key: u64, mut message: Message) -> Result<u64, Error> {
         let max_turns = self.rules.max_queued_turns;
-        let session = self.sessions.get_mut(key).ok_or_else(|| gone(key))?;
+        let session = self.sessions.get_mut(key).ok_or_else(|| session_not_found(key))?;
         if session.is_closed() {
             return Err(Error::SessionClosed {
                 doing: "add message to",

@@ -255,7 +255,7 @@ impl State {
         metadata: Option<SessionMetadata>,
         context: Option<SessionContext>,
     ) -> Result<(), Error> {
-        let session = self.sessions.get_mut(key).ok_or_else(|| gone(key))?;
+        let session = self.sessions.get_mut(key).ok_or_else(|| session_not_found(key))?;
         if session.is_closed() {
             return Err(Error::SessionClosed { doing: "update" });
         }
@@ -300,7 +300,7 @@ impl State {
     /// Closing what is closed changes nothing and is no error.
     pub fn close_session(&mut self, step: &mut Step<'_>, key: u64, reason: &str) -> Result<(), Error> {
         step.grows = false;
-        let session = self.sessions.get(key).ok_or_else(|| gone(key))?;
+        let session = self.sessions.get(key).ok_or_else(|| session_not_found(key))?;
         if session.is_closed() {
             return Ok(());
         }
@@ -330,7 +330,7 @@ impl State {
     /// For good, messages and events too.
     pub fn delete_session(&mut self, step: &mut Step<'_>, key: u64) -> Result<(), Error> {
         if self.sessions.get(key).is_none() {
-            return Err(gone(key));
+            return Err(session_not_found(key));
         }
         step.grows = false;
         self.end_turns(step, key, "NOT_FOUND: session was deleted");
@@ -475,6 +475,6 @@ fn without_messages(context: &SessionContext) -> SessionContext {
 }
 
 /// What there is to say of a session that went away while a call was on its way to it.
-pub fn gone(key: u64) -> Error {
+pub fn session_not_found(key: u64) -> Error {
     Error::SessionNotFound(format!("{key:016x}"))
 }

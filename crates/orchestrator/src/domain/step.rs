@@ -38,10 +38,10 @@ pub enum Fact {
         session: u64,
         n: u64,
     },
-    TurnOver {
+    TurnEnded {
         session: u64,
         n: u64,
-        over: super::turn::Over,
+        over: super::turn::TurnEnd,
     },
     AgentGone(u64),
     /// A message for an agent that holds no stream; `None` once it was delivered.
@@ -84,7 +84,7 @@ pub enum Effect {
         request: Box<AgentMessage>,
     },
     /// A turn is over: whoever waits for its answer is told, with the error where there is one.
-    TurnOver { session: u64, n: u64, error: Option<Event> },
+    TurnEnded { session: u64, n: u64, error: Option<Event> },
     /// A session is gone for good, and so are its files.
     SessionGone { id: Arc<str> },
     /// Ends the streams of a session.

@@ -22,7 +22,7 @@ use nexus_proto::orchestrator::v1::{Event, Message, MessageRole, SessionMetadata
 use super::ids::Ids;
 use super::task::{Note, may_move};
 use super::timers::Timer;
-use super::turn::{Over, Phase};
+use super::turn::{Phase, TurnEnd};
 use super::{Effect, Error, Fact, Rules, State, Step, Time};
 use crate::store;
 
@@ -35,7 +35,7 @@ pub struct World {
     pub now: Time,
     pub disk: disk::Disk,
     /// Every USER message, with how its turn ended if it did.
-    pub asked: BTreeMap<(u64, u64), Option<Over>>,
+    pub asked: BTreeMap<(u64, u64), Option<TurnEnd>>,
     pub offers: Vec<(u64, AgentMessage)>,
     pub delivered: Vec<(u64, AgentMessage)>,
     pub errors: Vec<Event>,
@@ -129,10 +129,10 @@ impl World {
                     self.asked.insert((session, n), None);
                 }
             }
-            Fact::TurnOver { session, n, over } => {
+            Fact::TurnEnded { session, n, over } => {
                 let asked = self.asked.get_mut(&(session, n)).expect("a turn is of a message");
                 assert!(
-                    !matches!(asked, Some(Over::Answered { .. })),
+                    !matches!(asked, Some(TurnEnd::Answered { .. })),
                     "a message is answered once"
                 );
                 *asked = Some(over);
@@ -140,7 +140,7 @@ impl World {
             Fact::Turn { session, n } => {
                 let asked = self.asked.get_mut(&(session, n)).expect("a turn is of a message");
                 assert!(
-                    !matches!(asked, Some(Over::Answered { .. })),
+                    !matches!(asked, Some(TurnEnd::Answered { .. })),
                     "an answered turn never opens again"
                 );
                 *asked = None;
@@ -183,7 +183,7 @@ impl World {
             Effect::Dispatch { session } => self.dispatch(session),
             Effect::Offer { agent, request, .. } => self.offers.push((agent, *request)),
             Effect::Deliver { agent, message, .. } => self.delivered.push((agent, *message)),
-            Effect::TurnOver { error, .. } => self.errors.extend(error),
+            Effect::TurnEnded { error, .. } => self.errors.extend(error),
             Effect::Task { task, note } => {
                 if matches!(note, Note::Complete(_) | Note::Failed(_)) {
                     self.state.tasks.remove(task);

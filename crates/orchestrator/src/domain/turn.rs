@@ -22,7 +22,7 @@ use nexus_proto::orchestrator::v1::Message;
 use nexus_proto::words;
 
 use super::event::timestamp;
-use super::sessions::gone;
+use super::sessions::session_not_found;
 use super::timers::Timer;
 use super::{Effect, Error, Fact, State, Step, Time};
 
@@ -65,7 +65,7 @@ pub enum Phase {
 
 /// How a turn ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum TurnEnd {
     Answered { answer: u64 },
     Failed { error: String },
 }
@@ -123,7 +123,7 @@ impl State {
     /// Opens the turn of a stored message again, after one that failed. False if it is open.
     pub fn retry_turn(&mut self, step: &mut Step<'_>, key: u64, message: &Message) -> Result<bool, Error> {
         let max = self.rules.max_queued_turns;
-        let session = self.sessions.get_mut(key).ok_or_else(|| gone(key))?;
+        let session = self.sessions.get_mut(key).ok_or_else(|| session_not_found(key))?;
         if session.is_closed() {
             return Err(Error::SessionClosed {
                 doing: "add message to",

@@ -43,11 +43,11 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
 impl Engine {
     /// Offers a turn. Its content is in memory, but for one that waited for long.
     pub(super) fn offer(&self, core: &mut Core, session: u64, n: u64, agent: u64, mut request: AgentMessage) {
-        let place = core.traces.of(session, n);
-        let dispatched = place.map_or_else(Span::default, |place| Span::within("dispatch turn", place));
+        let parent = core.traces.of(session, n);
+        let dispatched = parent.map_or_else(Span::default, |parent| Span::within("dispatch turn", parent));
         if let Some(metadata) = &mut request.metadata {
-            if let Some(place) = dispatched.place() {
-                metadata.headers.insert(TRACEPARENT.to_owned(), place.to_string());
+            if let Some(own) = dispatched.traceparent() {
+                metadata.headers.insert(TRACEPARENT.to_owned(), own.to_string());
                 dispatched.note("nexus.session_id", metadata.session_id.clone());
                 dispatched.note("nexus.agent_id", request.target_id.clone());
                 if let Some(id) = metadata.headers.get(FOLLOWED_BY) {

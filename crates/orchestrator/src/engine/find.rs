@@ -6,12 +6,12 @@ use nexus_proto::orchestrator::v1::Message;
 
 use super::Engine;
 use crate::domain::session::KNOWN_IDS;
-use crate::domain::turn::{Over, Turn};
+use crate::domain::turn::{Turn, TurnEnd};
 use crate::domain::{Error, ids};
 
 impl Engine {
     /// How the turn of a message ended; `None` while it is open, or if it opened none.
-    pub(super) async fn turn_over(&self, key: u64, n: u64) -> Result<Option<Over>, Error> {
+    pub(super) async fn ended_turn(&self, key: u64, n: u64) -> Result<Option<TurnEnd>, Error> {
         self.inner.stored.ended_turn(key, n).await
     }
 
@@ -50,9 +50,9 @@ impl Engine {
         let n = if number & Turn::ANSWER == 0 {
             number
         } else {
-            match self.turn_over(key, number & !Turn::ANSWER).await? {
-                Some(Over::Answered { answer }) => answer,
-                Some(Over::Failed { .. }) | None => return Ok(None),
+            match self.ended_turn(key, number & !Turn::ANSWER).await? {
+                Some(TurnEnd::Answered { answer }) => answer,
+                Some(TurnEnd::Failed { .. }) | None => return Ok(None),
             }
         };
         if n == 0 || n > i64::MAX as u64 {

@@ -44,7 +44,7 @@ pub(super) struct Group {
 
 /// What one reader sees of the log.
 #[derive(Debug)]
-pub(super) struct Sight {
+pub(super) struct Visibility {
     wanted: Wanted,
     /// `Some` for a caller that sees only what is of its own sessions.
     only: Option<Arc<str>>,
@@ -140,9 +140,9 @@ impl Group {
         self.events.last().map_or(0, |event| event.seq)
     }
 
-    /// What is after `cursor` and in sight, in as few pieces as there are holes. Returns false once the time that the
+    /// What is after `cursor` and in visibility, in as few pieces as there are holes. Returns false once the time that the
     /// reader is interested in is over.
-    pub fn show(&self, cursor: u64, sight: &Sight, out: &mut VecDeque<Bytes>) -> bool {
+    pub fn show(&self, cursor: u64, visibility: &Visibility, out: &mut VecDeque<Bytes>) -> bool {
         let first = self.events.partition_point(|event| event.seq <= cursor);
         let mut from = self.start(first);
         let mut piece = |from: usize, to: usize| {
@@ -150,15 +150,15 @@ impl Group {
                 out.push_back(self.wire.slice(from..to));
             }
         };
-        if sight.everything {
+        if visibility.everything {
             piece(from, self.wire.len());
             return true;
         }
         let mut goes_on = true;
         for (i, event) in self.events.iter().enumerate().skip(first) {
             // Times never fall along the log: what comes after the end is of no interest, however much it is.
-            goes_on &= sight.wanted.end.is_none_or(|end| event.time <= end);
-            if !sight.shows(self, i) {
+            goes_on &= visibility.wanted.end.is_none_or(|end| event.time <= end);
+            if !visibility.shows(self, i) {
                 piece(from, self.start(i));
                 from = event.end;
             }
@@ -202,10 +202,10 @@ impl Group {
     }
 }
 
-impl Sight {
+impl Visibility {
     pub fn new(wanted: Wanted, only: Option<Arc<str>>) -> Self {
         let everything = only.is_none() && wanted.everything();
-        Sight {
+        Visibility {
             wanted,
             only,
             everything,
@@ -278,9 +278,9 @@ mod tests {
     }
 
     /// Sequences in all pieces, and how many pieces there were.
-    fn seen(group: &Group, cursor: u64, sight: &Sight) -> (Vec<u64>, usize) {
+    fn seen(group: &Group, cursor: u64, visibility: &Visibility) -> (Vec<u64>, usize) {
         let mut pieces = VecDeque::new();
-        group.show(cursor, sight, &mut pieces);
+        group.show(cursor, visibility, &mut pieces);
         let mut seqs = Vec::new();
         for mut piece in pieces.clone() {
             while piece.has_remaining() {
@@ -294,23 +294,23 @@ mod tests {
 
     #[test]
     fn a_reader_of_everything_gets_one_piece() {
-        let sight = Sight::new(Wanted::default(), None);
-        assert_eq!(seen(&group(), 0, &sight), (vec![3, 4, 6, 7, 9], 1));
-        assert_eq!(seen(&group(), 4, &sight), (vec![6, 7, 9], 1));
-        assert_eq!(seen(&group(), 9, &sight), (vec![], 0));
+        let visibility = Visibility::new(Wanted::default(), None);
+        assert_eq!(seen(&group(), 0, &visibility), (vec![3, 4, 6, 7, 9], 1));
+        assert_eq!(seen(&group(), 4, &visibility), (vec![6, 7, 9], 1));
+        assert_eq!(seen(&group(), 9, &visibility), (vec![], 0));
     }
 
     #[test]
     fn holes_are_left_out() {
-        let own = Sight::new(Wanted::default(), Some("b".into()));
+        let own = Visibility::new(Wanted::default(), Some("b".into()));
         assert_eq!(seen(&group(), 0, &own), (vec![4, 7, 9], 2));
-        let nobody = Sight::new(Wanted::default(), Some("".into()));
+        let nobody = Visibility::new(Wanted::default(), Some("".into()));
         assert_eq!(seen(&group(), 0, &nobody), (vec![], 0));
         let filter = EventFilter {
             names: vec![event::MESSAGE_SENT.into()],
             ..EventFilter::default()
         };
-        let messages = Sight::new(Wanted::new(Some(filter)).unwrap(), None);
+        let messages = Visibility::new(Wanted::new(Some(filter)).unwrap(), None);
         assert_eq!(seen(&group(), 3, &messages), (vec![4, 6, 7], 1));
     }
 
@@ -321,14 +321,14 @@ mod tests {
             end_time,
             ..EventFilter::default()
         };
-        let sight = Sight::new(Wanted::new(Some(filter)).unwrap(), None);
-        assert_eq!(seen(&group(), 0, &sight).0, vec![3, 4, 9]);
-        assert!(!group().show(0, &sight, &mut VecDeque::new()));
+        let visibility = Visibility::new(Wanted::new(Some(filter)).unwrap(), None);
+        assert_eq!(seen(&group(), 0, &visibility).0, vec![3, 4, 9]);
+        assert!(!group().show(0, &visibility, &mut VecDeque::new()));
     }
 
     #[test]
     fn an_erased_session_leaves_nothing() {
-        let everything = Sight::new(Wanted::default(), None);
+        let everything = Visibility::new(Wanted::default(), None);
         let group = group();
         let erased = group.events.last().unwrap().erases;
         assert_eq!(erased, 2);

@@ -8,8 +8,8 @@ use prost::Message as _;
 use super::{Engine, Once, Queued, StreamId};
 use crate::domain::message::{accept, is_repeat};
 use crate::domain::session::KNOWN_IDS;
-use crate::domain::sessions::{View, gone};
-use crate::domain::turn::Over;
+use crate::domain::sessions::{View, session_not_found};
+use crate::domain::turn::TurnEnd;
 use crate::domain::{Error, State};
 
 /// Bytes kept free for what is put around a message on its way out, so that each one taken can be passed on.
@@ -81,7 +81,7 @@ impl Engine {
             });
         }
         let asks = message.role == i32::from(MessageRole::User);
-        let place = spans::here();
+        let parent = spans::current();
         loop {
             let looked = self.look(|core| (core.epoch, added(&core.state, key)));
             if let Some(stored) = self.find_message(key, &message.id).await? {
@@ -91,7 +91,7 @@ impl Engine {
             let queued = self
                 .queue_with(
                     |parts, step| {
-                        let session = parts.state.sessions.get(key).ok_or_else(|| gone(key))?;
+                        let session = parts.state.sessions.get(key).ok_or_else(|| session_not_found(key))?;
                         // Ids that came since the look at the disk are in memory, unless very many came.
                         let (epoch, before) = looked;
                         let forgot =
@@ -102,8 +102,8 @@ impl Engine {
                         }
                         let n = parts.state.add_message(step, key, std::mem::take(&mut message))?;
                         parts.streams.sent(from, n, asks);
-                        if let Some(place) = place.clone().filter(|_| asks) {
-                            parts.traces.keep(key, n, place);
+                        if let Some(parent) = parent.clone().filter(|_| asks) {
+                            parts.traces.keep(key, n, parent);
                         }
                         let stored = parts.state.sessions.get(key).and_then(|session| session.in_tail(n));
                         Ok(sent(stored.map(|stored| &**stored), n))
@@ -141,7 +141,7 @@ impl Engine {
             }
             // How it ended may be decided and not on disk yet.
             self.settled(tx).await?;
-            if let Some(Over::Answered { answer }) = self.turn_over(key, n).await? {
+            if let Some(TurnEnd::Answered { answer }) = self.ended_turn(key, n).await? {
                 let answer = self.message_at(key, answer).await?;
                 return Ok(Submitted::Repeat { sent, answer });
             }

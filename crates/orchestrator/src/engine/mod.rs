@@ -10,6 +10,7 @@
 //! A reader sees the decided state, and waits for the disk where what it saw is not yet there ([`Engine::settled`]).
 //! When a group fails (disk full), the state is made anew from the disk and everything built on the group is refused.
 
+mod agent_messages;
 mod agents;
 pub mod containers;
 mod dispatch;
@@ -25,7 +26,6 @@ mod publish;
 mod reads;
 mod rebuild;
 mod ring;
-mod said;
 mod streams;
 mod tasks;
 mod timers;
@@ -501,7 +501,7 @@ impl Engine {
                     agent,
                     request,
                 } => self.offer(core, session, n, agent, *request),
-                Effect::TurnOver { session, n, error } => core.turn_over(session, n, error),
+                Effect::TurnEnded { session, n, error } => core.turn_ended(session, n, error),
                 Effect::SessionGone { id } => self.session_gone(id),
                 Effect::Close { session, id } => core.close_streams(session, &id),
                 Effect::Deliver { agent, message, mail } => self.deliver(core, agent, *message, mail),

@@ -13,7 +13,7 @@ use nexus_proto::orchestrator::v1::{
 use super::listing::LISTED_MESSAGES;
 use super::{Engine, Once, wire as wire_form};
 use crate::domain::session::wire;
-use crate::domain::sessions::{View, gone};
+use crate::domain::sessions::{View, session_not_found};
 use crate::domain::{Error, ids};
 
 /// Messages read from disk at once.
@@ -251,7 +251,7 @@ impl Engine {
         let key = self.open_session(id, view).await?;
         loop {
             let (held, seen) = self.look(|core| {
-                let session = core.state.sessions.get(key).ok_or_else(|| gone(key))?;
+                let session = core.state.sessions.get(key).ok_or_else(|| session_not_found(key))?;
                 let end = if wanted.before > 0 {
                     wanted.before.min(session.committed + 1)
                 } else {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Engine;
-use super::group::{Group, Of, Sight, Writing, gap};
+use super::group::{Group, Of, Visibility, Writing, gap};
 use crate::domain::filter::Wanted;
 use crate::domain::sessions::View;
 use crate::domain::{Error, Time};
@@ -128,7 +128,7 @@ impl Inner {
 pub struct Subscription {
     engine: Engine,
     cursor: u64,
-    sight: Sight,
+    visibility: Visibility,
     ready: VecDeque<Bytes>,
     ended: bool,
 }
@@ -174,7 +174,7 @@ impl Engine {
         Ok(Subscription {
             engine: self.clone(),
             cursor,
-            sight: Sight::new(wanted, only),
+            visibility: Visibility::new(wanted, only),
             ready,
             ended: false,
         })
@@ -197,7 +197,7 @@ impl Subscription {
             more.as_mut().enable();
             match self.engine.inner.ring.after(self.cursor) {
                 None => self.read_log().await?,
-                Some(groups) if groups.is_empty() => match self.sight.end().map(until) {
+                Some(groups) if groups.is_empty() => match self.visibility.end().map(until) {
                     Some(left) if left.is_zero() => self.ended = true,
                     Some(left) => self.ended = tokio::time::timeout(left, more).await.is_err(),
                     None => more.await,
@@ -214,7 +214,7 @@ impl Subscription {
     }
 
     fn take(&mut self, group: &Group) {
-        self.ended |= !group.show(self.cursor, &self.sight, &mut self.ready);
+        self.ended |= !group.show(self.cursor, &self.visibility, &mut self.ready);
         self.cursor = self.cursor.max(group.last());
     }
 

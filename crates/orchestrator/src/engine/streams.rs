@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::Core;
 use crate::domain::Error;
-use crate::domain::sessions::gone;
+use crate::domain::sessions::session_not_found;
 
 /// Frames that may wait for a stream which does not read.
 const QUEUED: usize = 1024;
@@ -183,7 +183,7 @@ impl Streams {
 impl Core {
     /// Joins a stream to a session, where that may have one more.
     pub fn join(&mut self, id: StreamId, key: u64, joined: Joined) -> Result<(), Error> {
-        let session = self.state.sessions.get(key).ok_or_else(|| gone(key))?;
+        let session = self.state.sessions.get(key).ok_or_else(|| session_not_found(key))?;
         if session.is_closed() {
             return Err(Error::SessionNotActive {
                 id: session.id.to_string(),
@@ -237,7 +237,7 @@ impl Core {
     }
 
     /// Shows the error of a turn to every stream of its session, and frees whoever waited for the answer.
-    pub fn turn_over(&mut self, key: u64, n: u64, error: Option<Event>) {
+    pub fn turn_ended(&mut self, key: u64, n: u64, error: Option<Event>) {
         let after = self.state.sessions.get(key).map_or(0, |session| session.committed);
         for id in self.streams.of_session.get(&key).cloned().unwrap_or_default() {
             if let Some(stream) = self.streams.open.get_mut(&id) {

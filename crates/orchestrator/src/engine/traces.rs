@@ -3,33 +3,33 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use nexus_daemon::spans::Place;
+use nexus_daemon::spans::TraceParent;
 
-/// Messages whose places are known. The trace of one that is forgotten ends where it was stored.
+/// Messages whose parents are known. The trace of one that is forgotten ends where it was stored.
 const KEPT: usize = 4096;
 
 #[derive(Debug, Default)]
 pub(crate) struct Traces {
     /// By session and number.
-    places: HashMap<(u64, u64), Place>,
+    parents: HashMap<(u64, u64), TraceParent>,
     order: VecDeque<(u64, u64)>,
 }
 
 impl Traces {
-    pub fn keep(&mut self, session: u64, n: u64, place: Place) {
-        if self.places.insert((session, n), place).is_some() {
+    pub fn keep(&mut self, session: u64, n: u64, parent: TraceParent) {
+        if self.parents.insert((session, n), parent).is_some() {
             return;
         }
         self.order.push_back((session, n));
         if self.order.len() > KEPT
             && let Some(oldest) = self.order.pop_front()
         {
-            self.places.remove(&oldest);
+            self.parents.remove(&oldest);
         }
     }
 
-    pub fn of(&self, session: u64, n: u64) -> Option<&Place> {
-        self.places.get(&(session, n))
+    pub fn of(&self, session: u64, n: u64) -> Option<&TraceParent> {
+        self.parents.get(&(session, n))
     }
 }
 
@@ -39,16 +39,16 @@ mod tests {
 
     #[test]
     fn the_oldest_are_forgotten() {
-        let place: Place = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        let parent: TraceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
             .parse()
             .unwrap();
         let mut traces = Traces::default();
         for n in 1..=KEPT as u64 + 1 {
-            traces.keep(1, n, place.clone());
-            traces.keep(1, n, place.clone());
+            traces.keep(1, n, parent.clone());
+            traces.keep(1, n, parent.clone());
         }
         assert_eq!(traces.of(1, 1), None);
-        assert_eq!(traces.of(1, 2), Some(&place));
-        assert_eq!((traces.places.len(), traces.order.len()), (KEPT, KEPT));
+        assert_eq!(traces.of(1, 2), Some(&parent));
+        assert_eq!((traces.parents.len(), traces.order.len()), (KEPT, KEPT));
     }
 }

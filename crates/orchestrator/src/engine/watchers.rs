@@ -108,7 +108,7 @@ impl Watcher {
     }
 
     /// The first payload that is no heartbeat says whether a stream is the worker's. Returns whether it is.
-    fn judge(&self, workers: bool) -> bool {
+    fn settle_role(&self, workers: bool) -> bool {
         let mut queue = self.queue.lock();
         if let Role::Unknown = queue.role {
             queue.role = if workers { Role::Works(None) } else { Role::Watches };
@@ -324,7 +324,7 @@ impl Engine {
         let Some(key) = watcher.task() else { return Ok(()) };
         self.look(|core| core.still_visible(key, &watcher.caller))?;
         let workers = is_workers(&said);
-        if !matches!(said, Said::Heartbeat(())) && !watcher.judge(workers) && workers {
+        if !matches!(said, Said::Heartbeat(())) && !watcher.settle_role(workers) && workers {
             let task = self.look(|core| core.state.tasks.get(key).map(|task| task.id.to_string()));
             return Err(Error::OnlyWatches(task.unwrap_or_default()));
         }

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status::refuse;
-use super::{Unread, VERSION, once, uptime};
+use super::{DecodeFailure, VERSION, once, uptime};
 use crate::domain::Error;
 use crate::domain::event::timestamp;
 use crate::engine::{Engine, Link, Watcher};
@@ -91,26 +91,29 @@ impl AgentService for Service {
             .and_then(|id| id.to_str().ok())
             .map(str::to_owned);
         let watcher = self.engine.watch(caller);
-        let unread = Unread::default();
+        let decode_failure = DecodeFailure::default();
         let reader = tokio::spawn(read_task(
             self.engine.clone(),
             watcher.clone(),
             agent_id,
             request.into_inner(),
-            unread.clone(),
+            decode_failure.clone(),
         ));
         let watching = Watching {
             engine: self.engine.clone(),
             watcher,
             reader,
-            unread,
+            decode_failure,
         };
         Ok(Response::new(Box::pin(stream::try_unfold(
             watching,
             |watching| async move {
                 match watching.watcher.next().await.map_err(refuse)? {
                     Some(frame) => Ok(Some((frame, watching))),
-                    None => watching.unread.get().map_or(Ok(None), |status| Err(status.clone())),
+                    None => watching
+                        .decode_failure
+                        .get()
+                        .map_or(Ok(None), |status| Err(status.clone())),
                 }
             },
         ))))
@@ -221,7 +224,7 @@ struct Watching {
     engine: Engine,
     watcher: Arc<Watcher>,
     reader: JoinHandle<()>,
-    unread: Unread,
+    decode_failure: DecodeFailure,
 }
 
 impl Drop for Watching {
@@ -236,7 +239,7 @@ async fn read_task(
     watcher: Arc<Watcher>,
     agent_id: Option<String>,
     mut inbound: Streaming<StreamTaskRequest>,
-    unread: Unread,
+    decode_failure: DecodeFailure,
 ) {
     use stream_task_request::Payload;
     let mut named = String::new();
@@ -245,7 +248,7 @@ async fn read_task(
             Ok(Some(frame)) => frame,
             Ok(None) => break Ok(()),
             Err(status) => {
-                let _first = unread.set(status);
+                let _first = decode_failure.set(status);
                 break Ok(());
             }
         };
@@ -275,7 +278,7 @@ async fn read_task(
     };
     match end {
         // A client that only watches may end its side; the task's end ends the stream.
-        Ok(()) if unread.get().is_none() && engine.is_open_task(watcher.task()) => {}
+        Ok(()) if decode_failure.get().is_none() && engine.is_open_task(watcher.task()) => {}
         end => watcher.end(end),
     }
 }
@@ -319,14 +322,14 @@ struct Talking {
     engine: Engine,
     link: Arc<Link>,
     reader: JoinHandle<()>,
-    unread: Unread,
+    decode_failure: DecodeFailure,
 }
 
 impl Talking {
     async fn next(self) -> Result<Option<(StreamAgentResponse, Talk)>, Status> {
         match self.link.next().await.map_err(refuse)? {
             Some(frame) => Ok(Some((frame, Talk::Open(self)))),
-            None => self.unread.get().map_or(Ok(None), |status| Err(status.clone())),
+            None => self.decode_failure.get().map_or(Ok(None), |status| Err(status.clone())),
         }
     }
 }
@@ -374,13 +377,19 @@ async fn open(
         }
         linked => linked.map_err(refuse)?,
     };
-    let unread = Unread::default();
-    let reader = tokio::spawn(read_agent(engine.clone(), link.clone(), first, inbound, unread.clone()));
+    let decode_failure = DecodeFailure::default();
+    let reader = tokio::spawn(read_agent(
+        engine.clone(),
+        link.clone(),
+        first,
+        inbound,
+        decode_failure.clone(),
+    ));
     Talking {
         engine,
         link,
         reader,
-        unread,
+        decode_failure,
     }
     .next()
     .await
@@ -391,7 +400,7 @@ async fn read_agent(
     link: Arc<Link>,
     first: StreamAgentRequest,
     mut inbound: Streaming<StreamAgentRequest>,
-    unread: Unread,
+    decode_failure: DecodeFailure,
 ) {
     use stream_agent_request::Payload;
     let mut next = Some(first);
@@ -405,7 +414,7 @@ async fn read_agent(
             tracing::warn!(%error, agent = link.agent, "failed to take an agent's message");
         }
         next = inbound.message().await.unwrap_or_else(|status| {
-            let _first = unread.set(status);
+            let _first = decode_failure.set(status);
             None
         });
     }

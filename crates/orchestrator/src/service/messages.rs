@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesOrdered, Stream};
 use nexus_daemon::Caller;
-use nexus_daemon::spans::{self, Place, Span};
+use nexus_daemon::spans::{self, Span, TraceParent};
 use nexus_proto::orchestrator::v1::{
     Message, StreamMessageRequest, StreamMessageResponse, stream_message_request::Payload,
 };
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tonic::{Status, Streaming};
 
 use super::status::refuse;
-use super::{Unread, in_band};
+use super::{DecodeFailure, in_band};
 use crate::domain::Error;
 use crate::domain::sessions::View;
 use crate::engine::{Engine, Joined, Opened, Pull, StreamId, Submitted};
@@ -30,7 +30,7 @@ struct Delivery {
     engine: Engine,
     opened: Opened,
     reader: JoinHandle<()>,
-    unread: Unread,
+    decode_failure: DecodeFailure,
     ready: VecDeque<StreamMessageResponse>,
 }
 
@@ -47,14 +47,14 @@ pub fn stream(
     inbound: Streaming<StreamMessageRequest>,
 ) -> impl Stream<Item = Result<StreamMessageResponse, Status>> + Send {
     let opened = engine.open_stream();
-    let unread = Unread::default();
+    let decode_failure = DecodeFailure::default();
     let reader = read(
         engine.clone(),
         caller,
         opened.id,
         inbound,
-        unread.clone(),
-        spans::here(),
+        decode_failure.clone(),
+        spans::current(),
     );
     let reader = tokio::spawn(reader);
     stream::try_unfold(
@@ -62,7 +62,7 @@ pub fn stream(
             engine,
             opened,
             reader,
-            unread,
+            decode_failure,
             ready: VecDeque::new(),
         },
         deliver,
@@ -85,7 +85,7 @@ async fn deliver(mut d: Delivery) -> Result<Option<(StreamMessageResponse, Deliv
                 d.ready.extend(frames);
             }
             Pull::Wait => d.opened.more.notified().await,
-            Pull::End(Ok(())) => return d.unread.get().map_or(Ok(None), |status| Err(status.clone())),
+            Pull::End(Ok(())) => return d.decode_failure.get().map_or(Ok(None), |status| Err(status.clone())),
             Pull::End(Err(error)) => return Err(refuse(error)),
         }
     }
@@ -97,8 +97,8 @@ async fn read(
     caller: Caller,
     id: StreamId,
     mut inbound: Streaming<StreamMessageRequest>,
-    unread: Unread,
-    place: Option<Place>,
+    decode_failure: DecodeFailure,
+    parent: Option<TraceParent>,
 ) {
     let mut reading = Reading {
         engine: &engine,
@@ -106,7 +106,7 @@ async fn read(
         id,
         session: None,
         acks: false,
-        place,
+        parent,
     };
     let mut waiting = FuturesOrdered::new();
     let end = loop {
@@ -121,7 +121,7 @@ async fn read(
                 },
                 Ok(None) => break Ok(()),
                 Err(status) => {
-                    let _first = unread.set(status);
+                    let _first = decode_failure.set(status);
                     break Ok(());
                 }
             },
@@ -138,7 +138,7 @@ struct Reading<'a> {
     session: Option<u64>,
     acks: bool,
     /// The stream's own, for messages that bring none.
-    place: Option<Place>,
+    parent: Option<TraceParent>,
 }
 
 /// A message on its way to the disk.
@@ -164,8 +164,12 @@ impl<'a> Reading<'a> {
         match frame.payload {
             Some(Payload::Heartbeat(())) => self.engine.stream_heartbeat(self.id),
             Some(Payload::Message(message)) => {
-                let place = frame.traceparent.parse::<Place>().ok().or_else(|| self.place.clone());
-                let received = Span::receive("receive message", place.as_ref());
+                let parent = frame
+                    .traceparent
+                    .parse::<TraceParent>()
+                    .ok()
+                    .or_else(|| self.parent.clone());
+                let received = Span::receive("receive message", parent.as_ref());
                 return self.message(message, received).await;
             }
             Some(Payload::Cancel(cancel)) => {
@@ -198,7 +202,9 @@ impl<'a> Reading<'a> {
     async fn message(&self, message: Message, received: Span) -> Result<Option<Storing>, Error> {
         let session = self.session.ok_or(Error::FirstMessage("session_id"))?;
         let id = message.id.clone();
-        let storing = received.place().map(|place| Span::within("store message", &place));
+        let storing = received
+            .traceparent()
+            .map(|parent| Span::within("store message", &parent));
         match received.over(self.engine.submit(session, message, self.id, None)).await {
             Ok(submitted) => Ok(Some(Storing {
                 message_id: id,

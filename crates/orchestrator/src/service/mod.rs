@@ -21,7 +21,7 @@ use crate::engine::Once;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What was wrong with a frame that could not be read: told at the end of its stream, after what came before it.
-pub type Unread = Arc<OnceLock<Status>>;
+pub type DecodeFailure = Arc<OnceLock<Status>>;
 
 /// The idempotency key of a call, if it carries one.
 pub fn once<T: Message + Default + PartialEq>(request: &Request<T>, method: &str) -> Result<Option<Once>, Error> {

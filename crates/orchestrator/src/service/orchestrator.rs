@@ -133,14 +133,14 @@ impl OrchestratorService for Service {
     }
 
     async fn health_check(&self, _: Request<()>) -> Answer<HealthCheckResponse> {
-        let limping = self.health.limping();
-        let health = if limping.is_empty() {
+        let degraded = self.health.degraded();
+        let health = if degraded.is_empty() {
             Condition::Healthy
         } else {
             Condition::Degraded
         };
         let mut subsystems: Vec<String> = ["session_manager", "event_bus", "ipc_broker"].map(String::from).into();
-        subsystems.extend(limping.into_iter().map(|(part, why)| format!("{part}: {why}")));
+        subsystems.extend(degraded.into_iter().map(|(part, why)| format!("{part}: {why}")));
         subsystems.extend(self.engine.last_wake().map(|last| format!("last wake: {last}")));
         Ok(Response::new(HealthCheckResponse {
             health: health.into(),

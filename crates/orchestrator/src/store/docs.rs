@@ -11,7 +11,7 @@ use super::number;
 use crate::domain::agent::{Agent, Kept};
 use crate::domain::session::Session;
 use crate::domain::task::Task;
-use crate::domain::turn::{Over, Phase, Turn};
+use crate::domain::turn::{Phase, Turn, TurnEnd};
 use crate::domain::{Error, Time};
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -64,7 +64,7 @@ struct TurnDoc {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct OverDoc {
+struct TurnEndDoc {
     #[prost(uint64, tag = "1")]
     answer: u64,
     #[prost(string, tag = "2")]
@@ -174,12 +174,12 @@ pub fn session(key: &[u8], value: &[u8]) -> Result<Session, Error> {
 }
 
 /// How a turn ended, as kept.
-pub fn over(value: &[u8]) -> Result<Over, Error> {
-    let doc = decode::<OverDoc>(value)?;
+pub fn turn_end(value: &[u8]) -> Result<TurnEnd, Error> {
+    let doc = decode::<TurnEndDoc>(value)?;
     Ok(if doc.answer > 0 {
-        Over::Answered { answer: doc.answer }
+        TurnEnd::Answered { answer: doc.answer }
     } else {
-        Over::Failed { error: doc.error }
+        TurnEnd::Failed { error: doc.error }
     })
 }
 
@@ -229,13 +229,13 @@ pub fn turn(n: u64, value: &[u8]) -> Result<Turn, Error> {
     })
 }
 
-pub fn over_doc(over: &Over) -> Bytes {
+pub fn turn_end_doc(over: &TurnEnd) -> Bytes {
     let doc = match over {
-        Over::Answered { answer } => OverDoc {
+        TurnEnd::Answered { answer } => TurnEndDoc {
             answer: *answer,
             error: String::new(),
         },
-        Over::Failed { error } => OverDoc {
+        TurnEnd::Failed { error } => TurnEndDoc {
             answer: 0,
             error: error.clone(),
         },

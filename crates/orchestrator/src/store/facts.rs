@@ -5,7 +5,7 @@ use nexus_store::Op;
 use prost::Message as _;
 
 use super::containers::container_doc;
-use super::docs::{UserUsage, agent_doc, kept_doc, over_doc, session_doc, task_doc, turn_doc};
+use super::docs::{UserUsage, agent_doc, kept_doc, session_doc, task_doc, turn_doc, turn_end_doc};
 use super::index::{delete, life_of_task, of_closed, of_task, put};
 use super::{
     AGENT, CHOSEN, CLOSED, CONTAINER, EVENT, KEPT, LIVE, MESSAGE, OPEN, OVER, SESSION_USAGE, TASK, TASK_OF_AGENT,
@@ -132,7 +132,7 @@ pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
                 value: turn_doc(turn),
             });
         }
-        Fact::TurnOver { session, n, over } => {
+        Fact::TurnEnded { session, n, over } => {
             out.push(Op::Delete {
                 table: OPEN,
                 key: pair(*session, *n),
@@ -140,7 +140,7 @@ pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
             out.push(Op::Put {
                 table: OVER,
                 key: pair(*session, *n),
-                value: over_doc(over),
+                value: turn_end_doc(over),
             });
         }
         Fact::Kept { agent, n, message } => out.push(match message {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::domain::session::Session;
 use crate::domain::task::{Task, matches};
-use crate::domain::turn::Over;
+use crate::domain::turn::TurnEnd;
 use crate::domain::{Error, Rules, State, Time, event, ids};
 
 /// Index documents read at once.
@@ -77,9 +77,9 @@ impl Stored {
     }
 
     /// How the turn of a message ended; `None` while it is open, or if it opened none.
-    pub async fn ended_turn(&self, session: u64, n: u64) -> Result<Option<Over>, Error> {
+    pub async fn ended_turn(&self, session: u64, n: u64) -> Result<Option<TurnEnd>, Error> {
         let kept = self.reader.get(OVER, pair(session, n).to_vec()).await?;
-        kept.map(|value| docs::over(&value)).transpose()
+        kept.map(|value| docs::turn_end(&value)).transpose()
     }
 
     /// The number of the message to which a client gave this id.

@@ -32,7 +32,7 @@ pub(super) struct Mark {
 
 impl Mark {
     pub fn new() -> Result<Mark> {
-        let mut bytes = [0; 16];
+        let mut bytes = [0_u8; 16];
         getrandom::fill(&mut bytes).map_err(|error| Error::Failed {
             engine: "docker",
             why: error.to_string(),

@@ -4,13 +4,13 @@
 //! middle of its work. Neither engine is asked to restart containers or to remove them by itself: what follows from an
 //! exit is decided elsewhere.
 
+mod address;
 mod archive;
 mod convert;
 mod create;
 mod end;
 mod exec;
 mod images;
-mod place;
 mod probe;
 mod read;
 mod reference;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use bollard::query_parameters as query;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 
-pub(crate) use place::{Place, Surroundings};
+pub(crate) use address::{Address, Environment};
 use probe::Kind;
 
 use crate::{
@@ -38,7 +38,7 @@ const EXITING_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Docker {
     client: bollard::Docker,
-    place: Place,
+    place: Address,
     kind: Kind,
     rootless: bool,
     counts: bool,
@@ -47,7 +47,7 @@ pub(crate) struct Docker {
 
 impl Docker {
     /// Dials, and asks what is there.
-    pub async fn connect(place: Place, image_limits: ImageLimits) -> Result<Self> {
+    pub async fn connect(place: Address, image_limits: ImageLimits) -> Result<Self> {
         let client = place.dial()?;
         let seen = probe::look(&client, &place).await?;
         Ok(Docker {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bollard::models::{SystemInfo, SystemInfoCgroupVersionEnum, SystemVersion};
 
-use super::{Place, convert};
+use super::{Address, convert};
 use crate::{Error, Limit, Probe, Result};
 
 /// Docker 20.10 and Podman 4 speak it; below it statistics block for a second and mounts are half there.
@@ -34,7 +34,7 @@ pub(super) struct Seen {
     pub probe: Probe,
 }
 
-pub(super) async fn look(client: &bollard::Docker, place: &Place) -> Result<Seen> {
+pub(super) async fn look(client: &bollard::Docker, place: &Address) -> Result<Seen> {
     let away = |error| Error::Unavailable {
         engine: "docker",
         why: format!("{place}: {error}"),

@@ -88,7 +88,7 @@ pub fn receive_limited(socket: impl AsFd) -> io::Result<Limited> {
     let received =
         rustix::io::retry_on_intr(|| recvmsg(&socket, &mut [IoSliceMut::new(&mut word)], &mut ancillary, flags))?;
     if received.bytes == 0 {
-        return Err(gone());
+        return Err(disconnected());
     }
     let mut doors = Vec::new();
     for message in ancillary.drain() {
@@ -102,7 +102,7 @@ pub fn receive_limited(socket: impl AsFd) -> io::Result<Limited> {
     })
 }
 
-fn gone() -> io::Error {
+fn disconnected() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the helper went away")
 }
 
@@ -116,6 +116,6 @@ pub fn wait_for_go(socket: impl AsFd) -> io::Result<()> {
     let mut word = [0; 2];
     match rustix::io::retry_on_intr(|| read(&socket, &mut word))? {
         2 => Ok(()),
-        _ => Err(gone()),
+        _ => Err(disconnected()),
     }
 }

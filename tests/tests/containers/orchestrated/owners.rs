@@ -31,17 +31,17 @@ async fn connect_as(stage: &Stage, uid: u32) -> Connection {
     connection
 }
 
-struct Place {
+struct SharedDirectory {
     _directory: tempfile::TempDir,
     path: PathBuf,
 }
 
 /// A directory of root's, that everybody may write to.
-fn place() -> Place {
+fn shared_directory() -> SharedDirectory {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().canonicalize().unwrap();
     mode(&path, 0o777);
-    Place {
+    SharedDirectory {
         _directory: directory,
         path,
     }
@@ -92,7 +92,7 @@ fn mounted(session: &str, script: &str, source: &Path, read_only: bool) -> Creat
 
 /// The attack: a user mounts a directory of root's that everybody may write to, and leaves a set-user-id program there.
 async fn leaves(test: &str, backend: Backend) {
-    let place = place();
+    let place = shared_directory();
     let Some(stage) = stage(test, backend, &place.path).await else {
         return;
     };
@@ -139,7 +139,7 @@ async fn docker_leaves_files_of_its_user() {
 /// The attack: a user mounts what only root may reach or read.
 #[tokio::test]
 async fn what_a_user_may_not_read_is_not_mounted() {
-    let place = place();
+    let place = shared_directory();
     let test = "what_a_user_may_not_read_is_not_mounted";
     let Some(stage) = stage(test, Backend::Sandbox, &place.path).await else {
         return;

@@ -13,9 +13,9 @@ use serde_json::json;
 
 use super::catalogue;
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
     output::Output,
-    place::Place,
     settings::{
         ask::{self, Program, Sees},
         catalogue::Catalogue,
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-pub async fn set(place: &Place, key: &str, value: &str, output: &Output) -> Result<Exit, Failure> {
+pub async fn set(context: &Context, key: &str, value: &str, output: &Output) -> Result<Exit, Failure> {
     let catalogue = catalogue(output).await?;
     let setting = catalogue.find(key)?;
     if setting.secret {
@@ -36,44 +36,44 @@ pub async fn set(place: &Place, key: &str, value: &str, output: &Output) -> Resu
         .hint("write it with: nexus config edit"));
     }
     let value = edit::value(setting, value)?;
-    prepare(place)?;
-    let file = place.root.config_file();
+    prepare(context)?;
+    let file = context.root.config_file();
     let _lock = write::lock(&file)?;
     let before = write::read(&file)?;
     let after = edit::set(&before, setting, value)?;
-    commit(place, &catalogue, setting, &before, &after, output).await
+    commit(context, &catalogue, setting, &before, &after, output).await
 }
 
-pub async fn unset(place: &Place, key: &str, output: &Output) -> Result<Exit, Failure> {
+pub async fn unset(context: &Context, key: &str, output: &Output) -> Result<Exit, Failure> {
     let catalogue = catalogue(output).await?;
     let setting = catalogue.find(key)?;
-    prepare(place)?;
-    let file = place.root.config_file();
+    prepare(context)?;
+    let file = context.root.config_file();
     let _lock = write::lock(&file)?;
     let before = write::read(&file)?;
     let after = edit::unset(&before, setting)?.unwrap_or_else(|| before.clone());
-    commit(place, &catalogue, setting, &before, &after, output).await
+    commit(context, &catalogue, setting, &before, &after, output).await
 }
 
-fn prepare(place: &Place) -> Result<(), Failure> {
-    place
+fn prepare(context: &Context) -> Result<(), Failure> {
+    context
         .root
         .create()
         .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
 }
 
 async fn commit(
-    place: &Place,
+    context: &Context,
     catalogue: &Catalogue,
     setting: &Described,
     before: &str,
     after: &str,
     output: &Output,
 ) -> Result<Exit, Failure> {
-    let file = place.root.config_file();
+    let file = context.root.config_file();
     let readers = readers(catalogue, setting);
-    let old = trial::mistakes(&readers, &place.root, before).await?;
-    let new = trial::mistakes(&readers, &place.root, after).await?;
+    let old = trial::mistakes(&readers, &context.root, before).await?;
+    let new = trial::mistakes(&readers, &context.root, after).await?;
     let added = trial::new_ones(&file, &old, &new);
     if !added.is_empty() {
         return Err(
@@ -89,10 +89,10 @@ async fn commit(
     let told = if before == after {
         Vec::new()
     } else {
-        tell::tell(place, catalogue, &[setting]).await?
+        tell::tell(context, catalogue, &[setting]).await?
     };
     let one: Vec<Program> = readers.into_iter().take(1).collect();
-    let answers = ask::values(&one, &place.root, None, Sees::Everything, false).await?;
+    let answers = ask::values(&one, &context.root, None, Sees::Everything, false).await?;
     let standing = answers
         .into_iter()
         .flat_map(|answer| answer.settings)
@@ -142,11 +142,11 @@ fn say(told: &[Told], output: &Output) {
     }
 }
 
-pub async fn edit(place: &Place, output: &Output) -> Result<Exit, Failure> {
+pub async fn edit(context: &Context, output: &Output) -> Result<Exit, Failure> {
     let editor = editor()?;
     let catalogue = catalogue(output).await?;
-    prepare(place)?;
-    let file = place.root.config_file();
+    prepare(context)?;
+    let file = context.root.config_file();
     let before = write::read(&file)?;
     let begin = if before.is_empty() {
         super::super::init::EXAMPLE
@@ -170,7 +170,7 @@ pub async fn edit(place: &Place, output: &Output) -> Result<Exit, Failure> {
             output.note("nothing was changed");
             return Ok(Exit::Ok);
         }
-        let wrong = trial::mistakes(&catalogue.programs, &place.root, &after).await?;
+        let wrong = trial::mistakes(&catalogue.programs, &context.root, &after).await?;
         if wrong.is_empty() {
             break after;
         }
@@ -190,15 +190,15 @@ pub async fn edit(place: &Place, output: &Output) -> Result<Exit, Failure> {
         )
         .hint(format!("your text is kept in {}", kept.display())));
     }
-    let old = values(&catalogue, place).await?;
+    let old = values(&catalogue, context).await?;
     write::replace(&file, after.as_bytes())?;
-    let new = values(&catalogue, place).await?;
+    let new = values(&catalogue, context).await?;
     let changed: Vec<&Described> = catalogue
         .settings
         .iter()
         .filter(|setting| old.get(&setting.name()) != new.get(&setting.name()))
         .collect();
-    let told = tell::tell(place, &catalogue, &changed).await?;
+    let told = tell::tell(context, &catalogue, &changed).await?;
     let names: Vec<String> = changed.iter().map(|setting| setting.name()).collect();
     if output.json {
         output.value(&json!({ "file": file, "changed": names, "running": told }))?;
@@ -215,9 +215,9 @@ pub async fn edit(place: &Place, output: &Output) -> Result<Exit, Failure> {
 
 async fn values(
     catalogue: &Catalogue,
-    place: &Place,
+    context: &Context,
 ) -> Result<std::collections::BTreeMap<String, serde_json::Value>, Failure> {
-    let answers = ask::values(&catalogue.programs, &place.root, None, Sees::FileOnly, false).await?;
+    let answers = ask::values(&catalogue.programs, &context.root, None, Sees::FileOnly, false).await?;
     let all = answers.into_iter().flat_map(|answer| answer.settings);
     Ok(all
         .map(|one| (format!("{}.{}", one.section, one.key), one.value))
@@ -232,7 +232,8 @@ fn editor() -> Result<String, Failure> {
         return Ok(told);
     }
     let there = |name: &&&str| {
-        env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|place| ask::is_program(&place.join(name)))
+        env::split_paths(&env::var_os("PATH").unwrap_or_default())
+            .any(|directory| ask::is_program(&directory.join(name)))
     };
     ["editor", "nano", "vim", "vi"]
         .iter()

@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use clap::{Args, Subcommand};
 
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
     output::Output,
-    place::Place,
     settings::catalogue::Catalogue,
 };
 
@@ -68,16 +68,16 @@ pub struct ListArgs {
     pub changed: bool,
 }
 
-pub async fn run(place: &Place, args: ConfigArgs, output: &Output) -> Result<Exit, Failure> {
+pub async fn run(context: &Context, args: ConfigArgs, output: &Output) -> Result<Exit, Failure> {
     match args.command {
-        ConfigCommand::Get { key } => show::get(place, &key, output).await,
-        ConfigCommand::List(args) => show::list(place, &args, output).await,
-        ConfigCommand::Explain { key } => show::explain(place, &key, output).await,
-        ConfigCommand::Path => show::path(place, output),
-        ConfigCommand::Check => show::check(place, output).await,
-        ConfigCommand::Set { key, value } => change::set(place, &key, &value, output).await,
-        ConfigCommand::Unset { key } => change::unset(place, &key, output).await,
-        ConfigCommand::Edit => change::edit(place, output).await,
+        ConfigCommand::Get { key } => show::get(context, &key, output).await,
+        ConfigCommand::List(args) => show::list(context, &args, output).await,
+        ConfigCommand::Explain { key } => show::explain(context, &key, output).await,
+        ConfigCommand::Path => show::path(context, output),
+        ConfigCommand::Check => show::check(context, output).await,
+        ConfigCommand::Set { key, value } => change::set(context, &key, &value, output).await,
+        ConfigCommand::Unset { key } => change::unset(context, &key, output).await,
+        ConfigCommand::Edit => change::edit(context, output).await,
     }
 }
 

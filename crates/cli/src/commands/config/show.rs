@@ -7,9 +7,9 @@ use serde_json::json;
 
 use super::{ListArgs, catalogue, sections};
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, table::cut, table::table},
-    place::Place,
     settings::{
         ask::{self, Program, Sees},
         catalogue::Catalogue,
@@ -19,24 +19,24 @@ use crate::{
 const WIDTH: usize = 48;
 
 /// What holds, by name, for daemons started from this shell.
-async fn standing(place: &Place, programs: &[Program]) -> Result<BTreeMap<String, Standing>, Failure> {
-    let answers = ask::values(programs, &place.root, None, Sees::Everything, false).await?;
+async fn standing(context: &Context, programs: &[Program]) -> Result<BTreeMap<String, Standing>, Failure> {
+    let answers = ask::values(programs, &context.root, None, Sees::Everything, false).await?;
     let all = answers.into_iter().flat_map(|answer| answer.settings);
     Ok(all.map(|one| (format!("{}.{}", one.section, one.key), one)).collect())
 }
 
-async fn one(place: &Place, catalogue: &Catalogue, setting: &Described) -> Result<Standing, Failure> {
+async fn one(context: &Context, catalogue: &Catalogue, setting: &Described) -> Result<Standing, Failure> {
     // Any reader will do: they all lay the same sources over each other.
     let readers: Vec<Program> = catalogue.readers(&setting.section).into_iter().take(1).collect();
-    let mut all = standing(place, &readers).await?;
+    let mut all = standing(context, &readers).await?;
     all.remove(&setting.name())
         .ok_or_else(|| Failure::new(Exit::Failed, format!("nobody told the value of {}", setting.name())))
 }
 
-pub async fn get(place: &Place, key: &str, output: &Output) -> Result<Exit, Failure> {
+pub async fn get(context: &Context, key: &str, output: &Output) -> Result<Exit, Failure> {
     let catalogue = catalogue(output).await?;
     let setting = catalogue.find(key)?;
-    let one = one(place, &catalogue, setting).await?;
+    let one = one(context, &catalogue, setting).await?;
     if output.json {
         output
             .value(&json!({ "key": setting.name(), "value": one.value, "origin": one.origin, "hidden": one.hidden }))?;
@@ -65,7 +65,7 @@ fn shown(one: &Standing) -> String {
     }
 }
 
-pub async fn list(place: &Place, args: &ListArgs, output: &Output) -> Result<Exit, Failure> {
+pub async fn list(context: &Context, args: &ListArgs, output: &Output) -> Result<Exit, Failure> {
     let catalogue = catalogue(output).await?;
     if let Some(section) = &args.section
         && !sections(&catalogue).contains(&section.as_str())
@@ -75,7 +75,7 @@ pub async fn list(place: &Place, args: &ListArgs, output: &Output) -> Result<Exi
                 .hint(format!("one of: {}", sections(&catalogue).join(", "))),
         );
     }
-    let standing = standing(place, &catalogue.programs).await?;
+    let standing = standing(context, &catalogue.programs).await?;
     let wanted = |setting: &&Described| args.section.as_ref().is_none_or(|section| *section == setting.section);
     let lines: Vec<(&Described, &Standing)> = catalogue
         .settings
@@ -92,7 +92,7 @@ pub async fn list(place: &Place, args: &ListArgs, output: &Output) -> Result<Exi
                     "default": setting.default, "kind": setting.kind, "live": setting.live, "help": setting.help })
             })
             .collect();
-        output.value(&json!({ "file": place.root.config_file(), "settings": all }))?;
+        output.value(&json!({ "file": context.root.config_file(), "settings": all }))?;
         return Ok(Exit::Ok);
     }
     if lines.is_empty() {
@@ -113,10 +113,10 @@ pub async fn list(place: &Place, args: &ListArgs, output: &Output) -> Result<Exi
     Ok(Exit::Ok)
 }
 
-pub async fn explain(place: &Place, key: &str, output: &Output) -> Result<Exit, Failure> {
+pub async fn explain(context: &Context, key: &str, output: &Output) -> Result<Exit, Failure> {
     let catalogue = catalogue(output).await?;
     let setting = catalogue.find(key)?;
-    let one = one(place, &catalogue, setting).await?;
+    let one = one(context, &catalogue, setting).await?;
     let set: Vec<&String> = setting
         .env
         .iter()
@@ -125,7 +125,7 @@ pub async fn explain(place: &Place, key: &str, output: &Output) -> Result<Exit, 
     if output.json {
         output.value(
             &json!({ "setting": setting, "value": one.value, "toml": one.toml, "origin": one.origin,
-            "hidden": one.hidden, "environment": set, "file": place.root.config_file() }),
+            "hidden": one.hidden, "environment": set, "file": context.root.config_file() }),
         )?;
         return Ok(Exit::Ok);
     }
@@ -176,8 +176,8 @@ pub async fn explain(place: &Place, key: &str, output: &Output) -> Result<Exit, 
     Ok(Exit::Ok)
 }
 
-pub fn path(place: &Place, output: &Output) -> Result<Exit, Failure> {
-    let file = place.root.config_file();
+pub fn path(context: &Context, output: &Output) -> Result<Exit, Failure> {
+    let file = context.root.config_file();
     let exists = file.symlink_metadata().is_ok();
     if output.json {
         output.value(&json!({ "path": file, "exists": exists }))?;
@@ -190,13 +190,14 @@ pub fn path(place: &Place, output: &Output) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-pub async fn check(place: &Place, output: &Output) -> Result<Exit, Failure> {
+pub async fn check(context: &Context, output: &Output) -> Result<Exit, Failure> {
     let (programs, missing) = ask::programs()?;
     let begin = tokio::time::Instant::now();
-    let answers = ask::values(&programs, &place.root, None, Sees::Everything, true).await?;
+    let answers = ask::values(&programs, &context.root, None, Sees::Everything, true).await?;
     let ok = answers.iter().all(|answer| answer.ok);
     if output.json {
-        output.value(&json!({ "ok": ok, "file": place.root.config_file(), "daemons": answers, "missing": missing }))?;
+        output
+            .value(&json!({ "ok": ok, "file": context.root.config_file(), "daemons": answers, "missing": missing }))?;
     } else {
         let mut told: Vec<&str> = Vec::new();
         for answer in &answers {

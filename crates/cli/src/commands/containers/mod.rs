@@ -15,17 +15,17 @@ pub use args::ContainersCommand;
 use args::{ExecArgs, ListArgs, StatsArgs};
 
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
     output::{
         Output, clean,
         table::table,
         time::{ago, exact},
     },
-    place::Place,
 };
 
-pub async fn run(place: &Place, command: ContainersCommand, output: &Output) -> Result<Exit, Failure> {
-    let connection = place.connection();
+pub async fn run(context: &Context, command: ContainersCommand, output: &Output) -> Result<Exit, Failure> {
+    let connection = context.connection();
     match command {
         ContainersCommand::List(args) => list(&connection, args, output).await,
         ContainersCommand::Run(args) => run::start(&connection, args, output).await,

@@ -19,37 +19,37 @@ use nexus_credential::{Error, Kind, Resolver, Shell, Store};
 
 use self::args::CredentialCommand;
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
     output::Output,
-    place::Place,
 };
 
 /// A store may ask a person for permission.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub async fn run(place: &Place, command: CredentialCommand, output: &Output) -> Result<Exit, Failure> {
+pub async fn run(context: &Context, command: CredentialCommand, output: &Output) -> Result<Exit, Failure> {
     // The secrets that pass through are as much worth as those a daemon holds.
     nexus_credential::protect::process().map_err(|error| Failure::new(Exit::Failed, error))?;
     match command {
-        CredentialCommand::Add(args) => add::add(&resolver(place, PATIENCE)?, *args, output).await,
-        CredentialCommand::Get(args) => get::run(&resolver(place, args.timeout)?, &args, output).await,
-        CredentialCommand::List(args) => list::run(&store(place), &args, output),
-        CredentialCommand::Verify(args) => verify::run(&resolver(place, args.timeout)?, &args, output).await,
-        CredentialCommand::Scan(args) => scan::run(&resolver(place, PATIENCE)?, &args, output).await,
-        CredentialCommand::Import(args) => import::run(&resolver(place, PATIENCE)?, &args, output).await,
-        CredentialCommand::Remove(args) => add::remove(&resolver(place, PATIENCE)?, &args, output).await,
-        CredentialCommand::Rotate(args) => add::rotate(&resolver(place, PATIENCE)?, &args, output).await,
-        CredentialCommand::Sync => verify::sync(&resolver(place, PATIENCE)?, output).await,
+        CredentialCommand::Add(args) => add::add(&resolver(context, PATIENCE)?, *args, output).await,
+        CredentialCommand::Get(args) => get::run(&resolver(context, args.timeout)?, &args, output).await,
+        CredentialCommand::List(args) => list::run(&store(context), &args, output),
+        CredentialCommand::Verify(args) => verify::run(&resolver(context, args.timeout)?, &args, output).await,
+        CredentialCommand::Scan(args) => scan::run(&resolver(context, PATIENCE)?, &args, output).await,
+        CredentialCommand::Import(args) => import::run(&resolver(context, PATIENCE)?, &args, output).await,
+        CredentialCommand::Remove(args) => add::remove(&resolver(context, PATIENCE)?, &args, output).await,
+        CredentialCommand::Rotate(args) => add::rotate(&resolver(context, PATIENCE)?, &args, output).await,
+        CredentialCommand::Sync => verify::sync(&resolver(context, PATIENCE)?, output).await,
     }
 }
 
-fn store(place: &Place) -> Store {
-    Store::at(place.root.credential_dir())
+fn store(context: &Context) -> Store {
+    Store::at(context.root.credential_dir())
 }
 
-fn resolver(place: &Place, timeout: Duration) -> Result<Resolver, Failure> {
+fn resolver(context: &Context, timeout: Duration) -> Result<Resolver, Failure> {
     let shell = Shell::from_environment().map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
-    Ok(Resolver::new(store(place), shell).deadline(timeout))
+    Ok(Resolver::new(store(context), shell).deadline(timeout))
 }
 
 impl From<Error> for Failure {

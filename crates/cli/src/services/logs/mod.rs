@@ -20,18 +20,18 @@ use self::{
 use super::status;
 use crate::{
     cli::LogsArgs,
+    context::Context,
     failure::{Exit, Failure},
     output::{Output, clean},
-    place::Place,
 };
 
 /// Between two looks at files that may have grown.
 const LOOK_AGAIN: Duration = Duration::from_millis(150);
 
-pub async fn run(place: &Place, args: &LogsArgs, output: &Output) -> Result<Exit, Failure> {
+pub async fn run(context: &Context, args: &LogsArgs, output: &Output) -> Result<Exit, Failure> {
     let names = match args.services.is_empty() {
-        true => services(&place.root.log_dir()),
-        false => named(place, &args.services)?,
+        true => services(&context.root.log_dir()),
+        false => named(context, &args.services)?,
     };
     let wanted = Wanted {
         since: args.since,
@@ -40,7 +40,7 @@ pub async fn run(place: &Place, args: &LogsArgs, output: &Output) -> Result<Exit
     };
     let mut tails: Vec<Tail> = names
         .iter()
-        .flat_map(|name| Tail::of(&place.root.log_dir(), name))
+        .flat_map(|name| Tail::of(&context.root.log_dir(), name))
         .collect();
     let mut records = Vec::new();
     for tail in &mut tails {
@@ -75,8 +75,8 @@ pub async fn run(place: &Place, args: &LogsArgs, output: &Output) -> Result<Exit
 }
 
 /// Names of the table, and of any other daemon that left a log.
-fn named(place: &Place, asked: &[String]) -> Result<Vec<String>, Failure> {
-    let written = services(&place.root.log_dir());
+fn named(context: &Context, asked: &[String]) -> Result<Vec<String>, Failure> {
+    let written = services(&context.root.log_dir());
     asked
         .iter()
         .map(|name| match written.contains(name) {

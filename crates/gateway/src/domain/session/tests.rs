@@ -7,11 +7,11 @@ fn session(timeout_ns: i64, idle_timeout_ns: i64) -> Session {
         max_message_size: 10,
         ..Config::default()
     };
-    let wish = Wish {
+    let requested = NewSession {
         config: Some(config),
-        ..Wish::default()
+        ..NewSession::default()
     };
-    let mut session = Session::new("s".into(), "uid:1".into(), wish, 100);
+    let mut session = Session::new("s".into(), "uid:1".into(), requested, 100);
     session.step(Command::Open, 100).unwrap();
     session
 }
@@ -60,9 +60,9 @@ fn the_smaller_limit_counts() {
 #[test]
 fn negative_values_and_huge_metadata_are_refused() {
     let negative = |config| {
-        Wish {
+        NewSession {
             config: Some(config),
-            ..Wish::default()
+            ..NewSession::default()
         }
         .check()
     };
@@ -106,7 +106,7 @@ fn negative_values_and_huge_metadata_are_refused() {
         ..Metadata::default()
     };
     assert!(matches!(
-        Wish { metadata, config: None }.check(),
+        NewSession { metadata, config: None }.check(),
         Err(Error::TooLong { .. })
     ));
 }

@@ -123,7 +123,7 @@ impl World {
                 let failed = self
                     .asked
                     .iter()
-                    .filter(|(_, over)| matches!(over, Some(Over::Failed { .. })));
+                    .filter(|(_, over)| matches!(over, Some(TurnEnd::Failed { .. })));
                 let all: Vec<(u64, u64)> = failed.map(|(at, _)| *at).collect();
                 let (session, n) = *all.get(i % all.len().max(1))?;
                 let message = Message {

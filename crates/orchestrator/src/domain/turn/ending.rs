@@ -8,7 +8,7 @@ use nexus_proto::words;
 
 use prost::Message as _;
 
-use super::{Over, Phase, Turn};
+use super::{Phase, Turn, TurnEnd};
 use crate::domain::event::{self, TURN_FAILED, timestamp};
 use crate::domain::sessions::about;
 use crate::domain::timers::Timer;
@@ -80,13 +80,13 @@ impl State {
         let turn = session.turns.pop_front().expect("its turn was just seen");
         let n = self.store_answer(step, key, &turn, content, extra);
         self.left(step, &turn, key);
-        step.fact(Fact::TurnOver {
+        step.fact(Fact::TurnEnded {
             session: key,
             n: turn.n,
-            over: Over::Answered { answer: n },
+            over: TurnEnd::Answered { answer: n },
         });
         step.effect(Effect::Stored { session: key, n });
-        step.effect(Effect::TurnOver {
+        step.effect(Effect::TurnEnded {
             session: key,
             n: turn.n,
             error: None,
@@ -176,16 +176,16 @@ impl State {
             ("session_id", &*session.id),
         ];
         let failed = event::build(step, TURN_FAILED, event::SYSTEM, about(session), &data);
-        step.fact(Fact::TurnOver {
+        step.fact(Fact::TurnEnded {
             session: key,
             n: turn.n,
-            over: Over::Failed { error: error.into() },
+            over: TurnEnd::Failed { error: error.into() },
         });
         step.fact(Fact::Event {
             session: key,
             event: failed.clone(),
         });
-        step.effect(Effect::TurnOver {
+        step.effect(Effect::TurnEnded {
             session: key,
             n: turn.n,
             error: Some(failed),

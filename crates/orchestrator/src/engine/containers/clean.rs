@@ -45,7 +45,7 @@ impl Containers {
                     AGAIN
                 }
             };
-            self.inner.health.limp(PART, cleaned.err());
+            self.inner.health.degrade(PART, cleaned.err());
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.inner.thrown.notified() => {}
@@ -81,7 +81,7 @@ impl Containers {
             if let Ok(Err(error)) = thrown {
                 let why = format!("{}: {error}", path.display());
                 tracing::warn!(error = %why, "failed to remove the files of a session; it is tried again");
-                self.inner.health.limp(PART, Some(why));
+                self.inner.health.degrade(PART, Some(why));
             }
         }
     }

@@ -7,7 +7,7 @@ use nexus_proto::orchestrator::v1::{
 };
 use nexus_runtime::{ContainerSpec, Found, Limit, Limits, NetworkMode, Port, Protocol, PullPolicy};
 
-use super::place::Place;
+use super::mounts::ResolvedMounts;
 use super::{CONTAINER, Containers, Hold, SESSION, Who};
 use crate::domain::Error;
 use crate::domain::container::{Made, Phase};
@@ -165,13 +165,13 @@ impl Containers {
         session: u64,
         who: &Who,
         config: ContainerConfig,
-    ) -> Result<(ContainerConfig, Place), Error> {
+    ) -> Result<(ContainerConfig, ResolvedMounts), Error> {
         let (rules, id, creator) = self.engine().look(|core| {
             let found = core
                 .state
                 .sessions
                 .get(session)
-                .ok_or_else(|| crate::domain::sessions::gone(session))?;
+                .ok_or_else(|| crate::domain::sessions::session_not_found(session))?;
             if found.is_closed() {
                 return Err(Error::SessionClosed {
                     doing: "make a container in",
@@ -190,7 +190,13 @@ impl Containers {
         Ok((config, place))
     }
 
-    async fn build(&self, found: &Found, who: &Who, spec: &ContainerSpec, place: &Place) -> Result<String, Error> {
+    async fn build(
+        &self,
+        found: &Found,
+        who: &Who,
+        spec: &ContainerSpec,
+        place: &ResolvedMounts,
+    ) -> Result<String, Error> {
         let (engine, image) = (&found.engine, &spec.image);
         let newest = self.options().pull == PullPolicy::Always
             && *image != crate::domain::container::policy::HOST_IMAGE

@@ -8,8 +8,8 @@ mod clean;
 mod image_shares;
 mod images;
 mod make;
+mod mounts;
 mod owner;
-mod place;
 mod share;
 mod watch;
 
@@ -210,9 +210,9 @@ impl Containers {
         let done = within(found, doing, after, work).await;
         let (health, name) = (&self.inner.health, found.engine.name());
         match &done {
-            Err(error) if error.is_passing() => health.limp(name, Some(error.to_string())),
-            _ if health.limping().iter().any(|(part, _)| part == name) => {
-                health.limp(name, None);
+            Err(error) if error.is_passing() => health.degrade(name, Some(error.to_string())),
+            _ if health.degraded().iter().any(|(part, _)| part == name) => {
+                health.degrade(name, None);
                 self.spawn_look(found.clone());
             }
             _ => {}
@@ -223,7 +223,7 @@ impl Containers {
     async fn engine_of(&self, name: &str) -> Result<Found, Error> {
         let found = self.inner.runtime.named(name).await;
         if let Err(error) = &found {
-            self.inner.health.limp(name, Some(error.to_string()));
+            self.inner.health.degrade(name, Some(error.to_string()));
         }
         found.map_err(Error::Runtime)
     }

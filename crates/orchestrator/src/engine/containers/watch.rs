@@ -359,7 +359,7 @@ async fn listen(containers: Containers, found: Found, tell: mpsc::Sender<Told>, 
         tokio::select! {
             () = stop.cancelled() => return,
             ended = heard => if let Err(error) = ended {
-                containers.inner.health.limp(found.engine.name(), Some(error.to_string()));
+                containers.inner.health.degrade(found.engine.name(), Some(error.to_string()));
                 if !std::mem::replace(&mut told_away, true) {
                     tracing::warn!(%error, engine = found.engine.name(), "a container engine is away; it is tried again every second");
                 }

@@ -5,7 +5,7 @@ use nexus_proto::words;
 
 use super::show::ephemeral;
 use super::{Joined, Opened, Pull, StreamId};
-use crate::domain::sessions::gone;
+use crate::domain::sessions::session_not_found;
 use crate::domain::{Error, event};
 use crate::engine::{Core, Engine};
 
@@ -91,7 +91,7 @@ impl Engine {
     ) -> Result<Vec<StreamMessageResponse>, Error> {
         let read = self.read_messages(session, after, before, most, false).await?;
         if read.is_empty() {
-            return Err(gone(session));
+            return Err(session_not_found(session));
         }
         Ok(self.look_mut(|core| core.pull_read(id, read)))
     }

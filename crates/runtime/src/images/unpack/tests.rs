@@ -54,17 +54,17 @@ impl Layer {
 }
 
 /// A directory with a root to unpack to, and a secret beside it.
-struct Place {
+struct Fixture {
     dir: tempfile::TempDir,
 }
 
-impl Place {
-    fn new() -> Place {
+impl Fixture {
+    fn new() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("root")).unwrap();
         fs::create_dir(dir.path().join("outside")).unwrap();
         fs::write(dir.path().join("outside/secret"), "secret").unwrap();
-        Place { dir }
+        Fixture { dir }
     }
 
     fn root(&self) -> std::path::PathBuf {
@@ -113,7 +113,7 @@ impl Place {
 #[test]
 fn paths_that_climb_are_refused() {
     for path in ["../outside/x", "a/../../outside/x", "a/b/../../../outside/x", ".."] {
-        let place = Place::new();
+        let place = Fixture::new();
         let applied = place.apply(vec![Layer::new().dir("a").file(path, "x")]);
         assert!(matches!(applied, Err(Error::Outside(_))), "{path}: {applied:?}");
         place.untouched();
@@ -122,7 +122,7 @@ fn paths_that_climb_are_refused() {
 
 #[test]
 fn absolute_paths_are_inside() {
-    let place = Place::new();
+    let place = Fixture::new();
     place
         .apply(vec![Layer::new().file("/etc/x", "x").file("//y", "y")])
         .unwrap();
@@ -133,7 +133,7 @@ fn absolute_paths_are_inside() {
 #[test]
 fn links_lead_inside_whatever_they_say() {
     for to in ["../outside", "/../outside", "../../../../../../../tmp", "/"] {
-        let place = Place::new();
+        let place = Fixture::new();
         let outside = place.dir.path().join("outside").display().to_string();
         for to in [to, &outside] {
             let layers = vec![
@@ -158,7 +158,7 @@ fn links_lead_inside_whatever_they_say() {
 
 #[test]
 fn a_link_to_a_directory_inside_is_followed() {
-    let place = Place::new();
+    let place = Fixture::new();
     place
         .apply(vec![
             Layer::new().dir("usr/lib").symlink("lib", "usr/lib"),
@@ -170,7 +170,7 @@ fn a_link_to_a_directory_inside_is_followed() {
 
 #[test]
 fn a_file_replaces_a_link_and_never_what_it_leads_to() {
-    let place = Place::new();
+    let place = Fixture::new();
     let secret = place.dir.path().join("outside/secret").display().to_string();
     let layer = Layer::new()
         .symlink("a", &secret)
@@ -192,7 +192,7 @@ fn hard_links_only_to_what_is_inside() {
         "secret",
         "nothing",
     ] {
-        let place = Place::new();
+        let place = Fixture::new();
         let secret = place.dir.path().join("outside/secret").display().to_string();
         let layer = Layer::new()
             .symlink("up", "..")
@@ -206,7 +206,7 @@ fn hard_links_only_to_what_is_inside() {
         );
         place.untouched();
     }
-    let place = Place::new();
+    let place = Fixture::new();
     place
         .apply(vec![
             Layer::new().file("a", "same").hard_link("b/c", "a").hard_link("a", "a"),
@@ -217,7 +217,7 @@ fn hard_links_only_to_what_is_inside() {
 
 #[test]
 fn a_hard_link_is_cut_before_it_is_written_over() {
-    let place = Place::new();
+    let place = Fixture::new();
     place
         .apply(vec![
             Layer::new().file("a", "old").hard_link("b", "a"),
@@ -229,7 +229,7 @@ fn a_hard_link_is_cut_before_it_is_written_over() {
 
 #[test]
 fn devices_are_left_out_and_special_bits_taken_off() {
-    let place = Place::new();
+    let place = Fixture::new();
     let layer = Layer::new()
         .add(EntryType::Block, "disk", "", b"")
         .add(EntryType::Char, "dev/mem", "", b"")
@@ -249,7 +249,7 @@ fn devices_are_left_out_and_special_bits_taken_off() {
 
 #[test]
 fn whiteouts_take_away_what_is_below_and_nothing_else() {
-    let place = Place::new();
+    let place = Fixture::new();
     let below = Layer::new()
         .file("a/one", "1")
         .file("a/two", "2")
@@ -273,7 +273,7 @@ fn whiteouts_take_away_what_is_below_and_nothing_else() {
 
 #[test]
 fn a_link_that_was_there_before_is_no_way_out_either() {
-    let place = Place::new();
+    let place = Fixture::new();
     symlink("../outside", place.root().join("planted")).unwrap();
     let _ = place.apply(vec![Layer::new().file("planted/x", "x").file("planted/.wh.secret", "")]);
     place.untouched();
@@ -281,7 +281,7 @@ fn a_link_that_was_there_before_is_no_way_out_either() {
 
 #[test]
 fn too_large_too_many_and_too_deep_are_refused() {
-    let place = Place::new();
+    let place = Fixture::new();
     let bounds = Bounds {
         bytes: 1000,
         entries: 10,
@@ -307,7 +307,7 @@ fn too_large_too_many_and_too_deep_are_refused() {
 #[test]
 fn a_layer_without_end_is_refused() {
     // What a small compressed file can become: a header that promises much, and zeros for ever.
-    let place = Place::new();
+    let place = Fixture::new();
     let mut header = Header::new_gnu();
     header.set_path("big").unwrap();
     header.set_size(1 << 50);
@@ -329,7 +329,7 @@ fn a_layer_without_end_is_refused() {
 
 #[test]
 fn garbage_is_an_error() {
-    let place = Place::new();
+    let place = Fixture::new();
     let mut unpack = place.unpack(Bounds::default());
     let noise: Vec<u8> = (0..100_000u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
@@ -340,7 +340,7 @@ fn garbage_is_an_error() {
 /// A layer nests directories by links, so that their depth has no end, and a later one takes them away: nothing recurses.
 #[test]
 fn directories_nested_by_links_are_taken_away() {
-    let place = Place::new();
+    let place = Fixture::new();
     let mut below = Layer::new();
     // Each link leads 40 directories further down than the one before.
     for step in 0..30 {
@@ -367,7 +367,7 @@ fn directories_nested_by_links_are_taken_away() {
 /// A layer names more directories on the way to its files than an image may have.
 #[test]
 fn directories_on_the_way_are_counted() {
-    let place = Place::new();
+    let place = Fixture::new();
     let layer = (0..10).fold(Layer::new(), |layer, index| {
         layer.file(&format!("{index}/b/c/d/e/f/g"), "")
     });
@@ -388,7 +388,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 /// A small layer unpacks to a disk full of zeros.
 #[test]
 fn a_layer_that_unpacks_to_far_more_is_refused() {
-    let place = Place::new();
+    let place = Fixture::new();
     let zeros = "0".repeat(64 << 20);
     let bomb = gzip(&Layer::new().file("zeros", &zeros).bytes());
     assert!(bomb.len() < 100 << 10, "{} bytes", bomb.len());
@@ -420,7 +420,7 @@ fn a_layer_that_unpacks_to_far_more_is_refused() {
 #[test]
 fn a_name_without_end_is_refused() {
     for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
-        let place = Place::new();
+        let place = Fixture::new();
         let mut header = Header::new_gnu();
         header.set_path("long").unwrap();
         header.set_entry_type(kind);
@@ -432,7 +432,7 @@ fn a_name_without_end_is_refused() {
         assert!(refused.contains("longer than 1 MiB"), "{kind:?}: {refused}");
     }
     // A large file before it makes no room for one.
-    let place = Place::new();
+    let place = Fixture::new();
     let mut layer = Layer::new().file("large", &"x".repeat(4 << 20));
     layer = layer.add(EntryType::GNULongName, "long", "", "n".repeat(2 << 20).as_bytes());
     let refused = place.apply(vec![layer.file("short", "")]).unwrap_err().to_string();
@@ -442,7 +442,7 @@ fn a_name_without_end_is_refused() {
 /// An image with very many files in its root, one of them hidden again.
 #[test]
 fn a_root_with_60_000_entries_is_unpacked() {
-    let place = Place::new();
+    let place = Fixture::new();
     let many = (0..60_000).fold(Layer::new(), |layer, index| layer.file(&format!("file{index}"), ""));
     let above = Layer::new().file(".wh.file7", "");
     place.apply(vec![many, above]).unwrap();
@@ -456,7 +456,7 @@ fn a_root_with_60_000_entries_is_unpacked() {
 /// An image writes control characters into the name of a file that is refused.
 #[test]
 fn a_name_in_an_error_is_plain_and_short() {
-    let place = Place::new();
+    let place = Fixture::new();
     let name = "../\u{1b}[2J\u{202e}";
     let refused = place.apply(vec![Layer::new().file(name, "")]).unwrap_err().to_string();
     assert!(refused.contains("\\u{1b}[2J\\u{202e}"), "{refused:?}");
@@ -464,7 +464,7 @@ fn a_name_in_an_error_is_plain_and_short() {
 
 #[test]
 fn an_unpacking_that_nobody_waits_for_ends() {
-    let place = Place::new();
+    let place = Fixture::new();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
     let mut unpack = place.unpack(Bounds::default()).stopped_by(stop);
     let refused = unpack.apply(&Layer::new().file("a", "a").bytes()[..]);

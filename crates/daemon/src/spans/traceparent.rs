@@ -1,4 +1,4 @@
-//! A place in a trace, and the header `traceparent` of W3C Trace Context, which is a place as text.
+//! A parent in a trace, and the header `traceparent` of W3C Trace Context, which is a parent as text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags
 
 /// Where a span belongs. Kept, or sent along, where no call connects what belongs together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct TraceParent {
     trace: TraceId,
     span: SpanId,
     flags: TraceFlags,
@@ -17,13 +17,13 @@ pub struct Place {
 /// A text that is no `traceparent`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a traceparent")]
-pub struct NoPlace;
+pub struct InvalidTraceParent;
 
-impl Place {
-    pub(super) fn of(context: &Context) -> Place {
+impl TraceParent {
+    pub(super) fn of(context: &Context) -> TraceParent {
         let span = context.span();
         let span = span.span_context();
-        Place {
+        TraceParent {
             trace: span.trace_id(),
             span: span.span_id(),
             flags: span.trace_flags(),
@@ -41,36 +41,37 @@ impl Place {
     }
 }
 
-impl FromStr for Place {
-    type Err = NoPlace;
+impl FromStr for TraceParent {
+    type Err = InvalidTraceParent;
 
-    /// A later version may have more at the end; what is not understood is no place.
-    fn from_str(text: &str) -> Result<Place, NoPlace> {
+    /// A later version may have more at the end; what is not understood is no parent.
+    fn from_str(text: &str) -> Result<TraceParent, InvalidTraceParent> {
         let hex = |part: Option<&str>, digits: usize| {
             let lower = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
             part.filter(|part| part.len() == digits && part.bytes().all(lower))
                 .map(str::to_owned)
-                .ok_or(NoPlace)
+                .ok_or(InvalidTraceParent)
         };
         let mut parts = text.trim().split('-');
         let version = hex(parts.next(), 2)?;
         let (trace, span, flags) = (hex(parts.next(), 32)?, hex(parts.next(), 16)?, hex(parts.next(), 2)?);
         if version == "ff" || (version == "00" && parts.next().is_some()) {
-            return Err(NoPlace);
+            return Err(InvalidTraceParent);
         }
-        let place = Place {
-            trace: TraceId::from_hex(&trace).map_err(|_| NoPlace)?,
-            span: SpanId::from_hex(&span).map_err(|_| NoPlace)?,
-            flags: TraceFlags::new(u8::from_str_radix(&flags, 16).map_err(|_| NoPlace)?) & TraceFlags::SAMPLED,
+        let parent = TraceParent {
+            trace: TraceId::from_hex(&trace).map_err(|_| InvalidTraceParent)?,
+            span: SpanId::from_hex(&span).map_err(|_| InvalidTraceParent)?,
+            flags: TraceFlags::new(u8::from_str_radix(&flags, 16).map_err(|_| InvalidTraceParent)?)
+                & TraceFlags::SAMPLED,
         };
-        if place.trace == TraceId::INVALID || place.span == SpanId::INVALID {
-            return Err(NoPlace);
+        if parent.trace == TraceId::INVALID || parent.span == SpanId::INVALID {
+            return Err(InvalidTraceParent);
         }
-        Ok(place)
+        Ok(parent)
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for TraceParent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "00-{}-{}-{:02x}", self.trace, self.span, self.flags.to_u8())
     }
@@ -84,18 +85,18 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let place: Place = GOOD.parse().unwrap();
-        assert_eq!(place.to_string(), GOOD);
-        assert!(place.context().span().span_context().is_remote());
-        assert_eq!(Place::of(&place.context()), place);
+        let parent: TraceParent = GOOD.parse().unwrap();
+        assert_eq!(parent.to_string(), GOOD);
+        assert!(parent.context().span().span_context().is_remote());
+        assert_eq!(TraceParent::of(&parent.context()), parent);
         let unsampled = GOOD.replace("-01", "-00");
-        assert_eq!(unsampled.parse::<Place>().unwrap().to_string(), unsampled);
+        assert_eq!(unsampled.parse::<TraceParent>().unwrap().to_string(), unsampled);
     }
 
     #[test]
     fn a_later_version_is_read_as_far_as_it_is_known() {
         let later = format!("{}-more", GOOD.replacen("00", "cc", 1));
-        assert_eq!(later.parse::<Place>().unwrap().to_string(), GOOD);
+        assert_eq!(later.parse::<TraceParent>().unwrap().to_string(), GOOD);
     }
 
     #[test]
@@ -105,7 +106,7 @@ mod tests {
         let more = format!("{GOOD}-more");
         let (loud, invalid) = (GOOD.to_uppercase(), GOOD.replacen("00", "ff", 1));
         for wrong in ["", "00", "x", zero, no_span, &more, &loud, &invalid, &GOOD[..54]] {
-            assert_eq!(wrong.parse::<Place>(), Err(NoPlace), "{wrong:?}");
+            assert_eq!(wrong.parse::<TraceParent>(), Err(InvalidTraceParent), "{wrong:?}");
         }
     }
 }

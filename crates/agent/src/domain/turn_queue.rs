@@ -51,15 +51,15 @@ pub enum Error {
 }
 
 #[derive(Debug)]
-pub struct Desk<T> {
+pub struct TurnQueue<T> {
     limits: Limits,
     active: BTreeSet<TurnId>,
     waiting: VecDeque<(TurnId, T)>,
 }
 
-impl<T> Desk<T> {
+impl<T> TurnQueue<T> {
     pub fn new(limits: Limits) -> Self {
-        Desk {
+        TurnQueue {
             limits,
             active: BTreeSet::new(),
             waiting: VecDeque::new(),
@@ -134,34 +134,34 @@ mod tests {
         TurnId(n.to_string())
     }
 
-    fn desk() -> Desk<u8> {
-        Desk::new(Limits { active: 1, waiting: 1 })
+    fn queue() -> TurnQueue<u8> {
+        TurnQueue::new(Limits { active: 1, waiting: 1 })
     }
 
     #[test]
     fn the_next_begins_when_a_place_is_free() {
-        let mut desk = desk();
-        assert_eq!(desk.step(Command::Offer(id(1), 1)), Ok(Outcome::Start(id(1), 1)));
-        assert_eq!(desk.step(Command::Offer(id(2), 2)), Ok(Outcome::Nothing));
-        assert_eq!(desk.step(Command::Offer(id(3), 3)), Err(Error::Full { waiting: 1 }));
-        assert_eq!(desk.step(Command::Ended(id(1))), Ok(Outcome::Start(id(2), 2)));
+        let mut queue = queue();
+        assert_eq!(queue.step(Command::Offer(id(1), 1)), Ok(Outcome::Start(id(1), 1)));
+        assert_eq!(queue.step(Command::Offer(id(2), 2)), Ok(Outcome::Nothing));
+        assert_eq!(queue.step(Command::Offer(id(3), 3)), Err(Error::Full { waiting: 1 }));
+        assert_eq!(queue.step(Command::Ended(id(1))), Ok(Outcome::Start(id(2), 2)));
     }
 
     #[test]
     fn a_cancelled_turn_holds_its_place_until_it_has_ended() {
-        let mut desk = desk();
-        desk.step(Command::Offer(id(1), 1)).unwrap();
-        assert_eq!(desk.step(Command::Cancel(id(1))), Ok(Outcome::Stop(id(1))));
-        assert_eq!(desk.step(Command::Offer(id(2), 2)), Ok(Outcome::Nothing));
-        assert_eq!(desk.step(Command::Cancel(id(2))), Ok(Outcome::Dropped(id(2))));
-        assert_eq!(desk.step(Command::Ended(id(1))), Ok(Outcome::Nothing));
+        let mut queue = queue();
+        queue.step(Command::Offer(id(1), 1)).unwrap();
+        assert_eq!(queue.step(Command::Cancel(id(1))), Ok(Outcome::Stop(id(1))));
+        assert_eq!(queue.step(Command::Offer(id(2), 2)), Ok(Outcome::Nothing));
+        assert_eq!(queue.step(Command::Cancel(id(2))), Ok(Outcome::Dropped(id(2))));
+        assert_eq!(queue.step(Command::Ended(id(1))), Ok(Outcome::Nothing));
     }
 
     #[test]
     fn an_offer_heard_twice_is_one_turn() {
-        let mut desk = desk();
-        desk.step(Command::Offer(id(1), 1)).unwrap();
-        assert_eq!(desk.step(Command::Offer(id(1), 1)), Err(Error::Known));
+        let mut queue = queue();
+        queue.step(Command::Offer(id(1), 1)).unwrap();
+        assert_eq!(queue.step(Command::Offer(id(1), 1)), Err(Error::Known));
     }
 
     #[derive(Clone, Debug)]
@@ -185,13 +185,13 @@ mod tests {
         /// accepted is forgotten.
         #[test]
         fn no_turn_is_lost_and_no_limit_is_passed(moves in moves(), active in 1..4_usize, waiting in 0..4_usize) {
-            let mut desk = Desk::new(Limits { active, waiting });
+            let mut queue = TurnQueue::new(Limits { active, waiting });
             let mut running: Vec<TurnId> = Vec::new();
             let mut queued: Vec<TurnId> = Vec::new();
             let mut begun: BTreeMap<TurnId, usize> = BTreeMap::new();
             for one in moves {
                 match one {
-                    Move::Offer(n) => match desk.step(Command::Offer(id(n), n)) {
+                    Move::Offer(n) => match queue.step(Command::Offer(id(n), n)) {
                         Ok(Outcome::Start(turn, work)) => {
                             prop_assert_eq!((&turn, work), (&id(n), n));
                             prop_assert!(queued.is_empty());
@@ -203,7 +203,7 @@ mod tests {
                         Err(Error::Full { .. }) => prop_assert_eq!((running.len(), queued.len()), (active, waiting)),
                         other => prop_assert!(false, "{other:?}"),
                     },
-                    Move::Cancel(n) => match desk.step(Command::Cancel(id(n))) {
+                    Move::Cancel(n) => match queue.step(Command::Cancel(id(n))) {
                         Ok(Outcome::Stop(turn)) => prop_assert!(running.contains(&turn)),
                         Ok(Outcome::Dropped(turn)) => {
                             prop_assert!(queued.contains(&turn));
@@ -213,7 +213,7 @@ mod tests {
                         other => prop_assert!(false, "{other:?}"),
                     },
                     Move::EndOldest if running.is_empty() => {}
-                    Move::EndOldest => match desk.step(Command::Ended(running.remove(0))) {
+                    Move::EndOldest => match queue.step(Command::Ended(running.remove(0))) {
                         Ok(Outcome::Start(turn, _)) => {
                             prop_assert_eq!(&turn, &queued.remove(0));
                             running.push(turn);
@@ -223,8 +223,8 @@ mod tests {
                     },
                 }
                 prop_assert!(running.len() <= active && queued.len() <= waiting);
-                prop_assert_eq!(desk.active().count(), running.len());
-                prop_assert_eq!(desk.waiting(), queued.len());
+                prop_assert_eq!(queue.active().count(), running.len());
+                prop_assert_eq!(queue.waiting(), queued.len());
             }
         }
     }

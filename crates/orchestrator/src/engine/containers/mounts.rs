@@ -16,7 +16,7 @@ use crate::domain::container::policy::WORKSPACE;
 
 /// Mounts as an engine takes them, and for each path of the host what it was when it was looked at.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ResolvedMounts {
     pub mounts: Vec<Mount>,
     /// Whose rights the container has there.
     pub owner: HostUser,
@@ -25,7 +25,7 @@ pub(super) struct Place {
     seen: Vec<(PathBuf, u64, u64)>,
 }
 
-impl Place {
+impl ResolvedMounts {
     /// Whether every path is still what it was: a link put there meanwhile would lead elsewhere.
     pub fn check(&self) -> Result<(), Error> {
         for (path, device, inode) in &self.seen {
@@ -44,7 +44,7 @@ impl Place {
 
 impl Containers {
     /// Whether the owner may use the paths of the host that were asked for, with its own rights.
-    pub(super) async fn check_rights(&self, place: &Place) -> Result<(), Error> {
+    pub(super) async fn check_rights(&self, place: &ResolvedMounts) -> Result<(), Error> {
         if place.asked.is_empty() {
             return Ok(());
         }
@@ -65,10 +65,10 @@ impl Containers {
         (session, creator): (&str, &str),
         policy: &SessionPolicy,
         config: &ContainerConfig,
-    ) -> Result<Place, Error> {
+    ) -> Result<ResolvedMounts, Error> {
         let owner = self.owner(creator);
         let workspace = made(&self.options().workspaces, session, &owner.user)?;
-        let mut place = Place {
+        let mut place = ResolvedMounts {
             mounts: Vec::new(),
             owner: owner.user,
             seen: Vec::new(),

@@ -23,7 +23,7 @@ pub enum Mistakes {
 }
 
 #[derive(Debug)]
-pub struct Place {
+pub struct Context {
     pub root: Root,
     pub orchestrator: Address,
     pub options: Options,
@@ -40,8 +40,8 @@ struct Shared {
     max_message_bytes: u64,
 }
 
-impl Place {
-    pub fn resolve(global: &Global, mistakes: Mistakes, output: &Output) -> Result<Place, Failure> {
+impl Context {
+    pub fn resolve(global: &Global, mistakes: Mistakes, output: &Output) -> Result<Context, Failure> {
         let root = Root::resolve(global.root.as_deref()).map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
         let schema = nexus_config::common();
         let loaded = nexus_config::read(&[&schema], &Sources::new(&root).with_process_env());
@@ -67,7 +67,7 @@ impl Place {
             token: std::env::var("NEXUS_TOKEN").ok().filter(|token| !token.is_empty()),
             ..Options::default()
         };
-        Ok(Place {
+        Ok(Context {
             root,
             orchestrator,
             options,
