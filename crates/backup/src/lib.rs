@@ -9,6 +9,8 @@
 //! long or leads outside. What it unpacks is made beneath a directory handle and follows no link. Memory is bounded by
 //! [`manifest::LONGEST`], whatever the archive says of itself.
 
+#![warn(missing_docs)]
+
 pub mod manifest;
 mod read;
 mod restore;

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+/// The name of the manifest in the archive.
 pub const NAME: &str = "manifest.json";
 /// The version of this shape. Version 1 had only plain files, without holes, owners and times.
 pub const SHAPE: u32 = 2;
@@ -15,26 +16,33 @@ pub const PATH_MAX: usize = 4_095;
 /// The most stretches of data that one sparse file may have.
 pub const RANGES_MAX: usize = 16_384;
 
+/// The first entry of an archive: what it holds, and where that came from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Manifest {
+    /// The version of this shape, at most [`SHAPE`].
     pub schema: u32,
     /// RFC 3339; the databases are as of then or shortly after.
     pub created_at: String,
     /// The version that made it.
     pub nexus: String,
+    /// The root that was saved.
     pub root: PathBuf,
     /// Keys and other secrets are in it.
     pub with_keys: bool,
+    /// Every file and directory, in the order of the archive.
     pub files: Vec<Entry>,
     /// What was there and was left out, with the reason.
     pub left_out: Vec<LeftOut>,
 }
 
+/// What an entry is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
+    /// A regular file.
     #[default]
     File,
+    /// A directory.
     Dir,
 }
 
@@ -47,18 +55,23 @@ impl Kind {
 /// Bytes of data in a sparse file; all between two of them is a hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
+    /// The first byte of the stretch within the file.
     pub at: u64,
+    /// Its length.
     pub bytes: u64,
 }
 
+/// One file or directory.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Entry {
     /// Below the archive: `state/db/orchestrator.db`.
     pub path: String,
+    /// Whether it is a file or a directory.
     #[serde(default, skip_serializing_if = "Kind::is_file")]
     pub kind: Kind,
     /// Its length, with holes; 0 for a directory.
     pub bytes: u64,
+    /// Permission bits.
     pub mode: u32,
     /// Of the data in the archive; empty for a directory.
     pub sha256: String,
@@ -74,6 +87,7 @@ pub struct Entry {
     /// Extended attributes `user.*`: name, and value in hexadecimal digits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub xattrs: Vec<(String, String)>,
+    /// What is known of it, if it is a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<Database>,
     /// Where it was, for a file that does not lie in `state/`.
@@ -81,20 +95,26 @@ pub struct Entry {
     pub original: Option<PathBuf>,
 }
 
+/// The version and the extent of a database that was saved.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Database {
+    /// The version of its tables.
     pub schema: u32,
+    /// The newest sequence of its log; none where it has no log.
     pub newest: Option<u64>,
 }
 
+/// A file that is not in the archive.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeftOut {
     /// As it can be shown: what is not text, and control characters, are escaped.
     pub path: String,
+    /// Why it was left out.
     pub reason: String,
 }
 
 impl LeftOut {
+    /// Escapes the path, and cuts it where it is too long to be shown.
     pub fn new(path: &Path, reason: impl Into<String>) -> Self {
         const SHOWN: usize = 400;
         let text = path.to_string_lossy();

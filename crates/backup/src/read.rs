@@ -13,21 +13,28 @@ use crate::{restore, write};
 
 const PIECE: usize = 256 * 1024;
 
+/// Why an archive cannot be read or unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// It is no gzipped tar with a manifest first.
     #[error("it is not a backup of nexus")]
     NotABackup,
+    /// It is a backup that this version or this tree cannot use; the text says why.
     #[error("it cannot be used: {0}")]
     Unfit(String),
+    /// It does not hold what its manifest announces; the text says where.
     #[error("it is damaged: {0}")]
     Damaged(String),
     /// The archive is fine; the place it is unpacked to is not.
     #[error("failed to write {}", path.display())]
     Write {
+        /// What was written.
         path: PathBuf,
+        /// What the system reported.
         #[source]
         cause: io::Error,
     },
+    /// Reading was interrupted by its caller.
     #[error("interrupted")]
     Stopped(#[source] io::Error),
 }

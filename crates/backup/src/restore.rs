@@ -25,6 +25,7 @@ pub struct File<'a> {
 }
 
 impl<'a> File<'a> {
+    /// Creates the file of an entry beneath `into`, with the directories above it.
     pub fn create(into: &Dir, entry: &'a Entry) -> Result<Self, Error> {
         let path = Path::new(&entry.path);
         let (parent, name) = (path.parent(), path.file_name());

@@ -14,28 +14,37 @@ use crate::value::Value;
 pub struct DaemonSchema {
     /// Of this shape.
     pub schema: u32,
+    /// The daemon's name, such as `nexus-gateway`.
     pub daemon: String,
+    /// The version of the build.
     pub version: String,
+    /// Every setting, in the order of the tables.
     pub settings: Vec<Described>,
 }
 
 /// One row of a settings table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Described {
+    /// The section of the settings file, such as `gateway`.
     pub section: String,
+    /// The key within the section, such as `max_sessions`.
     pub key: String,
     /// `bool`, `int`, `float`, `text`, `path`, `duration`, `size`, `list`, `map` or `choice`.
     pub kind: String,
     /// What a person may write.
     pub expects: String,
+    /// The smallest value of an `int`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min: Option<i64>,
+    /// The largest value of an `int`; none where there is no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<i64>,
+    /// The values of a `choice`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<String>,
     /// As it is written in the environment; empty: not set.
     pub default: String,
+    /// What the setting does, in one sentence.
     pub help: String,
     /// SIGHUP applies it; else it takes a restart.
     pub live: bool,
@@ -53,6 +62,7 @@ pub struct Described {
 }
 
 impl Described {
+    /// The full name, `section.key`.
     pub fn name(&self) -> String {
         format!("{}.{}", self.section, self.key)
     }
@@ -63,8 +73,11 @@ impl Described {
 pub struct DaemonValues {
     /// Of this shape.
     pub schema: u32,
+    /// The daemon's name, such as `nexus-gateway`.
     pub daemon: String,
+    /// Whether there are no mistakes.
     pub ok: bool,
+    /// One line for each mistake.
     pub mistakes: Vec<String>,
     /// Complete even if there are mistakes: a wrong value has its default here. Empty for `--check-config`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -74,12 +87,15 @@ pub struct DaemonValues {
 /// A value in force, and where it came from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Standing {
+    /// The section of the settings file.
     pub section: String,
+    /// The key within the section.
     pub key: String,
     /// Null if it is not set, or secret.
     pub value: serde_json::Value,
     /// As it would stand in the file; none if it is not set, or secret.
     pub toml: Option<String>,
+    /// The source that gave the value.
     pub origin: Origin,
     /// It is not shown because it is secret.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -87,6 +103,7 @@ pub struct Standing {
 }
 
 impl Schema {
+    /// Every setting of the table as `--schema` prints it, in the table's order.
     pub fn describe(&self) -> Vec<Described> {
         self.settings.iter().map(|s| describe(self.section, s)).collect()
     }

@@ -6,25 +6,42 @@ use serde::{Deserialize, Serialize};
 /// A failure that is not about one setting.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Neither an option, nor `NEXUS_ROOT`, nor a home directory names the root.
     #[error("cannot tell where Nexus lives: no --root, no NEXUS_ROOT and no home directory")]
     NoRoot,
+    /// The root or one of its directories could not be created.
     #[error("cannot create {path}; choose another place with --root or NEXUS_ROOT")]
     Create {
+        /// The directory.
         path: PathBuf,
+        /// What the system reported.
         #[source]
         cause: std::io::Error,
     },
     #[error("{path} is not a directory; choose another place with --root or NEXUS_ROOT")]
-    NotADirectory { path: PathBuf },
+    /// Something else lies where the root or one of its directories should be.
+    NotADirectory {
+        /// What is no directory.
+        path: PathBuf,
+    },
 }
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "from", content = "at", rename_all = "lowercase")]
 pub enum Origin {
+    /// The default of the settings table.
     Default,
-    File { path: PathBuf, line: Option<usize> },
+    /// The settings file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1; none where the whole file is meant.
+        line: Option<usize>,
+    },
+    /// An environment variable, by name.
     Env(String),
+    /// An option of the command line, by name.
     Flag(String),
 }
 
@@ -43,11 +60,13 @@ impl fmt::Display for Origin {
 /// One thing that is wrong, with all that is needed to put it right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
+    /// The source that the value came from.
     pub origin: Origin,
     /// `section.key`, or what was written where no such key exists; empty when the whole source is unreadable.
     pub key: String,
     /// The value as written; none for a secret.
     pub value: Option<String>,
+    /// What is wrong, as a fragment that follows the key.
     pub reason: String,
     /// The name that was probably meant.
     pub nearest: Option<String>,
@@ -76,6 +95,7 @@ impl fmt::Display for Mistake {
 pub struct Errors(pub Vec<Mistake>);
 
 impl Errors {
+    /// Whether there is no mistake.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -11,15 +11,21 @@ use crate::setting::Schema;
 
 /// One key of one section as it stands in the file.
 pub(crate) struct Entry {
+    /// The section of the file.
     pub section: String,
+    /// The key within the section.
     pub key: String,
+    /// Its line, from 1.
     pub line: usize,
+    /// The value as TOML gives it.
     pub value: config::ValueKind,
 }
 
 #[derive(Default)]
 pub(crate) struct File {
+    /// The path of the file.
     pub path: PathBuf,
+    /// Its entries, in the order of the file.
     pub entries: Vec<Entry>,
 }
 

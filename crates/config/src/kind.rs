@@ -8,12 +8,18 @@ use crate::value::{Value, parse_size};
 /// What a setting may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// `true` or `false`.
     Bool,
+    /// A whole number.
     Int {
+        /// The smallest value that is allowed.
         min: i64,
+        /// The largest value that is allowed; `i64::MAX` means no bound.
         max: i64,
     },
+    /// A number with a fraction.
     Float,
+    /// Any text.
     Text,
     /// `~` and `$NEXUS_ROOT` are expanded; a relative one counts from the root.
     Path,
@@ -25,6 +31,7 @@ pub enum Kind {
     List,
     /// A TOML table, or `name=value` separated by commas.
     Map,
+    /// One of these words.
     Choice(&'static [&'static str]),
 }
 

@@ -10,6 +10,8 @@
 //! It never starts anything, never logs, never writes the file, and never reads a secret: a setting marked
 //! [`Setting::secret`] shows in no dump and in no error.
 
+#![warn(missing_docs)]
+
 mod common;
 mod describe;
 mod error;

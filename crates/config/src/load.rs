@@ -22,9 +22,11 @@ use crate::value::Value;
 pub struct Sources<'a> {
     /// Read if named; one that does not exist is a mistake.
     pub file: Option<PathBuf>,
+    /// Environment variables by name; those that are not settings are ignored.
     pub env: Vec<(String, String)>,
     /// `section.key`, or `key` of the first table that has it, to the value.
     pub flags: BTreeMap<String, String>,
+    /// The root that relative paths count from.
     pub root: &'a Root,
 }
 
@@ -55,6 +57,7 @@ impl<'a> Sources<'a> {
 pub struct Loaded {
     /// One for each table, in their order, complete: a wrong value has its default here.
     pub settings: Vec<Settings>,
+    /// What was wrong, in the order of the sources.
     pub mistakes: Errors,
 }
 

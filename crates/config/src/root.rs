@@ -30,38 +30,47 @@ impl Root {
         Ok(Root(path))
     }
 
+    /// A root at this absolute path, which is taken as it is.
     pub fn at(path: impl Into<PathBuf>) -> Root {
         Root(path.into())
     }
 
+    /// The root itself.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
+    /// `home/`: the user's own files.
     pub fn home(&self) -> PathBuf {
         self.0.join("home")
     }
 
+    /// `skills/`: installed skills.
     pub fn skills(&self) -> PathBuf {
         self.0.join("skills")
     }
 
+    /// `state/`: everything that the daemons write.
     pub fn state(&self) -> PathBuf {
         self.0.join("state")
     }
 
+    /// `state/run/`: sockets, and the status files of the daemons.
     pub fn run_dir(&self) -> PathBuf {
         self.state().join("run")
     }
 
+    /// `state/logs/`: the logs of the daemons.
     pub fn log_dir(&self) -> PathBuf {
         self.state().join("logs")
     }
 
+    /// `state/db/`: the stores of the daemons.
     pub fn db_dir(&self) -> PathBuf {
         self.state().join("db")
     }
 
+    /// `state/nexus/config.toml`: the settings file.
     pub fn config_file(&self) -> PathBuf {
         self.state().join("nexus/config.toml")
     }
@@ -81,6 +90,7 @@ impl Root {
         self.state().join("credentials")
     }
 
+    /// `state/run/<service>.sock`: where a service listens by default.
     pub fn socket(&self, service: &str) -> PathBuf {
         self.run_dir().join(format!("{service}.sock"))
     }

@@ -15,7 +15,9 @@ pub enum Link {
 /// Who may call a service through the orchestrator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Callers {
+    /// Users and admins.
     Users,
+    /// Users, admins and agents.
     UsersAndAgents,
 }
 
@@ -26,20 +28,26 @@ pub struct FrontDoor {
     pub prefix: &'static str,
     /// The full gRPC name by which the daemon registers: `gateway.v1.GatewayService`.
     pub service: &'static str,
+    /// Which roles may call it.
     pub callers: Callers,
 }
 
 /// A daemon that is kept running.
 #[derive(Debug)]
 pub struct Service {
+    /// The name on the command line and in status output: `agent-assistant`.
     pub name: &'static str,
+    /// The program: `nexus-agent`.
     pub binary: &'static str,
+    /// Arguments that the program is started with.
     pub args: &'static [&'static str],
     /// Its section in the settings file.
     pub section: &'static str,
     /// Services that start before this one and stop after it. They stand above it in the catalogue.
     pub needs: &'static [&'static str],
+    /// How the daemon is connected to the orchestrator once it is ready.
     pub link: Link,
+    /// What the orchestrator passes on to it; none where it passes nothing on.
     pub front_door: Option<FrontDoor>,
     /// Its systemd unit, without the suffix.
     pub unit: &'static str,
@@ -48,11 +56,16 @@ pub struct Service {
     pub variables: &'static [&'static str],
 }
 
+/// The service name of the orchestrator.
 pub const ORCHESTRATOR: &str = "orchestrator";
+/// The service name of the model daemon.
 pub const LLM: &str = "llm";
+/// The service name of the assistant.
 pub const ASSISTANT: &str = "agent-assistant";
+/// The service name of the gateway.
 pub const GATEWAY: &str = "gateway";
 
+/// The catalogue: every service, dependencies first.
 pub const SERVICES: &[Service] = &[
     Service {
         name: ORCHESTRATOR,
@@ -188,6 +201,7 @@ pub const EVERY_DAEMON: &[&str] = &[
 /// Sections of the settings file that belong to no daemon alone.
 const SHARED: [&str; 2] = ["common", "cli"];
 
+/// The service of this name.
 pub fn find(name: &str) -> Option<&'static Service> {
     SERVICES.iter().find(|service| service.name == name)
 }

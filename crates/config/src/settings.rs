@@ -18,12 +18,14 @@ pub struct Settings {
 /// A setting whose value differs between two loads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
+    /// The key of the setting.
     pub key: &'static str,
     /// It can be applied without a restart.
     pub live: bool,
 }
 
 impl Settings {
+    /// The section that these values are of.
     pub fn section(&self) -> &'static str {
         self.schema.section
     }
@@ -51,10 +53,12 @@ impl Settings {
         })
     }
 
+    /// The value of a key; none if the table has no such key.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.values.get(key).map(|(value, _)| value)
     }
 
+    /// The source of a key's value; none if the table has no such key.
     pub fn origin(&self, key: &str) -> Option<&Origin> {
         self.values.get(key).map(|(_, origin)| origin)
     }

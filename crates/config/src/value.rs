@@ -7,15 +7,23 @@ use std::time::Duration;
 pub enum Value {
     /// Nothing was given and the kind has no empty value.
     Unset,
+    /// Of a [`Kind::Bool`](crate::Kind::Bool).
     Bool(bool),
+    /// Of a [`Kind::Int`](crate::Kind::Int), within its bounds.
     Int(i64),
+    /// Of a [`Kind::Float`](crate::Kind::Float).
     Float(f64),
+    /// Of a [`Kind::Text`](crate::Kind::Text) or [`Kind::Choice`](crate::Kind::Choice).
     Text(String),
+    /// An absolute path.
     Path(PathBuf),
+    /// Of a [`Kind::Duration`](crate::Kind::Duration).
     Duration(Duration),
     /// Bytes.
     Size(u64),
+    /// Of a [`Kind::List`](crate::Kind::List), in the order written.
     List(Vec<String>),
+    /// Of a [`Kind::Map`](crate::Kind::Map).
     Map(BTreeMap<String, String>),
 }
 

@@ -10,6 +10,10 @@ pub struct Account {
 const LONGEST: usize = 128;
 
 impl Account {
+    /// An account of a service.
+    ///
+    /// # Errors
+    /// What is wrong with a name, in words: only letters, digits and `-_.:@+` are allowed, at most 128, no dot first.
     pub fn new(service: &str, account: &str) -> Result<Account, String> {
         for (what, part) in [("service", service), ("account", account)] {
             if !plain(part) {
@@ -24,10 +28,12 @@ impl Account {
         })
     }
 
+    /// The service, such as `anthropic`.
     pub fn service(&self) -> &str {
         &self.service
     }
 
+    /// The account of that service, such as `default`.
     pub fn account(&self) -> &str {
         &self.account
     }

@@ -13,6 +13,7 @@ pub enum Kind {
     Denied,
     /// What would fetch it is not installed, not running or not set up.
     MissingProvider,
+    /// The provider did not answer within its deadline.
     Timeout,
     /// The reference or what was found is not what it should be.
     Malformed,
@@ -23,6 +24,7 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The name that programs read: `not-found`, `missing-provider`.
     pub fn name(self) -> &'static str {
         match self {
             Kind::NotFound => "not-found",
@@ -55,10 +57,13 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reference}: {reason}")]
 pub struct Error {
+    /// The kind of failure.
     pub kind: Kind,
     /// Without the arguments of a command.
     pub reference: String,
+    /// What happened, as a fragment that follows the reference.
     pub reason: String,
+    /// What a person can do about it.
     pub hint: Option<String>,
 }
 

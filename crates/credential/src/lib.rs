@@ -9,6 +9,8 @@
 //! for one where the reference does not point. What it hands out is wiped when it is dropped. A program that it runs
 //! has a process group of its own, a deadline, a bound on what it may say, and an environment made for it.
 
+#![warn(missing_docs)]
+
 mod account;
 mod dotenv;
 mod error;

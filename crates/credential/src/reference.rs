@@ -8,18 +8,34 @@ use std::{
 
 use crate::Account;
 
+/// Where a secret is stored, as settings and accounts name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reference {
     /// `env:NAME`: the environment, or the login shell's where that is asked for.
     Env(String),
     /// `file:/path` or `file:/path#key`: the whole file, or one value of a JSON or `NAME=value` file.
-    File { path: PathBuf, key: Option<String> },
+    File {
+        /// An absolute path.
+        path: PathBuf,
+        /// The key of a value; without one the whole file is the secret.
+        key: Option<String>,
+    },
     /// `keyring:service/account`: Secret Service or the macOS keychain.
-    Keyring { service: String, account: String },
+    Keyring {
+        /// The service attribute of the item.
+        service: String,
+        /// The account attribute of the item.
+        account: String,
+    },
     /// `op://vault/item/field` or `op://vault/item/section/field`.
     OnePassword(String),
     /// `command:/path word word` or `command:["/path", "an argument"]`, with `#key` after the list for JSON output.
-    Command { argv: Vec<String>, key: Option<String> },
+    Command {
+        /// The program, by its absolute path, and its arguments.
+        argv: Vec<String>,
+        /// The key of a value in the JSON that the program prints; without one its output is the secret.
+        key: Option<String>,
+    },
     /// `systemd:NAME`: a file in `$CREDENTIALS_DIRECTORY`.
     Systemd(String),
     /// `vault:name`: an entry of the encrypted file.

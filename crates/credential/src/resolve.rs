@@ -27,7 +27,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A secret and where it came from, in words.
 #[derive(Debug, Clone)]
 pub struct Resolved {
+    /// The secret.
     pub secret: Secret,
+    /// Where it came from, such as `environment ANTHROPIC_API_KEY`.
     pub source: String,
     /// The file it was read from: once that changes, so may the secret.
     pub file: Option<PathBuf>,
@@ -117,21 +119,25 @@ impl Resolver {
         }
     }
 
+    /// How long each provider may take; 20 s by default.
     pub fn deadline(mut self, deadline: Duration) -> Resolver {
         self.vault = Vault::new(self.store.vault_file(), Identity::from_environment(), deadline);
         self.deadline = deadline;
         self
     }
 
+    /// Looks variables up by this function instead of in the process's environment.
     pub fn environment(mut self, environment: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Resolver {
         self.environment = Arc::new(environment);
         self
     }
 
+    /// The index of accounts that references are looked up in.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
+    /// The encrypted file that `vault:` references read.
     pub fn vault(&self) -> &Vault {
         &self.vault
     }
@@ -147,6 +153,10 @@ impl Resolver {
         self.again.store(true, Ordering::Release);
     }
 
+    /// Fetches the secret that a reference points to.
+    ///
+    /// # Errors
+    /// Of the [`Kind`](crate::Kind) that says what to do about it; never with a part of a secret.
     pub async fn resolve(&self, reference: &Reference) -> Result<Resolved, Error> {
         match reference {
             Reference::Env(name) => self.variable(reference, name).await,

@@ -64,6 +64,7 @@ pub fn service_of(variable: &str) -> String {
     service.filter(|rest| !rest.is_empty()).unwrap_or(&lower).to_owned()
 }
 
+/// Whether this variable is known to hold the secret of a service.
 pub fn is_known(variable: &str) -> bool {
     KNOWN.iter().any(|(name, _)| *name == variable)
 }

@@ -23,6 +23,7 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(15);
 const MOST: usize = 2 * 1024 * 1024;
 
+/// A login shell that is run to read the variables it exports.
 #[derive(Debug, Clone)]
 pub struct Shell {
     program: PathBuf,
@@ -40,10 +41,12 @@ pub struct ShellError {
 /// The values that were asked for and that the shell has.
 #[derive(Debug, Clone, Default)]
 pub struct Imported {
+    /// Values by the name of the variable.
     pub values: BTreeMap<String, Secret>,
 }
 
 impl Shell {
+    /// This program, which may run for `limit`.
     pub fn new(program: impl Into<PathBuf>, limit: Duration) -> Shell {
         Shell {
             program: program.into(),
@@ -88,6 +91,7 @@ impl Shell {
         Shell::new(program(env::var_os("SHELL")), LIMIT)
     }
 
+    /// The shell's program.
     pub fn program(&self) -> &Path {
         &self.program
     }

@@ -26,21 +26,27 @@ pub struct Store {
     folder: PathBuf,
 }
 
+/// The accounts of a tree, as `index.json` holds them: names and references, no secrets.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Index {
     version: u32,
     /// Rises with every change.
     #[serde(default)]
     generation: u64,
+    /// What is known of each account.
     #[serde(default)]
     pub accounts: BTreeMap<Account, Entry>,
 }
 
+/// What the index knows of one account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
+    /// Where its secret is stored.
     pub reference: Reference,
+    /// What kind of secret it is.
     #[serde(rename = "type")]
     pub kind: Type,
+    /// When the account was created.
     pub added: Moment,
     /// When its secret was last replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,32 +54,43 @@ pub struct Entry {
     /// When it last resolved, as somebody asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Moment>,
+    /// When the secret expires, as the user said; none for never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Moment>,
+    /// The result of the last check.
     #[serde(default)]
     pub status: State,
+    /// Why the last check failed; it holds no part of the secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
+/// The kind of a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Type {
+    /// A key of an API.
     ApiKey,
+    /// A bearer token.
     Token,
+    /// A token that was obtained by OAuth.
     Oauth,
+    /// A configuration file that holds secrets.
     Config,
 }
 
+/// The result of the last check of an account.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Nobody has asked its provider yet.
     #[default]
     New,
+    /// Its secret was read.
     Ready,
     /// Somebody must unlock the store first.
     Locked,
+    /// Its secret could not be read; the entry's error says why.
     Broken,
 }
 
@@ -82,6 +99,7 @@ pub enum State {
 pub struct Moment(pub SystemTime);
 
 impl Moment {
+    /// The wall clock.
     pub fn now() -> Moment {
         Moment(SystemTime::now())
     }
@@ -94,6 +112,7 @@ impl std::fmt::Display for Moment {
 }
 
 impl Entry {
+    /// An account that is created now and was never checked.
     pub fn new(reference: Reference, kind: Type) -> Entry {
         Entry {
             reference,
@@ -107,6 +126,7 @@ impl Entry {
         }
     }
 
+    /// Whether its time is over.
     pub fn is_expired(&self) -> bool {
         self.expires.is_some_and(|expires| expires <= Moment::now())
     }
@@ -140,10 +160,12 @@ impl Store {
         Store { folder: folder.into() }
     }
 
+    /// The folder, `state/credentials`.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
+    /// The path of `index.json`.
     pub fn path(&self) -> PathBuf {
         self.folder.join("index.json")
     }
@@ -153,10 +175,15 @@ impl Store {
         self.folder.join(account.service()).join(account.account())
     }
 
+    /// The path of `vault.age`.
     pub fn vault_file(&self) -> PathBuf {
         self.folder.join("vault.age")
     }
 
+    /// Reads the index; an empty one if the file does not exist.
+    ///
+    /// # Errors
+    /// The file cannot be read, belongs to another user or may be read by others, or is not an index.
     pub fn load(&self) -> Result<Index, Error> {
         let path = self.path();
         let text = match file::read_private(&path) {
@@ -252,6 +279,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// The stamp of a file as it is now; none if it cannot be looked at.
     pub fn of(path: &Path) -> Option<Stamp> {
         let found = fs::symlink_metadata(path).ok()?;
         Some(Stamp {

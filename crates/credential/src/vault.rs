@@ -29,6 +29,7 @@ const INSTALL: &str = "install age (apt install age, brew install age)";
 /// Where the key of the vault is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
+    /// The file with the age identity.
     pub path: PathBuf,
     /// systemd made the file and guards it.
     pub of_systemd: bool,
@@ -88,6 +89,7 @@ impl Identity {
     }
 }
 
+/// An encrypted file of secrets by name, opened by the `age` program.
 #[derive(Debug, Clone)]
 pub struct Vault {
     file: PathBuf,
@@ -98,6 +100,7 @@ pub struct Vault {
 type Entries = BTreeMap<String, Zeroizing<String>>;
 
 impl Vault {
+    /// The vault in `file`; each run of `age` may take `deadline`.
     pub fn new(file: impl Into<PathBuf>, identity: Option<Identity>, deadline: Duration) -> Vault {
         Vault {
             file: file.into(),

@@ -7,6 +7,8 @@
 //! There is no logic here, and never any: no conversion, no default, no validation. Who gives a field a meaning does
 //! so in its own `service/convert.rs`.
 
+#![warn(missing_docs)]
+
 mod codec;
 pub mod words;
 
@@ -15,6 +17,7 @@ pub use prost_types::{Duration, Timestamp};
 
 /// Messages and enums that the other packages share.
 pub mod common {
+    #[expect(missing_docs, reason = "written by the code generator")]
     pub mod v1 {
         tonic::include_proto!("common.v1");
     }
@@ -22,7 +25,7 @@ pub mod common {
 
 /// Sessions, messages, events and containers.
 pub mod orchestrator {
-    #[expect(clippy::allow_attributes, reason = "written by the code generator")]
+    #[expect(missing_docs, clippy::allow_attributes, reason = "written by the code generator")]
     pub mod v1 {
         tonic::include_proto!("orchestrator.v1");
     }
@@ -31,6 +34,7 @@ pub mod orchestrator {
 /// Agents and the tasks they are given.
 pub mod agent {
     #[expect(
+        missing_docs,
         clippy::allow_attributes,
         clippy::large_enum_variant,
         reason = "written by the code generator"
@@ -42,7 +46,7 @@ pub mod agent {
 
 /// What user interfaces talk to.
 pub mod gateway {
-    #[expect(clippy::allow_attributes, reason = "written by the code generator")]
+    #[expect(missing_docs, clippy::allow_attributes, reason = "written by the code generator")]
     pub mod v1 {
         tonic::include_proto!("gateway.v1");
     }
@@ -51,6 +55,7 @@ pub mod gateway {
 /// Language models behind one interface.
 pub mod llm {
     #[expect(
+        missing_docs,
         clippy::allow_attributes,
         clippy::large_enum_variant,
         reason = "written by the code generator"
@@ -63,6 +68,7 @@ pub mod llm {
 /// Tools and their executions.
 pub mod tool {
     #[expect(
+        missing_docs,
         clippy::allow_attributes,
         clippy::large_enum_variant,
         reason = "written by the code generator"

@@ -40,11 +40,13 @@ pub mod extra {
     pub const CANCELLED: &str = "cancelled";
     /// `true`: an answer broke off in the middle, with [`ERROR`]; its turn has failed.
     pub const INCOMPLETE: &str = "incomplete";
+    /// Why an answer broke off: the provider's own words.
     pub const ERROR: &str = "error";
 }
 
 /// Keys of `Event.data`.
 pub mod data {
+    /// The id of the message that the event is about.
     pub const MESSAGE_ID: &str = "message_id";
 }
 
@@ -62,32 +64,60 @@ pub mod label {
 
 /// Names of events. Those that the enum `EventType` has no value for travel in `Event.name` alone.
 pub mod event {
+    /// A message was stored.
     pub const MESSAGE_SENT: &str = "message.sent";
+    /// A turn ended without an answer.
     pub const TURN_FAILED: &str = "turn.failed";
+    /// A session was created.
     pub const SESSION_CREATED: &str = "session.created";
+    /// A session's metadata or configuration changed.
     pub const SESSION_UPDATED: &str = "session.updated";
+    /// A session was closed, by a call or by a timeout.
     pub const SESSION_CLOSED: &str = "session.closed";
+    /// A session was deleted with its messages and events.
     pub const SESSION_DELETED: &str = "session.deleted";
+    /// An agent registered.
     pub const AGENT_REGISTERED: &str = "agent.registered";
+    /// An agent's heartbeats stopped.
     pub const AGENT_LOST: &str = "agent.lost";
+    /// A lost agent sent a heartbeat again.
     pub const AGENT_RECOVERED: &str = "agent.recovered";
+    /// An agent unregistered, or its registration expired.
     pub const AGENT_UNREGISTERED: &str = "agent.unregistered";
+    /// A task was created.
     pub const TASK_CREATED: &str = "task.created";
+    /// A task changed its state or progress.
     pub const TASK_UPDATED: &str = "task.updated";
+    /// A task ended with a result.
     pub const TASK_COMPLETED: &str = "task.completed";
+    /// A task failed, was cancelled or ran out of time.
     pub const TASK_FAILED: &str = "task.failed";
+    /// A container was created.
     pub const CONTAINER_CREATED: &str = "container.created";
+    /// A container was started.
     pub const CONTAINER_STARTED: &str = "container.started";
+    /// A container ended or was stopped.
     pub const CONTAINER_STOPPED: &str = "container.stopped";
+    /// A container was removed.
     pub const CONTAINER_REMOVED: &str = "container.removed";
+    /// A container could not be created or run.
     pub const CONTAINER_ERROR: &str = "container.error";
+    /// A container was created by the backend that isolates nothing.
     pub const CONTAINER_UNISOLATED: &str = "container.unisolated";
+    /// An agent sent a message to another agent.
     pub const IPC_MESSAGE: &str = "ipc.message";
+    /// A request for a container broke its session's policy.
     pub const POLICY_VIOLATION: &str = "policy.violation";
+    /// A container's memory passed a share of its limit.
     pub const RESOURCE_THRESHOLD: &str = "resource.threshold";
+    /// The orchestrator started.
     pub const SYSTEM_STARTUP: &str = "system.startup";
+    /// The orchestrator stops.
     pub const SYSTEM_SHUTDOWN: &str = "system.shutdown";
+    /// The host is about to sleep.
     pub const SYSTEM_SLEEP: &str = "system.sleep";
+    /// The host slept, the process was frozen, or the clock was set.
     pub const SYSTEM_WAKE: &str = "system.wake";
+    /// The default routes of the host changed.
     pub const SYSTEM_NETWORK: &str = "system.network";
 }

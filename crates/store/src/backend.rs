@@ -64,13 +64,16 @@ pub struct Row {
     pub time: i64,
     /// What `body` is; the daemon's own numbering.
     pub kind: u16,
+    /// The daemon's own encoding; the store does not read it.
     pub body: Bytes,
 }
 
 /// The newest numbered row of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
+    /// Its number in the stream.
     pub n: u64,
+    /// Its time, nanoseconds since the epoch.
     pub time: i64,
 }
 
@@ -79,40 +82,59 @@ pub struct Head {
 pub enum Op {
     /// Adds a row; its sequence is given by the writer.
     Append {
+        /// What the row belongs to; 0 for nothing.
         stream: u64,
+        /// Its number in the stream, if it has one.
         n: Option<u64>,
+        /// Nanoseconds since the epoch.
         time: i64,
+        /// What `body` is; the daemon's own numbering.
         kind: u16,
+        /// The daemon's own encoding.
         body: Bytes,
     },
+    /// Writes a document, in place of one with the same key.
     Put {
+        /// The table.
         table: Table,
+        /// The key of the document.
         key: Bytes,
+        /// The document.
         value: Bytes,
     },
+    /// Removes a document; one that is not there is no error.
     Delete {
+        /// The table.
         table: Table,
+        /// The key of the document.
         key: Bytes,
     },
     /// Removes the documents with `from <= key < to`.
     DeleteRange {
+        /// The table.
         table: Table,
+        /// The first key of the range.
         from: Bytes,
+        /// The key after the range.
         to: Bytes,
     },
     /// Removes every row of a stream for good: the bytes are overwritten too.
     Erase {
+        /// The stream.
         stream: u64,
     },
     /// Notes that documents derived from a table are right as of this transaction. Any later change of the table, by this
     /// program or by one that knows nothing of them, makes the stamp void; so a program that keeps an index stamps the table
     /// in each transaction that changes it, and finds at a start whether another wrote meanwhile.
     Stamp {
+        /// The table that the documents are derived from.
         table: Table,
+        /// The version of the derived documents.
         stamp: Stamp,
     },
     /// Removes rows up to and including `through` that have no number in a stream, and remembers that it did.
     Trim {
+        /// The last sequence that is removed.
         through: u64,
     },
 }
@@ -130,7 +152,9 @@ impl Op {
 
 /// An engine, closed or open. Opening twice for writing is refused by the engine.
 pub trait Backend: Debug + Send + Sync + 'static {
+    /// Opens the one writer and takes the lease; creates the store if it is missing.
     fn open_write(&self) -> Result<Box<dyn Write>, Error>;
+    /// Opens one more reader of the last committed state.
     fn open_read(&self) -> Result<Box<dyn Read>, Error>;
     /// The directory whose free space bounds the store; `None` where the engine keeps it elsewhere.
     fn directory(&self) -> Option<&Path>;
@@ -143,6 +167,7 @@ pub trait Backend: Debug + Send + Sync + 'static {
 
 /// The one writer.
 pub trait Write: Send {
+    /// The name of this log; a cursor taken from one log means nothing in another.
     fn log_id(&self) -> String;
     /// The lease that this writer took when it was opened.
     fn lease(&self) -> Lease;
@@ -161,7 +186,9 @@ pub trait Read: Send {
     fn log(&mut self, after: u64, limit: usize, max_bytes: usize) -> Result<Vec<Row>, Error>;
     /// Numbered rows of a stream with `after < n < before`, oldest first; with `newest` the last `limit` of them.
     fn stream(&mut self, stream: u64, after: u64, before: u64, limit: usize, newest: bool) -> Result<Vec<Row>, Error>;
+    /// The newest numbered row of each stream, in their order; `None` for a stream without one.
     fn heads(&mut self, streams: &[u64]) -> Result<Vec<Option<Head>>, Error>;
+    /// One document; `None` if there is none of this key.
     fn get(&mut self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error>;
     /// Documents with `from <= key < to` in key order, at most `limit`.
     fn scan(&mut self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error>;

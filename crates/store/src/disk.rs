@@ -52,7 +52,8 @@ struct Seen {
 }
 
 impl Room {
-    /// `None` for an engine that is on no disk of this host.
+    /// Guards the disk that the engine writes to, on which `needed` bytes are kept free; `None` for an engine that is on no
+    /// disk of this host.
     pub fn of(backend: &Arc<dyn Backend>, needed: u64) -> Option<Self> {
         let directory = backend.directory()?.to_owned();
         Some(Room {

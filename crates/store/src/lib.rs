@@ -13,6 +13,8 @@
 //! Architecture invariant: a receipt is handed back only after its transaction is on disk, and receipts are handed back
 //! in the order in which their transactions were sent.
 
+#![warn(missing_docs)]
+
 mod backend;
 mod disk;
 mod error;
@@ -62,7 +64,9 @@ impl Default for Options {
 /// An open store: its one writer and its readers.
 #[derive(Debug)]
 pub struct Store<T> {
+    /// Queues transactions for the one writer thread.
     pub writer: Writer<T>,
+    /// Reads the last committed state.
     pub reader: Reader,
     /// Where it is; `None` for an engine that is on no disk of this host.
     pub room: Option<Room>,

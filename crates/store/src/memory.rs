@@ -48,6 +48,7 @@ struct Kept {
 }
 
 impl Memory {
+    /// An empty store whose commits fail as `faults` says.
     pub fn with(faults: Faults) -> Self {
         let memory = Memory::default();
         memory.lock().faults = faults;

@@ -64,10 +64,13 @@ impl Reader {
         job.await.map_err(|_| Error::Closed)?
     }
 
+    /// Rows after the sequence `after`, in log order: at most `limit`, and none after `max_bytes` of bodies are
+    /// passed.
     pub async fn log(&self, after: u64, limit: usize, max_bytes: usize) -> Result<Vec<Row>, Error> {
         self.run(move |r| r.log(after, limit, max_bytes)).await
     }
 
+    /// Numbered rows of a stream with `after < n < before`, oldest first; with `newest` the last `limit` of them.
     pub async fn stream(
         &self,
         stream: u64,
@@ -79,10 +82,12 @@ impl Reader {
         self.run(move |r| r.stream(stream, after, before, limit, newest)).await
     }
 
+    /// One document; `None` if there is none of this key.
     pub async fn get(&self, table: Table, key: Vec<u8>) -> Result<Option<Bytes>, Error> {
         self.run(move |r| r.get(table, &key)).await
     }
 
+    /// Documents with `from <= key < to` in key order, at most `limit`.
     pub async fn scan(
         &self,
         table: Table,
@@ -93,22 +98,27 @@ impl Reader {
         self.run(move |r| r.scan(table, &from, &to, limit)).await
     }
 
+    /// The newest numbered row of each stream, in their order; `None` for a stream without one.
     pub async fn heads(&self, streams: Vec<u64>) -> Result<Vec<Option<Head>>, Error> {
         self.run(move |r| r.heads(&streams)).await
     }
 
+    /// The last trimmed sequence, 0 if none ever was.
     pub async fn trimmed(&self) -> Result<u64, Error> {
         self.run(|r| r.trimmed()).await
     }
 
+    /// The newest sequence whose time (nanoseconds since the epoch) is before `time`, 0 if there is none.
     pub async fn before(&self, time: i64) -> Result<u64, Error> {
         self.run(move |r| r.before(time)).await
     }
 
+    /// Bytes that the store takes on disk.
     pub async fn size(&self) -> Result<u64, Error> {
         self.run(|r| r.size()).await
     }
 
+    /// Checks every page; [`Error::Damaged`] says what is wrong.
     pub async fn verify(&self) -> Result<(), Error> {
         self.run(|r| r.verify()).await
     }

@@ -25,13 +25,16 @@ pub struct Transaction<T> {
     pub epoch: u64,
     /// False for changes that must work on a disk that is nearly full: closing, deleting, trimming.
     pub grows: bool,
+    /// The changes, in order: all happen, or none.
     pub ops: Vec<Op>,
+    /// Handed back when the outcome is known.
     pub receipt: T,
 }
 
 /// The outcome of one group: receipts in the order in which they were sent.
 #[derive(Debug)]
 pub struct Committed<T> {
+    /// Each receipt with the outcome of its transaction.
     pub receipts: Vec<(T, Result<(), Error>)>,
     /// The changes, for the owner to drop: memory given back by the thread that took it is given back without a lock.
     pub spent: Vec<Vec<Op>>,
@@ -59,6 +62,7 @@ impl<T> Clone for Writer<T> {
 pub struct Permit<'a, T>(mpsc::Permit<'a, Transaction<T>>);
 
 impl<T> Permit<'_, T> {
+    /// Queues the transaction, behind all that were sent before.
     pub fn send(self, transaction: Transaction<T>) {
         self.0.send(transaction);
     }

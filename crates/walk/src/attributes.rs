@@ -50,6 +50,7 @@ fn is_missing(error: Errno) -> bool {
     return error == Errno::NODATA;
 }
 
+/// Sets an extended attribute, in place of one of the same name.
 pub fn set_xattr(file: impl AsFd, name: &OsStr, value: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::fsetxattr(file, name, value, XattrFlags::empty())?)
 }

@@ -21,7 +21,9 @@ pub struct Dir {
 /// A name in a directory; its kind is a hint, as it may have changed since.
 #[derive(Clone, Debug)]
 pub struct Name {
+    /// The name, as bytes.
     pub name: OsString,
+    /// Its kind when the directory was read; [`Kind::Unknown`] where the file system does not say.
     pub hint: Kind,
 }
 
@@ -71,6 +73,7 @@ impl Dir {
         Ok(rustix::fs::fstat(&self.fd)?.into())
     }
 
+    /// Opens a directory beneath this one; no component of `path` may be a link.
     pub fn open_dir(&self, path: impl AsRef<Path>) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = beneath::open(self.fd.as_fd(), path.as_ref(), flags, Mode::empty())?;
@@ -113,6 +116,7 @@ impl Dir {
         Ok(rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?.into())
     }
 
+    /// Whether the name is there, as whatever kind.
     pub fn exists(&self, name: impl AsRef<OsStr>) -> io::Result<bool> {
         match self.meta(name) {
             Ok(_) => Ok(true),
@@ -121,6 +125,7 @@ impl Dir {
         }
     }
 
+    /// Reads the names of this directory from its beginning.
     pub fn entries(&self) -> io::Result<Entries> {
         Ok(Entries {
             read: rustix::fs::Dir::read_from(&self.fd)?,
@@ -133,6 +138,7 @@ impl Dir {
         Ok(OsString::from_vec(target.into_bytes()))
     }
 
+    /// Makes a link to `target`, which is stored as it is and not looked up.
     pub fn symlink(&self, target: impl AsRef<OsStr>, name: impl AsRef<OsStr>) -> io::Result<()> {
         Ok(rustix::fs::symlinkat(target.as_ref(), &self.fd, plain(name.as_ref())?)?)
     }
@@ -235,6 +241,7 @@ impl Dir {
         Ok(rustix::fs::fsync(&self.fd)?)
     }
 
+    /// Sets the permission bits of this directory; the umask has no part in it.
     pub fn set_mode(&self, mode: u32) -> io::Result<()> {
         Ok(rustix::fs::fchmod(&self.fd, bits(mode))?)
     }

@@ -50,11 +50,13 @@ impl Fresh {
         Err(io::ErrorKind::AlreadyExists.into())
     }
 
+    /// The file, to read its metadata or to write to.
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
     }
 
+    /// The file, to write to.
     pub fn file_mut(&mut self) -> &mut File {
         &mut self.file
     }

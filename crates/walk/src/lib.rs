@@ -20,6 +20,8 @@
 //!
 //! It never decides what may be read or removed, never logs, and never blocks on anything but the disk.
 
+#![warn(missing_docs)]
+
 mod attributes;
 mod beneath;
 mod copy;

@@ -2,14 +2,22 @@
 
 use rustix::fs::{FileType, Stat};
 
+/// The kind of a directory entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// A regular file.
     File,
+    /// A directory.
     Dir,
+    /// A symbolic link.
     Link,
+    /// A named pipe.
     Fifo,
+    /// A Unix socket.
     Socket,
+    /// A character device.
     CharDevice,
+    /// A block device.
     BlockDevice,
     /// The directory does not say; [`Meta`] always knows.
     Unknown,
@@ -49,16 +57,21 @@ impl From<FileType> for Kind {
 /// From `fstat` of a handle, or from `fstatat` without following a link.
 #[derive(Clone, Copy, Debug)]
 pub struct Meta {
+    /// What kind of entry it is.
     pub kind: Kind,
     /// Permission bits with set-uid, set-gid and sticky.
     pub mode: u32,
+    /// The user that owns it.
     pub uid: u32,
+    /// The group that owns it.
     pub gid: u32,
     /// The length; a sparse file holds fewer on the disk.
     pub bytes: u64,
     /// What it takes on the disk, in bytes.
     pub allocated: u64,
+    /// The number of the device that it lies on.
     pub device: u64,
+    /// Its inode number on that device.
     pub inode: u64,
     /// The number of names this file has.
     pub links: u64,

@@ -63,6 +63,7 @@ impl Trash {
         }
     }
 
+    /// Whether nothing is left to remove.
     pub fn is_empty(&self) -> io::Result<bool> {
         Ok(self.dir.entries()?.next().transpose()?.is_none())
     }

@@ -23,7 +23,9 @@ const NAME_COST: usize = 32;
 /// A name and what it stood for when it was looked at.
 #[derive(Clone, Debug)]
 pub struct Entry {
+    /// The name within its directory.
     pub name: OsString,
+    /// What the name stood for, a link itself rather than its target.
     pub meta: Meta,
 }
 
@@ -32,12 +34,16 @@ pub struct Entry {
 pub struct Problem {
     /// Below the directory that the walk began in.
     pub path: PathBuf,
+    /// Why it could not be read.
     pub error: io::Error,
 }
 
+/// What [`Walk`] found next.
 #[derive(Debug)]
 pub enum Step {
+    /// An entry of a directory.
     Entry(Entry),
+    /// Something that could not be read.
     Problem(Problem),
 }
 

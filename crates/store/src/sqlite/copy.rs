@@ -217,7 +217,9 @@ pub fn renew(path: &Path) -> Result<bool, Error> {
 /// The tables of a program or of a file: their version, and the oldest version whose programs can work with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tables {
+    /// The version of the tables.
     pub schema: u32,
+    /// The oldest version whose programs can work with them.
     pub oldest: u32,
 }
 

@@ -31,6 +31,7 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
+    /// The store in the file at `path`, which is opened later.
     pub fn new(path: impl Into<PathBuf>, durability: Durability) -> Self {
         Sqlite {
             path: path.into(),
