@@ -15,7 +15,9 @@ pub enum Address {
 
 /// A text that is no address of a daemon.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no address: {reason}; write /path, unix:/path, host:port, http://host:port or https://host:port")]
+#[error(
+    "{text:?} is not an address: {reason}; write /path, unix:/path, host:port, http://host:port or https://host:port"
+)]
 pub struct BadAddress {
     text: String,
     reason: &'static str,

@@ -190,7 +190,7 @@ pub fn common() -> Schema {
                 "wake_threshold",
                 Kind::Duration,
                 "10s",
-                "a shorter sleep or freeze is passed over; after a longer one all connections are made anew",
+                "a shorter sleep or freeze is ignored; after a longer one all connections are reconnected",
             ),
         ],
     )

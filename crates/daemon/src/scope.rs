@@ -80,7 +80,7 @@ pub struct Scopes {
 
 /// A word that is neither an action nor the name of a service or package.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no scope: a service or package name such as llm.v1, or one of read, write, approve, control")]
+#[error("{0:?} is not a scope: a service or package name such as llm.v1, or one of read, write, approve, control")]
 pub struct UnknownScope(pub String);
 
 impl Scopes {

@@ -30,7 +30,7 @@ pub enum TlsError {
         path: PathBuf,
     },
     /// Certificate and key do not belong together.
-    #[error("certificate and key do not serve together")]
+    #[error("the certificate does not match the key")]
     Config(#[from] rustls::Error),
 }
 

@@ -87,13 +87,13 @@ pub enum TokenError {
     #[error("a token named {0:?} exists; revoke it first or use another name")]
     Exists(String),
     /// A text that is no name of a token.
-    #[error("{0:?} is no token name: 1 to {MAX_NAME} of letters, digits, '-', '_' and '.'")]
+    #[error("{0:?} is not a valid token name: 1 to {MAX_NAME} of letters, digits, '-', '_' and '.'")]
     Name(String),
     /// A text that is no scope.
     #[error(transparent)]
     Scope(#[from] UnknownScope),
     /// A lifetime beyond the calendar.
-    #[error("the lifetime reaches beyond what a date can say")]
+    #[error("the lifetime ends after the year 9999")]
     Lifetime,
     /// The system refused something.
     #[error("failed to {action} {}", path.display())]

@@ -60,7 +60,7 @@ pub enum Error {
     NotAFile { path: PathBuf },
     #[error("key file {path} is larger than {LARGEST_FILE} bytes")]
     Size { path: PathBuf },
-    #[error("key file {path} is not what it should be: a table [keys] with name = \"key\" (near line {line})")]
+    #[error("key file {path} has the wrong format: expected a table [keys] with name = \"key\" (near line {line})")]
     Form { path: PathBuf, line: usize },
     #[error("failed to read key file {path}: {reason}")]
     Read { path: PathBuf, reason: String },

@@ -11,7 +11,7 @@ use crate::domain::usage::Usage;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("usage file {path} is damaged ({reason}): move it away to start counting anew")]
+    #[error("usage file {path} is damaged ({reason}): move it away to start counting again")]
     Damaged { path: PathBuf, reason: String },
     #[error("failed to {what} usage file {path}")]
     Io {

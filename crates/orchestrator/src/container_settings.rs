@@ -192,7 +192,7 @@ pub fn settings() -> Vec<Setting> {
             "container_thresholds",
             Kind::List,
             "80,95",
-            "percents of its memory that are told when a container passes them",
+            "percents of a container's memory limit at which an event is written",
         ),
         time(
             "container_sample_every",

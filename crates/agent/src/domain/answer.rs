@@ -92,7 +92,7 @@ pub enum Error {
     },
     #[error("the model ended its answer with an error")]
     Faulty,
-    #[error("the answer outgrew {limit} bytes (agent.answer_bytes)")]
+    #[error("the answer is larger than {limit} bytes (agent.answer_bytes)")]
     TooLong { limit: usize },
 }
 

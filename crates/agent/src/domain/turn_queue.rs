@@ -42,9 +42,9 @@ pub enum Outcome<T> {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    #[error("{waiting} turns wait already, which is the limit (queue)")]
+    #[error("queue limit reached: {waiting} turns are waiting")]
     Full { waiting: usize },
-    #[error("the turn is here already")]
+    #[error("the turn is already queued or running")]
     Known,
     #[error("no such turn")]
     Unknown,

@@ -35,7 +35,7 @@ impl Entry {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    #[error("the message needs about {needed} tokens, and the model takes {room} beside the answer")]
+    #[error("the message needs about {needed} tokens, and the model has room for {room} beside its answer")]
     TooLong { needed: u64, room: u64 },
 }
 

@@ -20,7 +20,7 @@ use crate::{
 const EXAMPLES: &str = "\
 Only shows what would go, unless --confirm is given. Refuses while daemons run. Backups are never removed.
 
-  --local   logs, sockets and what else is made anew by itself; no conversation, setting or key
+  --local   logs, sockets and other files that are created again; no conversation, setting or key
   --state   all of state/: conversations, settings, tokens, keys
   --all     all of state/, home/ and skills/: your own files too
 
@@ -98,7 +98,7 @@ pub async fn run(mut context: Context, args: &ResetArgs, output: &Output) -> Res
     });
     output.line(table(output, ["", "FILES", "SIZE", "PATH"], rows))?;
     if args.confirm {
-        output.note("\nbegin anew with: nexus init, then nexus up");
+        output.note("\nstart over with: nexus init, then nexus up");
     } else {
         output.note("\nnothing was removed; do it with --confirm");
         if !args.local {

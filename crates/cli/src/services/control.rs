@@ -164,14 +164,17 @@ impl Conversation {
             Err(error) => {
                 return Err(Failure::new(
                     Exit::Failed,
-                    format!("failed to hear the supervisor: {error}"),
+                    format!("failed to read the supervisor's answer: {error}"),
                 ));
             }
             Ok(_) => {}
         }
         let answer = serde_json::from_str(&line).map_err(|error| {
-            Failure::new(Exit::Failed, format!("the supervisor speaks another language: {error}"))
-                .hint("it is of another version; stop it with its own nexus: nexus down")
+            Failure::new(
+                Exit::Failed,
+                format!("the supervisor's answer has an unknown format: {error}"),
+            )
+            .hint("it is of another version; stop it with its own nexus: nexus down")
         })?;
         match answer {
             Answer::Snapshot(snapshot) => Ok(Some(*snapshot)),

@@ -78,7 +78,7 @@ pub fn schema() -> Schema {
                 "crash_limit",
                 Kind::Int { min: 1, max: 1_000 },
                 "5",
-                "so many crashes within crash_window, and a daemon is left alone",
+                "after this many crashes within crash_window a daemon is not restarted",
             ),
             Setting::new("crash_window", Kind::Duration, "2m", "see crash_limit"),
         ],

@@ -17,7 +17,7 @@ const USER_ROOT: &str = "%h/nexus";
 
 pub fn unit(text: &str, here: &Installation, version: u32) -> Result<String, Unwritable> {
     let paths = Paths::new(here)?;
-    let mut out = String::from("# Written by `nexus services install`, and written anew by the next one.\n");
+    let mut out = String::from("# Written by `nexus services install`, and overwritten by the next one.\n");
     out.push_str("# What is to stay belongs in a file of its own: systemctl edit.\n");
     let (_, body) = text.split_once("[Unit]\n").unwrap_or_default();
     out.push_str("[Unit]\n");

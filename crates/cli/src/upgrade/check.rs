@@ -84,7 +84,7 @@ async fn programs(about: &About, bin: &Path) -> Result<String, Failure> {
                 Exit::Failed,
                 format!("{name} of nexus {} cannot be used: {why}", about.version),
             )
-            .hint("get the release anew, or one that is made for this system")
+            .hint("download the release again, or one that is made for this system")
         };
         let ended = ask::run(&path, ["--version"], Sees::Everything)
             .await
@@ -171,7 +171,7 @@ fn units(context: &Context) -> Result<(), Failure> {
         let fixed = |line: &&str| line.starts_with("ExecStart=") && line.contains("/lib/nexus/versions/");
         if text.lines().any(|line| fixed(&line)) {
             let said = format!("{} names one version of the programs for good", path.display());
-            return Err(Failure::new(Exit::Refused, said).hint("write it anew with: nexus services install"));
+            return Err(Failure::new(Exit::Refused, said).hint("write it again with: nexus services install"));
         }
     }
     Ok(())

@@ -155,7 +155,7 @@ pub fn stage(
             Exit::Failed,
             format!("{} is not what it was when it was packed", source.display()),
         )
-        .hint("its checksum is another one: get it anew, with its SHA256SUMS"));
+        .hint("its checksum is another one: download it again, with its SHA256SUMS"));
     }
     let into = to("tarball");
     room(&into, unpacked(&mut file).map_err(unread)?)?;
@@ -302,7 +302,7 @@ fn changed(source: &Path, name: &str) -> Failure {
         Exit::Failed,
         format!("{name} in {} is not what it was when it was packed", source.display()),
     )
-    .hint("get the release anew")
+    .hint("download the release again")
 }
 
 fn fresh(into: &Path) -> Result<(), Failure> {

@@ -21,9 +21,9 @@ pub enum Error {
     #[error("no provider is known for model {0:?}: name it as provider/model, or set llm.default_provider")]
     UnknownModel(String),
     /// Nothing was named, and who would be asked cannot be known.
-    #[error("{0}; name a provider that needs no key, or offline, to do without")]
+    #[error("{0}; or use a provider that needs no key, such as offline")]
     Keys(String),
-    #[error("no model is chosen for {provider}: name one as {provider}/<model>, or set llm.default_model")]
+    #[error("no model selected for {provider}: name one as {provider}/<model>, or set llm.default_model")]
     NoModel { provider: String },
     #[error(
         "the daily budget of {budget} tokens is used up ({used} used); it starts anew at midnight UTC, llm.daily_token_budget raises it"

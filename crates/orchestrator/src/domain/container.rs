@@ -343,7 +343,7 @@ impl State {
         one.exited = Some(at.unwrap_or(step.now));
         (one.exit_code, one.oom, one.usage, one.mark) = (code, oom, None, 0);
         if oom {
-            one.error = "it used more memory than it may".into();
+            one.error = "memory limit exceeded".into();
         }
         one.phase = match one.again(code, step.now) {
             Some(at) => Phase::Restarting { at },

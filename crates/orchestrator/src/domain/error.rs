@@ -45,7 +45,7 @@ pub enum Error {
     /// A policy says no.
     #[error("{0}")]
     Forbidden(String),
-    #[error("{0} cannot be limited on this host, and orchestrator.container_require_limits wants it")]
+    #[error("{0} cannot be limited on this host, and orchestrator.container_require_limits is set")]
     Unenforced(String),
     #[error("{0}")]
     Runtime(nexus_runtime::Error),
@@ -59,11 +59,11 @@ pub enum Error {
     LeaseOver(String),
     #[error("this stream only watches task {0}; what its worker says comes from another")]
     OnlyWatches(String),
-    #[error("another stream of agent {0} took over")]
+    #[error("replaced by a newer stream of agent {0}")]
     StreamReplaced(String),
-    #[error("the agent does not read and {0} messages wait for it")]
+    #[error("the agent does not read its stream: {0} messages are queued")]
     LinkFull(usize),
-    #[error("the task has no worker yet and more than {0} bytes of input wait for it")]
+    #[error("the task has no worker yet, and more than {0} bytes of input are queued")]
     InputFull(usize),
     #[error("{what} limit reached: {max}; raise it with {setting}")]
     Limit {
@@ -73,7 +73,7 @@ pub enum Error {
     },
     #[error("the answer would be larger than {max} bytes; ask for less with {with}")]
     TooLarge { max: usize, with: &'static str },
-    #[error("this reader did not keep up and {0} of its frames could not be kept; come back with after_sequence")]
+    #[error("this reader was too slow: {0} frames were dropped; reconnect with after_sequence")]
     TooSlow(usize),
     #[error("idempotency-key {0} was used for another request")]
     KeyReused(String),

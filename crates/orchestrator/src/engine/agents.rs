@@ -118,7 +118,7 @@ impl Engine {
         .await
     }
 
-    /// Hands a message to an agent's stream. A stream that is full is no stream: it ends, and its turns move on.
+    /// Hands a message to an agent's stream. A stream whose queue is full is ended, and its turns are offered to another agent.
     pub(super) fn deliver(&self, core: &mut Core, agent: u64, message: AgentMessage, mail: bool) {
         let Some(refused) = core.links.send(agent, message, mail) else {
             return;

@@ -75,7 +75,7 @@ impl Engine {
         let max = self.max_message_bytes().saturating_sub(WRAPPING);
         if message.encoded_len() > max {
             return Err(Error::Limit {
-                what: "bytes of a message",
+                what: "message size (bytes)",
                 max,
                 setting: "common.max_message_bytes",
             });

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A reader sees the decided state, and waits for the disk where what it saw is not yet there ([`Engine::settled`]).
-//! When a group fails (disk full), the state is made anew from the disk and everything built on the group is refused.
+//! When a group fails (disk full), the state is reloaded from disk and everything built on the group is refused.
 
 mod agent_messages;
 mod agents;
@@ -455,7 +455,7 @@ pub(crate) struct CoreParts<'a> {
     pub streams: &'a mut Streams,
     pub links: &'a mut Links,
     pub traces: &'a mut Traces,
-    /// Rises when the state is made anew: what was looked up before is no longer known to hold.
+    /// Rises when the state is reloaded from disk: results looked up before may no longer hold.
     pub epoch: u64,
 }
 

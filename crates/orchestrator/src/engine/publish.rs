@@ -87,7 +87,7 @@ pub(crate) async fn run(engine: Engine, mut groups: mpsc::Receiver<Published>) {
                 newest = newest.max(pending.tx);
                 match &result {
                     Ok(()) => engine.run_effects(&mut core, pending.effects),
-                    // Later groups of a failed epoch come back too, after the state was made anew.
+                    // Later groups of a failed epoch come back too, after the state was reloaded from disk.
                     Err(_) => failed |= pending.epoch == core.epoch,
                 }
                 if let Some(tell) = pending.tell {

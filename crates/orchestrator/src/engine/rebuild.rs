@@ -1,4 +1,4 @@
-//! After a failed group the state is made anew from the disk, and what is open now is attached to it again.
+//! After a failed group the state is reloaded from disk, and open streams and agents are attached to it again.
 
 use super::{Core, Engine, traces::Traces, wall};
 use crate::domain::timers::Timer;

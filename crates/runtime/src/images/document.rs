@@ -56,9 +56,9 @@ struct Any {
 pub enum Error {
     #[error("a manifest cannot be read")]
     Unreadable,
-    #[error("it is in a format of before 2016, which is not taken")]
+    #[error("its format is older than 2016 and is not supported")]
     Old,
-    #[error("it has {0} layers, and at most {MAX_LAYERS} are taken")]
+    #[error("it has {0} layers, and at most {MAX_LAYERS} are allowed")]
     Layers(usize),
     #[error("its indexes are nested too deep")]
     Deep,

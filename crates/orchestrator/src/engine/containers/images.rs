@@ -65,7 +65,7 @@ impl Containers {
         let used = shares.used(engine, &who.principal, &there).map_err(unreadable)?;
         let Some(left) = most.checked_sub(used).filter(|left| *left > 0) else {
             return Err(Error::Limit {
-                what: "bytes of images fetched for one user",
+                what: "image size per user (bytes)",
                 max: usize::try_from(most).unwrap_or(usize::MAX),
                 setting: "orchestrator.container_user_image_size",
             });

@@ -524,7 +524,7 @@ fn plain(bytes: &[u8]) -> Result<PathBuf> {
 
 /// The archive as a whole has more bytes than it may.
 #[derive(Debug, thiserror::Error)]
-#[error("the layer unpacks to more than an image may have")]
+#[error("the unpacked layer exceeds the image size limit")]
 struct Exceeded;
 
 #[cfg(test)]
