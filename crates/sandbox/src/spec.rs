@@ -122,6 +122,13 @@ impl Run {
             log_bytes: log_bytes(),
         }
     }
+
+    /// Whether set-user-id and set-group-id bits can be set inside: in a writable root, as package managers do, and only
+    /// where no path of the host can be written to. There they would give the caller's rights to everybody on the host.
+    pub fn may_set_ids(&self) -> bool {
+        let host = |mount: &Mount| matches!(mount.source, Source::Path(_)) && !mount.read_only;
+        self.writable_rootfs && !self.mounts.iter().any(host)
+    }
 }
 
 /// One more command in a sandbox that runs.

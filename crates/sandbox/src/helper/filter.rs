@@ -19,7 +19,7 @@ const ARCH: Option<u32> = Some(0xc000_00b7);
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const ARCH: Option<u32> = None;
 
-/// `set_id`: programs may be given the rights of their owner (set-user-id), as package managers do in an image's own root.
+/// `set_id`: programs may be given the rights of their owner (set-user-id), see `Run::may_set_ids`.
 /// It is a matter of arguments; a call that hides them behind a pointer (`openat2`) is not implemented.
 pub fn install(set_id: bool) -> Result<()> {
     let arch = ARCH.ok_or_else(|| failed("seccomp", "no filter for this processor", "x86-64 or aarch64 is needed"))?;

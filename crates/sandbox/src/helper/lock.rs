@@ -50,7 +50,7 @@ pub fn lock(run: &Run) -> Result<u32> {
     drop_capabilities()?;
     rustix::thread::set_no_new_privs(true).step("no-new-privileges", "")?;
     let landlock = rules::restrict(run)?;
-    filter::install(run.writable_rootfs)?;
+    filter::install(run.may_set_ids())?;
     Ok(landlock)
 }
 

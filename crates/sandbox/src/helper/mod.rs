@@ -1,6 +1,7 @@
 //! The helper: from its arguments to its exit code.
 
 mod access;
+mod account;
 mod calls;
 mod cgroup;
 mod cgroup_files;

@@ -29,7 +29,7 @@ use super::logs::Logs;
 use super::proc::{now_ms, process};
 use super::step::{Result, Step, USERNS_HINT, failed};
 use super::wire::{self, Limited, Up};
-use super::{access, host, idmap, root};
+use super::{access, account, host, idmap, root};
 
 /// Who the sandbox of this run is on the host, where the helper is root.
 pub fn outside(run: &Run) -> User {
@@ -94,16 +94,22 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
         namespaces = 0;
     }
     let mut inside = birthplace.is_some();
-    let born = sys::clone(namespaces, birthplace.as_ref().map(AsFd::as_fd));
-    let born = born.or_else(|error| {
-        // One without a group may be possible, and is moved into it.
-        let again = std::mem::take(&mut inside);
-        if again {
-            sys::clone(namespaces, None)
-        } else {
-            Err(error)
-        }
-    });
+    let mut clone = || {
+        sys::clone(namespaces, birthplace.as_ref().map(AsFd::as_fd)).or_else(|error| {
+            // One without a group may be possible, and is moved into it.
+            let again = std::mem::take(&mut inside);
+            if again {
+                sys::clone(namespaces, None)
+            } else {
+                Err(error)
+            }
+        })
+    };
+    let born = if privileged && !bare {
+        account::charge(account::of(run.caller.as_ref(), outside), clone)?
+    } else {
+        clone()
+    };
     let Some(pid) = born.step("namespaces", USERNS_HINT)? else {
         drop((ours, birthplace));
         if let Some(logs) = &mut logs

@@ -31,7 +31,7 @@ pub fn everybody() -> Vec<As> {
     vec![As::Root, As::Ordinary]
 }
 
-fn skipped(what: &str) {
+pub fn skipped(what: &str) {
     println!("skipped: {what}");
     assert!(
         std::env::var("CI").as_deref() != Ok("true"),

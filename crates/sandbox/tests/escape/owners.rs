@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nexus_sandbox::{Access, Caller, Report, Request, Run};
 
-use crate::helper::{As, Done, everybody, mount, own, own_dir, place, python, request, run, shell};
+use crate::helper::{As, Done, everybody, mount, own, own_dir, place, python, request, run, shell, skipped};
 
 /// Somebody else than root, in a group.
 const CALLER: u32 = 1001;
@@ -119,6 +119,22 @@ fn a_writable_root_may_have_set_user_id_programs() {
     }
 }
 
+/// The attack: with a writable root, where the bits can be set, leave a program that gives everybody the caller's rights.
+#[test]
+fn a_writable_root_sets_no_rights_on_files_of_the_host() {
+    for user in everybody() {
+        let (_dir, path) = own_dir(user);
+        for (read_only, expected) in [(false, ""), (true, "set")] {
+            let mut wanted = shell("cp /bin/true /tmp/p && chmod 4755 /tmp/p && echo set; chmod 6755 /data/mine");
+            wanted.writable_rootfs = true;
+            wanted.caller = Some(own(user));
+            wanted.mounts = vec![mount(&path, "/data", read_only)];
+            run(user, wanted).ran().prints(expected);
+            assert_eq!(fs::metadata(path.join("mine")).unwrap().mode() & 0o6000, 0);
+        }
+    }
+}
+
 /// The attack: a mount of what only root, or only others' groups, may read.
 #[test]
 fn what_the_caller_may_not_read_is_not_read_inside() {
@@ -188,6 +204,47 @@ fn a_sandbox_of_root_without_a_caller_is_nobody() {
     let mut wanted = shell("cat /data/mine; echo no > /data/mine");
     wanted.mounts = vec![mount(&path, "/data", true)];
     run(As::Root, wanted).ran().prints("mine");
+}
+
+/// The attack: a sandbox takes every inotify instance there is, so that no program of root's, and no other user's sandbox,
+/// can watch a file.
+#[test]
+fn what_the_kernel_counts_for_users_is_not_counted_for_root() {
+    const TAKE: &str = r#"
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+n = 0
+while n < 60000 and libc.inotify_init1(0) >= 0: n += 1
+print(n > 0, flush=True)
+open('/data/taken', 'w').close()
+while not os.path.exists('/data/go'): time.sleep(0.02)
+"#;
+    if !is_root() {
+        return;
+    }
+    let most = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap();
+    if most.trim().parse::<u64>().unwrap() > 60_000 {
+        return skipped("inotify instances: this host has more than one sandbox can open");
+    }
+    let (_dir, path) = own_dir(As::Ordinary);
+    let mut greedy = python(TAKE);
+    greedy.caller = Some(own(As::Ordinary));
+    greedy.mounts = vec![mount(&path, "/data", false)];
+    let taking = std::thread::spawn(move || run(As::Root, greedy));
+    let taken = path.join("taken");
+    while !taken.exists() {
+        assert!(!taking.is_finished(), "{:#?}", taking.join());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    const ONE: &str = "import ctypes; print(ctypes.CDLL(None).inotify_init1(0) >= 0)";
+    let of_root = std::process::Command::new("python3").args(["-c", ONE]).output();
+    let mut other = python(ONE);
+    other.caller = Some(Caller { uid: 1234, ..caller() });
+    let of_other = run(As::Root, other);
+    fs::write(path.join("go"), "").unwrap();
+    taking.join().unwrap().ran().prints("True");
+    assert_eq!(String::from_utf8_lossy(&of_root.unwrap().stdout).trim(), "True");
+    of_other.ran().prints("True");
 }
 
 /// The attack: an ordinary user's helper, asked to act as another user.
