@@ -205,7 +205,7 @@ impl<'a> Copier<'a> {
             path.to_str().expect("the verdict is to leave what is not text")
         );
         let taken = if entry.meta.kind == nexus_walk::Kind::Dir {
-            self.directory(dir, entry, name)
+            self.directory(path, dir, entry, name)
         } else if database && copy::is_database(&whole).unwrap_or(false) {
             return self.database(&whole, name, None, Some(&entry.meta)).map(|()| false);
         } else {
@@ -253,8 +253,14 @@ impl<'a> Copier<'a> {
         open().map_err(Stop::Unreadable)
     }
 
-    fn directory(&mut self, dir: &Dir, entry: &nexus_walk::Entry, name: String) -> Result<bool, Stop> {
-        let opened = self.as_reader(|| dir.open_dir(&entry.name))?;
+    fn directory(&mut self, path: &Path, dir: &Dir, entry: &nexus_walk::Entry, name: String) -> Result<bool, Stop> {
+        let open = || dir.open_dir(&entry.name);
+        // The way to an area is ours: its user need not be able to go it.
+        let opened = if self.area.as_ref().is_some_and(|area| area.path == path) {
+            open().map_err(Stop::Unreadable)?
+        } else {
+            self.as_reader(open)?
+        };
         let meta = opened.own_meta().map_err(Stop::Unreadable)?;
         let entry = described(name, Kind::Dir, &meta, attributes(&opened));
         self.keep(entry, StagedCopy::Directory);

@@ -8,7 +8,7 @@ use std::{
     time::SystemTime,
 };
 
-use nexus_backup::Manifest;
+use nexus_backup::{Entry, Manifest};
 use nexus_config::Root;
 use nexus_store::copy;
 use nexus_walk::{Dir, Fresh, Kind, Rights};
@@ -57,7 +57,15 @@ fn is_example(dir: &Dir, name: &std::ffi::OsStr) -> bool {
     read.is_ok_and(|text| text == EXAMPLE.as_bytes())
 }
 
-pub fn restore(root: &Root, from: &Path, force: bool, progress: &mut Progress) -> Result<Restored, Failure> {
+/// `named` are the databases that the settings of this tree keep outside of `state/`, with their names in a backup. A
+/// backup puts back no others: whoever wrote it could have anything put anywhere.
+pub fn restore(
+    root: &Root,
+    from: &Path,
+    force: bool,
+    named: &[(PathBuf, String)],
+    progress: &mut Progress,
+) -> Result<Restored, Failure> {
     let state = root.state();
     let there = state.symlink_metadata().is_ok();
     if there && !force && !is_empty(&state) {
@@ -77,6 +85,9 @@ pub fn restore(root: &Root, from: &Path, force: bool, progress: &mut Progress) -
         .map_err(|error| Failure::file("create a directory in", &parent, &error))?;
     let place = parent.join(staged.name());
     let manifest = archive::read(from, Some(&place), progress)?;
+    for entry in &manifest.files {
+        check_original(entry, named)?;
+    }
     for name in ["nexus", "db", "run", "logs"] {
         let below = Path::new("state").join(name);
         staged
@@ -101,6 +112,24 @@ pub fn restore(root: &Root, from: &Path, force: bool, progress: &mut Progress) -
         }
     }
     Ok(Restored { manifest, aside, kept })
+}
+
+/// Whether the settings name the place outside of `state/` that this is put back to.
+fn check_original(entry: &Entry, named: &[(PathBuf, String)]) -> Result<(), Failure> {
+    let Some(original) = &entry.original else {
+        return Ok(());
+    };
+    let ours = |(path, name): &(PathBuf, String)| path == original && *name == entry.path;
+    if entry.database.is_some() && named.iter().any(ours) {
+        return Ok(());
+    }
+    let setting = Path::new(&entry.path).file_name().unwrap_or_default();
+    let why = format!(
+        "the backup puts {:?} at {original:?}, which the settings of this tree do not name",
+        entry.path
+    );
+    let hint = format!("if a database belongs there, name it first: nexus config set {setting:?} {original:?}");
+    Err(Failure::new(Exit::Failed, why).hint(hint))
 }
 
 /// Where the old state is now.

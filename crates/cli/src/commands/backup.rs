@@ -20,7 +20,7 @@ use crate::{
     context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table},
-    settings::ask::{self, Sees},
+    settings::ask::{self, Program, Sees},
 };
 
 const EXAMPLES: &str = "\
@@ -148,19 +148,23 @@ async fn databases_elsewhere(context: &Context, output: &Output) -> Result<Vec<(
         output.note("no daemon is installed here: only what lies in state/ is taken");
         return Ok(Vec::new());
     };
-    let answers = ask::values(&programs, &context.root, None, Sees::Everything, false).await?;
+    let mut named = named_elsewhere(context, &programs).await?;
+    named.retain(|(path, _)| copy::is_database(path).unwrap_or(false));
+    Ok(named)
+}
+
+/// Where the settings put databases outside of `state/`, whether or not they are there, and their names in a backup.
+async fn named_elsewhere(context: &Context, programs: &[Program]) -> Result<Vec<(PathBuf, String)>, Failure> {
+    let answers = ask::values(programs, &context.root, None, Sees::Everything, false).await?;
     let state = context.root.state();
-    let mut found = Vec::new();
-    for one in answers.into_iter().flat_map(|answer| answer.settings) {
-        let Some(path) = one.value.as_str().map(PathBuf::from) else {
-            continue;
-        };
-        if one.key != "database" || path.starts_with(&state) || !copy::is_database(&path).unwrap_or(false) {
-            continue;
-        }
-        found.push((path, format!("elsewhere/{}.{}", one.section, one.key)));
-    }
-    Ok(found)
+    let settings = answers.into_iter().flat_map(|answer| answer.settings);
+    let databases = settings.filter(|one| one.key == "database");
+    let named = databases.filter_map(|one| {
+        let path = PathBuf::from(one.value.as_str()?);
+        let name = format!("elsewhere/{}.{}", one.section, one.key);
+        (!path.starts_with(&state)).then_some((path, name))
+    });
+    Ok(named.collect())
 }
 
 fn summary(manifest: &Manifest) -> String {
@@ -263,7 +267,17 @@ fn files(directory: &Path) -> Result<Vec<Found>, Failure> {
 async fn put_back(context: &Context, file: PathBuf, force: bool, output: &Output) -> Result<Exit, Failure> {
     quiet::demand(context, "restore").await?;
     let (root, from) = (context.root.clone(), file.clone());
-    let done = progress::run(output, move |progress| restore::restore(&root, &from, force, progress)).await?;
+    let manifest = archive::manifest(&file)?;
+    let named = match ask::programs() {
+        Ok((programs, _)) if manifest.files.iter().any(|entry| entry.original.is_some()) => {
+            named_elsewhere(context, &programs).await?
+        }
+        _ => Vec::new(),
+    };
+    let restored = progress::run(output, move |progress| {
+        restore::restore(&root, &from, force, &named, progress)
+    });
+    let done = restored.await?;
     if output.json {
         output.value(
             &json!({ "file": file, "restored": done.manifest, "aside": done.aside, "keptSecrets": done.kept }),

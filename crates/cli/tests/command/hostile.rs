@@ -128,6 +128,67 @@ fn second_names_of_secrets_and_of_files_of_root_are_left_out() {
     }
 }
 
+/// Root's directory of workspaces, which only root may enter, makes a backup by root leave out what users have in it.
+#[test]
+fn a_users_workspace_is_taken_though_only_root_may_go_there() {
+    let tree = Tree::make();
+    tree.ends(&["init"], 0);
+    for (name, closed) in [
+        ("state/workspaces/s/sub/own", "state/workspaces"),
+        ("state/volumes/s/v/own", "state/volumes/s"),
+    ] {
+        tree.write(name, &format!("words in {name}"));
+        let (area, whole) = (Path::new(name).parent().unwrap(), tree.file(name));
+        for path in [whole.clone(), tree.file(area.to_str().unwrap())] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+            give(&path);
+        }
+        fs::set_permissions(tree.file(closed), fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    give(&tree.file("state/workspaces/s"));
+    let (_, all, said) = packed(&tree);
+    assert!(holds(&all, "words in state/workspaces/s/sub/own"), "{said}");
+    assert!(holds(&all, "words in state/volumes/s/v/own"), "{said}");
+}
+
+/// Whoever wrote a backup has a restore by root put a file of theirs anywhere on the host.
+#[test]
+fn a_backup_puts_nothing_where_the_settings_do_not_say() {
+    let tree = Tree::make();
+    tree.ends(&["init"], 0);
+    store(&tree.file("state/db/x.db"), 20);
+    let (file, _, _) = packed(&tree);
+    let (work, target) = (tree.dir.path().join("unpacked"), tree.dir.path().join("cron.d/x"));
+    fs::create_dir_all(work.join("elsewhere")).unwrap();
+    let tar = |args: &[&OsStr]| {
+        let done = std::process::Command::new("tar").current_dir(&work).args(args).output();
+        assert!(done.unwrap().status.success());
+    };
+    tar(&["-xzf".as_ref(), file.as_os_str()]);
+    let mut manifest: Value = serde_json::from_slice(&fs::read(work.join("manifest.json")).unwrap()).unwrap();
+    fs::rename(work.join("state/db/x.db"), work.join("elsewhere/orchestrator.database")).unwrap();
+    let mut names = vec!["manifest.json".to_owned()];
+    for entry in manifest["files"].as_array_mut().unwrap() {
+        if entry["path"] == "state/db/x.db" {
+            entry["path"] = "elsewhere/orchestrator.database".into();
+            entry["original"] = target.to_str().into();
+        }
+        if work.join(entry["path"].as_str().unwrap()).is_file() {
+            names.push(entry["path"].as_str().unwrap().to_owned());
+        }
+    }
+    fs::write(work.join("manifest.json"), manifest.to_string()).unwrap();
+    let hostile = tree.dir.path().join("hostile.tar.gz");
+    let mut args: Vec<&OsStr> = vec!["-czf".as_ref(), hostile.as_os_str()];
+    args.extend(names.iter().map(OsStr::new));
+    tar(&args);
+    tree.ends(&["backup", "verify", hostile.to_str().unwrap()], 0);
+    let (_, said) = tree.ends(&["backup", "restore", hostile.to_str().unwrap(), "--force"], 1);
+    assert!(said.contains("which the settings of this tree do not name"), "{said}");
+    assert!(!target.parent().unwrap().exists());
+    assert!(tree.file("state/db/x.db").is_file());
+}
+
 /// A container fills its workspace with all that makes a copy fail, hang or grow without end.
 #[test]
 fn nothing_in_a_workspace_stops_a_backup() {
