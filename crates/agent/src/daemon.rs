@@ -106,7 +106,7 @@ impl Daemon for Agent {
             )
             .env(&["ASSISTANT_DEFAULT_PROVIDER"])
             .live(),
-            Setting::new("system_prompt", Kind::Text, "", "stands in front of every conversation").live(),
+            Setting::new("system_prompt", Kind::Text, "", "instructions that precede every conversation").live(),
             Setting::new(
                 "context_tokens",
                 Kind::Int {
@@ -180,7 +180,7 @@ impl Daemon for Agent {
         let mut mistakes = Vec::new();
         if !ROLES.contains(&config.role.as_str()) {
             mistakes.push(format!(
-                "role: there is no role {:?}; this build has: {}",
+                "role: unknown role {:?}; this build has: {}",
                 config.role,
                 ROLES.join(", ")
             ));

@@ -1,4 +1,4 @@
-//! What the assistant decides: which messages a model is shown, which turn runs now, what an answer has become.
+//! The assistant's rules: which messages a model is given, which turn runs next, and how an answer is assembled.
 //!
 //! Nothing here waits, speaks to anyone, or looks at a clock.
 

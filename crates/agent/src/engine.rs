@@ -1,4 +1,4 @@
-//! Owns the turns of one agent, from the stream they come on to the last word.
+//! Owns the turns of one agent, from the stream that offers them to their last message.
 //!
 //! ```text
 //!   register ─▶ StreamAgent open ──▶ turns run ──▶ stream lost: every turn is stopped

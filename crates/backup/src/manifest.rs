@@ -163,7 +163,7 @@ impl Entry {
 
     fn objection(&self) -> Option<String> {
         if !is_plain(&self.path) {
-            return Some(format!("it names {:?}, which is no place below state/", self.path));
+            return Some(format!("it names {:?}, which is not a path below state/", self.path));
         }
         let mut end = 0;
         for range in self.ranges.iter().flatten() {

@@ -1,4 +1,4 @@
-//! Reading: nothing is believed before it matches the manifest.
+//! Reads an archive: nothing is believed before it matches the manifest.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
@@ -84,7 +84,7 @@ pub fn read(
             return Err(Error::Damaged(text));
         };
         if entry.header().entry_type() != tar::EntryType::Regular {
-            return Err(Error::Damaged(format!("{name:?} is no plain file")));
+            return Err(Error::Damaged(format!("{name:?} is not a regular file")));
         }
         if !seen.insert(file.path.as_str()) {
             return Err(Error::Damaged(format!("it holds {name:?} twice")));

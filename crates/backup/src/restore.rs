@@ -1,4 +1,4 @@
-//! Making files and directories as a manifest describes them, beneath a directory handle.
+//! Creates files and directories as a manifest describes them, beneath a directory handle.
 
 use std::ffi::OsStr;
 use std::io;

@@ -1,4 +1,4 @@
-//! Writing: one entry after the other, in the order of the manifest.
+//! Writes an archive: one entry after the other, in the order of the manifest.
 
 use std::io::{self, Read, Write};
 use std::time::SystemTime;

@@ -1,4 +1,4 @@
-//! What a row of the table is, and how pairs of measurements become one.
+//! A row of the table, and how pairs of measurements become one.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! The figures that have a goal as bars: how far each goes beyond it. A picture of plain SVG.
+//! Draws the figures that have a goal as bars, in plain SVG.
 
 use std::fmt::Write as _;
 

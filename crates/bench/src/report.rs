@@ -1,4 +1,4 @@
-//! The result for people and for programs.
+//! Prints the result as a table and as JSON.
 
 use std::{fmt::Write as _, fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! Where everything is: the tree, the orchestrator's address, and how long calls may take.
+//! The context of a command: the tree, the orchestrator's address, and timeouts of calls.
 
 use std::{
     path::{Path, PathBuf},

@@ -1,4 +1,4 @@
-//! Which environment variables each process of ours gets.
+//! Selects the environment variables that each child process gets.
 //!
 //! A shell in which somebody types `nexus up` often holds secrets: provider keys, tokens of other tools. What stands in a
 //! process's environment stays readable in `/proc/PID/environ` for as long as the process lives, and every child
@@ -154,7 +154,7 @@ impl Environment {
 /// other process of the same user may read its memory.
 ///
 /// # Errors
-/// This program cannot be executed anew.
+/// This program cannot be executed again.
 pub fn seclude() -> io::Result<Environment> {
     let environment = match Environment::handed() {
         Some(handed) => handed,
@@ -246,7 +246,7 @@ fn inherited(number: RawFd) -> Option<File> {
     if number < 0 || !(anonymous || pipe) {
         return None;
     }
-    // Opened anew, from its beginning; the inherited descriptor is closed, so that no child gets it.
+    // Opened again, from its beginning; the inherited descriptor is closed, so that no child gets it.
     let file = File::open(format!("/dev/fd/{number}")).ok();
     let _closed = nix::unistd::close(number);
     file

@@ -1,4 +1,4 @@
-//! How a command ends: its exit code, what it says, and the next step it names.
+//! How a command fails: exit code, message, and a hint about the next step.
 
 use std::{fmt, io, process::ExitCode};
 

@@ -1,4 +1,4 @@
-//! The daemons of this tree that run right now, whoever started them.
+//! Finds the daemons of this tree that run now, whoever started them.
 
 use crate::{
     context::Context,

@@ -1,4 +1,4 @@
-//! Where a daemon listens, in every form the documents write it.
+//! The address of a daemon, in every form that the documents use.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 

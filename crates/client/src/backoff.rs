@@ -16,7 +16,7 @@ pub struct Backoff {
     cap: Duration,
     max_attempts: u32,
     attempts: u32,
-    /// What ends a pause early, and the newest wish that was seen.
+    /// What ends a pause early, and the newest generation that was seen.
     redial: Option<(Redial, u64)>,
 }
 
@@ -39,7 +39,7 @@ impl Backoff {
         }
     }
 
-    /// Each wish to dial again ends the pause and begins with the short ones anew.
+    /// Each request to redial ends the pause and resets the backoff.
     pub(crate) fn woken_by(self, redial: Redial) -> Self {
         let seen = redial.generation();
         Backoff {

@@ -49,7 +49,7 @@ struct Shared {
     address: Arc<Address>,
     options: Options,
     link: Arc<watch::Sender<Link>>,
-    /// The standing connection, if there is one, and the wish to dial that it follows; it may have died since.
+    /// The open connection, if there is one, and the redial generation it belongs to; it may have died since.
     standing: Mutex<Option<(u64, SendRequest<Body>)>>,
     /// Held while dialling, so that many callers make one connection; inside is how the last attempt failed.
     dialling: AsyncMutex<Option<(Instant, Arc<DialError>)>>,

@@ -1,4 +1,4 @@
-//! What can go wrong with a call, typed, and what to do about it.
+//! Why a call failed, typed, and what to do about it.
 
 use std::{error::Error as StdError, fmt, io, sync::Arc, time::Duration};
 
@@ -273,7 +273,9 @@ fn hint(kind: Kind) -> Option<&'static str> {
         Kind::Unauthenticated => Some("get a token with: nexus token new"),
         Kind::Exhausted => Some("try again later, or raise the limit that the message names"),
         Kind::OutOfRange => Some("the log is another one now, or shorter: read again without a cursor"),
-        Kind::Unimplemented => Some("the daemon is of another build, or the call belongs to another one: nexus status"),
+        Kind::Unimplemented => {
+            Some("the daemon does not serve this call: it may be of another build; see nexus status")
+        }
         Kind::Unavailable => Some("see what is missing: nexus status"),
         Kind::Internal => Some("a fault of the daemon: its log is under state/logs"),
         Kind::Cancelled | Kind::NotFound | Kind::Invalid | Kind::Exists | Kind::Precondition | Kind::Aborted => None,

@@ -1,4 +1,4 @@
-//! Reading the orchestrator's event log for ever.
+//! Follows the orchestrator's event log without end.
 //!
 //! ```text
 //!   subscribe(after cursor, log id) ──▶ event: cursor := its sequence ──▶ reader

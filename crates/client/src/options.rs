@@ -1,4 +1,4 @@
-//! What a connection may take, in time and size.
+//! Timeouts and size limits of a connection.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -31,7 +31,7 @@ pub struct Options {
     pub server_uid: ServerUid,
     /// PEM file of the authorities trusted for TLS; the system's when absent.
     pub tls_ca: Option<PathBuf>,
-    /// Connections that share it are made anew together.
+    /// Connections that share it reconnect together.
     pub redial: Redial,
     /// Asked at each call: the header `traceparent` that it goes out with, if it is a part of a trace.
     pub traceparent: Option<fn() -> Option<http::HeaderValue>>,

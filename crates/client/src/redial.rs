@@ -1,10 +1,10 @@
-//! The wish that connections be made anew: after a sleep a connection may look open and be dead.
+//! Asks connections to be opened again: after a sleep of the host a connection may look open and be dead.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Cheap to clone; all clones are the same wish. Every connection made with [`Options`](crate::Options) that hold it
+/// Cheap to clone; all clones share one generation. Every connection made with [`Options`](crate::Options) that hold it
 /// hears of it.
 #[derive(Clone, Debug)]
 pub struct Redial {
@@ -29,7 +29,7 @@ impl Redial {
         *self.generation.borrow()
     }
 
-    /// Resolves once a newer wish than `generation` is there.
+    /// Resolves once the generation is newer than `generation`.
     pub(crate) fn after(&self, generation: u64) -> impl Future<Output = ()> + Send + use<> {
         let held = self.clone();
         let mut wishes = self.generation.subscribe();

@@ -1,4 +1,4 @@
-//! Being known to the orchestrator for as long as this process lives.
+//! Keeps a daemon registered with the orchestrator for as long as it lives.
 
 use std::time::Duration;
 

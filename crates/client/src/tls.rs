@@ -1,4 +1,4 @@
-//! TLS for the TCP addresses that want it.
+//! TLS for TCP addresses.
 
 use std::{io, path::Path, sync::Arc};
 

@@ -67,7 +67,7 @@ pub fn common() -> Schema {
                 "max_unfinished_bytes_per_caller",
                 Kind::Size,
                 "",
-                "the same for each caller that is no admin; unset: half of max_unfinished_bytes",
+                "the same for each caller except admins; unset: half of max_unfinished_bytes",
             ),
             Setting::new(
                 "message_timeout",
@@ -87,7 +87,7 @@ pub fn common() -> Schema {
                 "max_connections_per_caller",
                 COUNT,
                 "250",
-                "connections open at once of each uid, token or address that is no admin's",
+                "connections open at once for each uid, token or address, except admins",
             ),
             Setting::new("max_streams", COUNT, "1000", "calls open at once on one connection"),
             Setting::new(
@@ -100,7 +100,7 @@ pub fn common() -> Schema {
                 "max_open_streams_per_caller",
                 COUNT,
                 "1000",
-                "the same for each caller that is no admin",
+                "the same for each caller except admins",
             ),
             Setting::new(
                 "max_in_flight",
@@ -112,7 +112,7 @@ pub fn common() -> Schema {
                 "max_in_flight_per_caller",
                 COUNT,
                 "2500",
-                "the same for each caller that is no admin",
+                "the same for each caller except admins",
             ),
             Setting::new(
                 "default_deadline",

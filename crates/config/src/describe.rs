@@ -1,4 +1,4 @@
-//! Tables and values in the shape in which daemons print them for programs, and programs read them back.
+//! Schemas and values in the JSON that daemons print and other programs read.
 
 use serde::{Deserialize, Serialize};
 
@@ -81,12 +81,12 @@ pub struct DaemonValues {
     pub mistakes: Vec<String>,
     /// Complete even if there are mistakes: a wrong value has its default here. Empty for `--check-config`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub settings: Vec<Standing>,
+    pub settings: Vec<EffectiveSetting>,
 }
 
 /// A value in force, and where it came from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct EffectiveSetting {
     /// The section of the settings file.
     pub section: String,
     /// The key within the section.
@@ -144,12 +144,12 @@ fn describe(section: &str, setting: &Setting) -> Described {
 
 impl Settings {
     /// Every value with its origin, in the order of the table.
-    pub fn standing(&self) -> Vec<Standing> {
+    pub fn effective(&self) -> Vec<EffectiveSetting> {
         let one = |setting: &Setting| {
             let (value, origin) = self.values.get(setting.key)?;
             let is_set = *value != Value::Unset;
             let shown = is_set && !setting.secret;
-            Some(Standing {
+            Some(EffectiveSetting {
                 section: self.section().to_owned(),
                 key: setting.key.to_owned(),
                 value: if shown {
@@ -198,13 +198,13 @@ mod tests {
         let root = Root::at(dir.path());
         let mut sources = Sources::new(&root);
         sources.env = vec![("OLD_SIZE".into(), "7".into())];
-        let standing = load(&schema, &sources).unwrap().standing();
+        let standing = load(&schema, &sources).unwrap().effective();
         assert_eq!(standing[0].value, 7);
         assert_eq!(standing[0].origin, Origin::Env("OLD_SIZE".into()));
         assert!(standing[1].hidden && standing[1].value.is_null() && standing[1].toml.is_none());
         assert!(!standing[2].hidden && standing[2].value.is_null());
         let text = serde_json::to_string(&standing).unwrap();
         assert!(!text.contains("canary"), "{text}");
-        assert_eq!(serde_json::from_str::<Vec<Standing>>(&text).unwrap(), standing);
+        assert_eq!(serde_json::from_str::<Vec<EffectiveSetting>>(&text).unwrap(), standing);
     }
 }

@@ -29,7 +29,7 @@ mod socket_path;
 mod value;
 
 pub use common::common;
-pub use describe::{DaemonSchema, DaemonValues, Described, Standing};
+pub use describe::{DaemonSchema, DaemonValues, Described, EffectiveSetting};
 pub use error::{Error, Errors, Mistake, Origin};
 pub use kind::Kind;
 pub use load::{Loaded, Sources, check_file, load, load_all, read};

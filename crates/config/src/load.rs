@@ -1,4 +1,4 @@
-//! From sources to checked settings.
+//! Turns sources into checked settings.
 //!
 //! Every source is read to its end whatever is wrong in it, so that one run names every mistake. A value
 //! that is wrong is replaced by its default, which lets cross-field checks run as well.

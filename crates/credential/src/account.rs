@@ -18,7 +18,7 @@ impl Account {
         for (what, part) in [("service", service), ("account", account)] {
             if !plain(part) {
                 return Err(format!(
-                    "the {what} {part:?} is no name: letters, digits and -_.:@+ only, no dot at the beginning, at most {LONGEST}"
+                    "the {what} {part:?} is not a valid name: letters, digits and -_.:@+ only, no dot at the beginning, at most {LONGEST}"
                 ));
             }
         }

@@ -4,7 +4,7 @@ use std::{env, time::Duration};
 
 use crate::{
     Error, Kind, Reference, Secret,
-    program::{Program, Trouble},
+    program::{Program, ProgramError},
 };
 
 /// How `op` learns who asks. A session's name ends with the account.
@@ -54,14 +54,16 @@ pub(crate) async fn resolve(reference: &Reference, path: &str, deadline: Duratio
         }
     }
     let said = op.run().await.map_err(|trouble| match trouble {
-        Trouble::Missing | Trouble::NotAllowed => wrong(Kind::MissingProvider, "1Password's command op was not found")
-            .hint("install it from developer.1password.com/docs/cli, or set PATH for this daemon"),
-        Trouble::Timeout => wrong(
+        ProgramError::Missing | ProgramError::NotAllowed => {
+            wrong(Kind::MissingProvider, "1Password's command op was not found")
+                .hint("install it from developer.1password.com/docs/cli, or set PATH for this daemon")
+        }
+        ProgramError::Timeout => wrong(
             Kind::Timeout,
-            "op did not answer in time; it may be waiting for somebody to allow it",
+            "op did not answer in time; it may be waiting for a confirmation on the desktop",
         ),
-        Trouble::TooMuch => wrong(Kind::Malformed, "op says far more than a secret"),
-        Trouble::Start => wrong(Kind::Failed, "op cannot be started"),
+        ProgramError::TooMuch => wrong(Kind::Malformed, "op says far more than a secret"),
+        ProgramError::Start => wrong(Kind::Failed, "op cannot be started"),
     })?;
     if said.status.success() {
         return Secret::of_bytes(&said.output).ok_or_else(|| wrong(Kind::Malformed, "the field is empty or no text"));
@@ -69,7 +71,7 @@ pub(crate) async fn resolve(reference: &Reference, path: &str, deadline: Duratio
     let complaint = String::from_utf8_lossy(&said.complaints).to_lowercase();
     let kind = COMPLAINTS.iter().find(|(words, _)| complaint.contains(words));
     Err(match kind.map_or(Kind::Failed, |(_, kind)| *kind) {
-        kind @ Kind::Locked => wrong(kind, "1Password is locked or nobody is signed in")
+        kind @ Kind::Locked => wrong(kind, "1Password is locked, or no account is signed in")
             .hint("unlock the app or run op signin; on a server set OP_SERVICE_ACCOUNT_TOKEN"),
         kind @ Kind::Denied => wrong(kind, "1Password refused it"),
         kind @ Kind::Timeout => wrong(kind, "1Password did not answer in time"),

@@ -1,4 +1,4 @@
-//! One value out of a text that holds several.
+//! Takes one value from a text that holds several.
 
 use serde_json::Value;
 use zeroize::{Zeroize, Zeroizing};

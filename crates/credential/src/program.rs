@@ -57,7 +57,7 @@ pub(crate) struct Program {
     pub most: usize,
 }
 
-pub(crate) struct Said {
+pub(crate) struct ProgramOutput {
     pub output: Zeroizing<Vec<u8>>,
     /// Only to tell kinds of failures apart, never to be shown: it may quote what it was about.
     pub complaints: Zeroizing<Vec<u8>>,
@@ -65,7 +65,7 @@ pub(crate) struct Said {
 }
 
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum ProgramError {
     Missing,
     NotAllowed,
     /// The system would not start it.
@@ -98,7 +98,7 @@ impl Program {
         self
     }
 
-    pub async fn run(self) -> Result<Said, Trouble> {
+    pub async fn run(self) -> Result<ProgramOutput, ProgramError> {
         let until = Instant::now() + self.deadline;
         let mut group = self.start()?;
         let child = &mut group.child;
@@ -125,9 +125,9 @@ impl Program {
             let mut early = None;
             let status = loop {
                 tokio::select! {
-                    status = group.child.wait() => break status.map_err(|_| Trouble::Start)?,
+                    status = group.child.wait() => break status.map_err(|_| ProgramError::Start)?,
                     read = &mut too_much, if early.is_none() => match read {
-                        Read::TooMuch => return Err(Trouble::TooMuch),
+                        Read::TooMuch => return Err(ProgramError::TooMuch),
                         Read::Whole(_) => early = Some(read),
                     },
                 }
@@ -137,15 +137,15 @@ impl Program {
                 Some(read) => read,
                 None => tokio::time::timeout(AFTER_EXIT, too_much)
                     .await
-                    .map_err(|_| Trouble::Timeout)?,
+                    .map_err(|_| ProgramError::Timeout)?,
             };
             match read {
                 Read::Whole(output) => Ok((status, output)),
-                Read::TooMuch => Err(Trouble::TooMuch),
+                Read::TooMuch => Err(ProgramError::TooMuch),
             }
         })
         .await
-        .unwrap_or(Err(Trouble::Timeout));
+        .unwrap_or(Err(ProgramError::Timeout));
         written.abort();
         group.kill();
         let (status, output) = ended?;
@@ -153,14 +153,14 @@ impl Program {
             Ok(Ok(Read::Whole(text))) => text,
             _ => Zeroizing::default(),
         };
-        Ok(Said {
+        Ok(ProgramOutput {
             output,
             complaints,
             status,
         })
     }
 
-    fn start(&self) -> Result<Group, Trouble> {
+    fn start(&self) -> Result<Group, ProgramError> {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).env_clear().env("PATH", PATH);
         for name in KEPT {
@@ -181,9 +181,9 @@ impl Program {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         let child = command.spawn().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Trouble::Missing,
-            io::ErrorKind::PermissionDenied => Trouble::NotAllowed,
-            _ => Trouble::Start,
+            io::ErrorKind::NotFound => ProgramError::Missing,
+            io::ErrorKind::PermissionDenied => ProgramError::NotAllowed,
+            _ => ProgramError::Start,
         })?;
         let leader = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
         Ok(Group { child, leader })
@@ -305,7 +305,7 @@ mod tests {
             }
             .run(),
         );
-        assert!(matches!(running.await.unwrap(), Err(Trouble::Timeout)));
+        assert!(matches!(running.await.unwrap(), Err(ProgramError::Timeout)));
         assert!(gone(pid_in(&file)).await);
     }
 
@@ -337,7 +337,7 @@ mod tests {
         let endless = shell("while :; do echo yyyyyyyyyyyyyyyyyyyyyyyyyyyyyy; done")
             .run()
             .await;
-        assert!(matches!(endless, Err(Trouble::TooMuch)));
+        assert!(matches!(endless, Err(ProgramError::TooMuch)));
         let quiet = shell("i=0; while [ $i -lt 9000 ]; do echo complaint >&2; i=$((i+1)); done; echo ok")
             .run()
             .await;
@@ -347,9 +347,9 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_start_is_told_apart() {
         let missing = Program::new("/nowhere/at/all", PATIENCE).run().await;
-        assert!(matches!(missing, Err(Trouble::Missing)));
+        assert!(matches!(missing, Err(ProgramError::Missing)));
         let file = tempfile::NamedTempFile::new().unwrap();
         let refused = Program::new(file.path(), PATIENCE).run().await;
-        assert!(matches!(refused, Err(Trouble::NotAllowed)));
+        assert!(matches!(refused, Err(ProgramError::NotAllowed)));
     }
 }

@@ -99,7 +99,7 @@ impl FromStr for Reference {
         let Some((scheme, rest)) = text.split_once(':') else {
             return match text.parse() {
                 Ok(account) if text.contains('/') => Ok(Reference::Account(account)),
-                _ => bad(&format!("is no reference to a secret; write {FORMS}")),
+                _ => bad(&format!("is not a reference to a secret; write {FORMS}")),
             };
         };
         match scheme {
@@ -120,7 +120,7 @@ impl FromStr for Reference {
             "vault" => bad("vault: wants the name of an entry, such as vault:anthropic/default"),
             _ => match text.parse() {
                 Ok(account) if text.contains('/') => Ok(Reference::Account(account)),
-                _ => bad(&format!("is no reference to a secret; write {FORMS}")),
+                _ => bad(&format!("is not a reference to a secret; write {FORMS}")),
             },
         }
     }

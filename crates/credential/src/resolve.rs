@@ -1,4 +1,4 @@
-//! From a reference to its secret: one door to all providers.
+//! Resolves a reference to its secret, whichever provider stores it.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,7 @@ use crate::{
     Account, Entry, Error, Identity, Imported, Kind, Reference, Secret, Shell, Store, Vault, file,
     keyring::KeyringEntry,
     onepassword, pick,
-    program::{Program, Trouble},
+    program::{Program, ProgramError},
     systemd,
 };
 
@@ -257,11 +257,11 @@ impl Resolver {
             .ok_or_else(|| wrong(Kind::Malformed, "names no program"))?;
         let run = Program::new(program, self.deadline).args(words);
         let said = run.run().await.map_err(|trouble| match trouble {
-            Trouble::Missing => wrong(Kind::MissingProvider, "there is no such program"),
-            Trouble::NotAllowed => wrong(Kind::Denied, "it may not be run"),
-            Trouble::Start => wrong(Kind::Failed, "it cannot be started"),
-            Trouble::Timeout => wrong(Kind::Timeout, "it did not end in time"),
-            Trouble::TooMuch => wrong(Kind::Malformed, "it says far more than a secret"),
+            ProgramError::Missing => wrong(Kind::MissingProvider, "there is no such program"),
+            ProgramError::NotAllowed => wrong(Kind::Denied, "it may not be run"),
+            ProgramError::Start => wrong(Kind::Failed, "it cannot be started"),
+            ProgramError::Timeout => wrong(Kind::Timeout, "it did not end in time"),
+            ProgramError::TooMuch => wrong(Kind::Malformed, "it says far more than a secret"),
         })?;
         if !said.status.success() {
             let how = match said.status.code() {

@@ -17,7 +17,7 @@ use nix::unistd::{User, getuid};
 
 use crate::{
     Error, Kind, Secret,
-    program::{Program, Trouble},
+    program::{Program, ProgramError},
 };
 
 const LIMIT: Duration = Duration::from_secs(15);
@@ -111,18 +111,18 @@ impl Shell {
             .env("NEXUS_LOADING_SHELL_ENV", "1");
         run.most = MOST;
         let said = run.run().await.map_err(|trouble| match trouble {
-            Trouble::Missing => wrong(Kind::MissingProvider, "was not found".into()).hint("set SHELL"),
-            Trouble::NotAllowed => wrong(Kind::Denied, "may not be started".into()).hint("set SHELL"),
-            Trouble::Start => wrong(Kind::Failed, "cannot be started".into()),
-            Trouble::Timeout => wrong(
+            ProgramError::Missing => wrong(Kind::MissingProvider, "was not found".into()).hint("set SHELL"),
+            ProgramError::NotAllowed => wrong(Kind::Denied, "may not be started".into()).hint("set SHELL"),
+            ProgramError::Start => wrong(Kind::Failed, "cannot be started".into()),
+            ProgramError::Timeout => wrong(
                 Kind::Timeout,
                 format!("did not end within {} ms", self.limit.as_millis()),
             )
             .hint("something in its profile waits; NEXUS_SHELL_ENV_TIMEOUT_MS gives it longer"),
-            Trouble::TooMuch => wrong(Kind::Malformed, format!("says more than {MOST} bytes")),
+            ProgramError::TooMuch => wrong(Kind::Malformed, format!("says more than {MOST} bytes")),
         })?;
         let values = between(&said.output, &mark)
-            .ok_or_else(|| wrong(Kind::Malformed, "ended before it told its environment".into()))?;
+            .ok_or_else(|| wrong(Kind::Malformed, "ended before it printed its environment".into()))?;
         let values = values
             .split(|byte| *byte == 0)
             .filter_map(|entry| {

@@ -1,4 +1,4 @@
-//! The accounts that are known: a name, where its secret is, and how it fared. It holds no secret.
+//! The index of accounts: names, references and the results of their last checks. It holds no secret.
 //!
 //! `index.json` in `state/credentials/`, 0600, replaced whole under a lock. Whoever uses an account watches the file's
 //! [`Stamp`]: it changes with every change of an account, also when only the secret behind the reference is new.

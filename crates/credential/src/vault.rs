@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     Error, Kind, Reference, Secret, file,
-    program::{Program, Said, Trouble},
+    program::{Program, ProgramError, ProgramOutput},
     systemd,
 };
 
@@ -214,16 +214,16 @@ impl Vault {
             .map_err(|error| wrong(format!("{} cannot be written: {error}", self.file.display())))
     }
 
-    async fn run(&self, name: &str, mut program: Program, what: &str) -> Result<Said, Error> {
+    async fn run(&self, name: &str, mut program: Program, what: &str) -> Result<ProgramOutput, Error> {
         let wrong = |kind, reason: String| Error::about(kind, what, reason);
         program.most = MOST;
         let said = program.run().await.map_err(|trouble| match trouble {
-            Trouble::Missing | Trouble::NotAllowed => {
+            ProgramError::Missing | ProgramError::NotAllowed => {
                 wrong(Kind::MissingProvider, format!("the program {name} was not found")).hint(INSTALL)
             }
-            Trouble::Start => wrong(Kind::Failed, format!("{name} cannot be started")),
-            Trouble::Timeout => wrong(Kind::Timeout, format!("{name} did not end in time")),
-            Trouble::TooMuch => wrong(Kind::Malformed, "the vault is far too large".into()),
+            ProgramError::Start => wrong(Kind::Failed, format!("{name} cannot be started")),
+            ProgramError::Timeout => wrong(Kind::Timeout, format!("{name} did not end in time")),
+            ProgramError::TooMuch => wrong(Kind::Malformed, "the vault is far too large".into()),
         })?;
         if said.status.success() {
             return Ok(said);

@@ -1,4 +1,4 @@
-//! A socket that an init system made, and whose file is gone: only who made it can make it again.
+//! A socket that the init system created and whose file is gone: only the init system can create it again.
 
 use std::{path::Path, process::Stdio};
 

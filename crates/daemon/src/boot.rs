@@ -1,4 +1,4 @@
-//! From a plan to a serving daemon, and from a stop to a flushed one. The same for the process and for tests.
+//! Builds and stops a daemon. The same code runs in the process and in tests.
 
 use std::path::PathBuf;
 use std::sync::Arc;

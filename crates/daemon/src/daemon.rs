@@ -1,4 +1,4 @@
-//! What a daemon says about itself, and what it gets and gives when it is built.
+//! The interface between a daemon and this crate: what a daemon declares, and what it is given when it is built.
 
 use std::fmt::Debug;
 use std::future::Future;

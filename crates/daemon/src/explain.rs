@@ -1,4 +1,4 @@
-//! What a daemon tells programs about its settings: the tables themselves, and what holds and why.
+//! Prints a daemon's settings for programs: the schema, and the values in force with their origins.
 
 use nexus_config::{DaemonSchema, DaemonValues, Root};
 
@@ -57,8 +57,8 @@ fn values<D: Daemon>(args: &Args) -> DaemonValues {
     let mut settings = Vec::new();
     if let (Some(common), Some(own)) = (loaded.settings.pop(), loaded.settings.pop()) {
         if args.dump_config {
-            settings = own.standing();
-            settings.extend(common.standing());
+            settings = own.effective();
+            settings.extend(common.effective());
         }
         settings::plan::<D>(&root, Shown { common, own }, &mut mistakes);
     }

@@ -1,4 +1,4 @@
-//! A stream that sends what was written in one turn in one piece.
+//! A stream that collects what is written in one turn of the event loop and sends it in one write.
 //!
 //! `h2` flushes after every piece of data, so an answer goes out as two writes, its data and its end, and each wakes the
 //! peer. Here a flush only says that there is something to send; it is sent when the connection is polled the next time,

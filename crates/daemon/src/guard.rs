@@ -1,4 +1,4 @@
-//! The one layer around every handler: who calls, may they, is there room, how long, and what if it panics.
+//! The layer around every handler: authenticates, authorizes, limits, sets deadlines, and catches panics.
 //!
 //! ```text
 //!   request ─▶ gRPC? ─▶ caller ─▶ method ─▶ access ─▶ room ─▶ handler ─▶ head ─▶ GuardBody
@@ -38,7 +38,7 @@ use crate::{
     room::{Room, Shared},
     scope::Scopes,
     services::{Answer, Kind, Method, service_of},
-    shares::What,
+    shares::Resource,
     slots::Slot,
     spans::{self, Span, TraceParent},
     status::status,
@@ -103,8 +103,8 @@ impl Guard {
         }
 
         let what = match method.kind {
-            Kind::Stream => What::Streams,
-            Kind::Unary | Kind::Unknown => What::Calls,
+            Kind::Stream => Resource::Streams,
+            Kind::Unary | Kind::Unknown => Resource::Calls,
         };
         let account = self.peer.account(&shared.shares, &caller);
         let room = Room::take(shared, &account, &caller, what)?;
@@ -180,7 +180,7 @@ impl Encodings {
             Some(encoding) if encoding == GZIP => true,
             Some(encoding) if encoding == "identity" => false,
             Some(encoding) => {
-                let message = format!("{encoding:?} is no encoding that is taken here: gzip or identity");
+                let message = format!("the encoding {encoding:?} is not supported: use gzip or identity");
                 let mut refusal = status(Code::Unimplemented, message, "GRPC_ENCODING");
                 let accepted = MetadataValue::from_static("identity,gzip");
                 refusal.metadata_mut().insert("grpc-accept-encoding", accepted);

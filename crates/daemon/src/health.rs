@@ -15,7 +15,7 @@ use tonic_health::pb::{
     health_server::{Health as Service, HealthServer},
 };
 
-use crate::standing::Credential;
+use crate::status_file::Credential;
 
 /// Cheap to clone; all clones are the same state.
 #[derive(Clone)]
@@ -73,7 +73,8 @@ impl Health {
         });
     }
 
-    /// A part that works badly, or works again (`None`). The daemon stays SERVING; its own health answer says DEGRADED.
+    /// Marks a part as degraded, with the reason, or as recovered (`None`). The daemon stays SERVING; its own health
+    /// answer says DEGRADED.
     pub fn degrade(&self, part: &str, reason: Option<String>) {
         if self.state().degraded.get(part) == reason.as_ref() {
             return;
@@ -89,7 +90,7 @@ impl Health {
         crate::metrics::degraded(self.state().degraded.len());
     }
 
-    /// The credentials that the settings name, as they are now.
+    /// The current state of the credentials that the settings name.
     pub fn named(&self, credentials: impl IntoIterator<Item = Credential>) {
         let credentials: Vec<Credential> = credentials.into_iter().collect();
         if self.state().credentials == credentials {
@@ -102,7 +103,7 @@ impl Health {
         self.state().credentials.clone()
     }
 
-    /// How the last recovery went, for who asks later.
+    /// The result of the last recovery, for later reports.
     pub(crate) fn recovers(&self, how: String) {
         self.change(|state| state.recovered = Some(how));
     }
@@ -111,7 +112,7 @@ impl Health {
         self.state().recovered.clone()
     }
 
-    /// Why the orchestrator does not know this daemon, or that it does. By itself it may be as well as ever.
+    /// Why the orchestrator does not know this daemon, or `None` once it does. The daemon's own health is not affected.
     pub fn unlinked(&self, reason: Option<String>) {
         if self.state().unlinked != reason {
             self.change(|state| state.unlinked = reason);
@@ -126,7 +127,7 @@ impl Health {
         self.inner.changed.subscribe()
     }
 
-    /// The parts that work badly, each with its reason.
+    /// The degraded parts, each with its reason.
     pub fn degraded(&self) -> Vec<(String, String)> {
         let state = self.state();
         state

@@ -25,7 +25,7 @@ use crate::{
     ends::token_ended,
     inflate::{Inflate, Step},
     room::Shared,
-    shares::{Account, What},
+    shares::{Account, Resource},
     status::status,
     token_check::TokenEnd,
 };
@@ -237,10 +237,12 @@ impl Meter {
         }
         if bytes > self.held {
             let more = bytes - self.held;
-            self.shared.shares.take(What::Bytes, &self.account, self.admin, more)?;
+            self.shared
+                .shares
+                .take(Resource::Bytes, &self.account, self.admin, more)?;
         } else if bytes < self.held {
             let less = self.held - bytes;
-            self.shared.shares.give_back(What::Bytes, &self.account, less);
+            self.shared.shares.give_back(Resource::Bytes, &self.account, less);
         }
         self.held = bytes;
         Ok(())
@@ -248,7 +250,7 @@ impl Meter {
 
     fn release(&mut self) {
         if self.held > 0 {
-            self.shared.shares.give_back(What::Bytes, &self.account, self.held);
+            self.shared.shares.give_back(Resource::Bytes, &self.account, self.held);
             self.held = 0;
         }
     }

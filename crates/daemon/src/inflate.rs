@@ -149,7 +149,7 @@ impl Inflate {
         self.message = match self.prefix[0] {
             0 => Message::Plain(into),
             1 => Message::Gzip(Box::new(GzDecoder::new(into))),
-            flag => return Err(malformed(format!("{flag} is no compression flag of gRPC"))),
+            flag => return Err(malformed(format!("{flag} is not a compression flag of gRPC"))),
         };
         Ok(())
     }

@@ -479,7 +479,7 @@ fn clear_stale(path: &Path) -> Result<(), BindError> {
         });
     }
     std::fs::remove_file(path).map_err(failed("remove the stale", path))?;
-    tracing::info!(socket = %path.display(), "removed a stale socket nobody answered on");
+    tracing::info!(socket = %path.display(), "removed a stale socket that no process listened on");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Gives back memory: of code that only the start needed, and of a rush of callers that is over.
+//! Returns memory to the system: of code that only the start needed, and of a burst of callers that is over.
 //!
 //! A page of the program that was once touched stays mapped, with those around it, and counts as this process's memory
 //! for as long as it lives. Most of what a daemon runs while it starts it never runs again: once it is ready all of the

@@ -1,4 +1,4 @@
-//! Turns what a connection is known by (kernel credentials, a bearer token, or nothing) into the caller of each request.
+//! Turns a connection's kernel credentials or bearer token into the caller of each request.
 
 use std::{
     collections::BTreeMap,

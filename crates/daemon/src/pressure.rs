@@ -1,4 +1,4 @@
-//! Tells when connections run short: in the log at most once a second, and by the daemon's health until it is over.
+//! Reports that connections run short: in the log at most once a second, and as degraded health until it is over.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -9,7 +9,7 @@ use crate::{health::Health, shares::Limit};
 
 /// The part of the daemon's health that says it.
 const PART: &str = "connections";
-/// How long nothing must happen before health is well again.
+/// How long nothing must happen before the health recovers.
 const QUIET: Duration = Duration::from_secs(30);
 /// So few slots are always short.
 const FEW: usize = 20;

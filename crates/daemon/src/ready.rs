@@ -1,4 +1,4 @@
-//! What the service manager hears: READY once, RELOADING, STOPPING, and a watchdog fed from real work.
+//! Notifies the service manager: READY once, RELOADING, STOPPING, and a watchdog driven by real work.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +15,7 @@ const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 pub(crate) fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager did not hear us");
+        tracing::warn!(%error, "failed to notify the service manager");
     }
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn stopping() {
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!(%error, "the service manager did not hear of the reload"),
+        Err(error) => tracing::warn!(%error, "failed to notify the service manager of the reload"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! SIGHUP: read the sources again, apply what is live, say what needs a restart. A mistake leaves all as it is.
+//! SIGHUP: reads the sources again, applies live settings, and logs which need a restart. A mistake changes nothing.
 
 use std::path::PathBuf;
 

@@ -17,7 +17,7 @@ use crate::{
     caller::Caller,
     panics::log_panics_once,
     services::Table,
-    shares::{Account, Limits, Shares, What},
+    shares::{Account, Limits, Resource, Shares},
 };
 
 /// What all connections of one daemon share.
@@ -54,7 +54,7 @@ impl Shared {
     pub async fn idle(&self) {
         loop {
             let drained = self.drained.notified();
-            if self.shares.taken(What::Calls) == 0 {
+            if self.shares.taken(Resource::Calls) == 0 {
                 return;
             }
             drained.await;
@@ -76,11 +76,11 @@ impl Shared {
 pub(crate) struct Room {
     shared: Arc<Shared>,
     account: Arc<Account>,
-    what: What,
+    what: Resource,
 }
 
 impl Room {
-    pub fn take(shared: &Arc<Shared>, account: &Arc<Account>, caller: &Caller, what: What) -> Result<Room, Status> {
+    pub fn take(shared: &Arc<Shared>, account: &Arc<Account>, caller: &Caller, what: Resource) -> Result<Room, Status> {
         shared.shares.take(what, account, caller.is_admin(), 1)?;
         Ok(Room {
             shared: shared.clone(),
@@ -93,7 +93,7 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         let left = self.shared.shares.give_back(self.what, &self.account, 1);
-        if left == 0 && matches!(self.what, What::Calls) {
+        if left == 0 && matches!(self.what, Resource::Calls) {
             self.shared.drained.notify_waiters();
         }
     }

@@ -21,7 +21,7 @@ use crate::reload::{on_hangup, sources};
 use crate::settings::{self, Plan};
 use crate::trace::{self, Level};
 use crate::wake::SystemClock;
-use crate::{Health, Stop, ready, signals, spans, standing, standing::Standing};
+use crate::{Health, Stop, ready, signals, spans, status_file, status_file::StatusFile};
 
 /// How long threads that block may go on after everything is flushed.
 const STRAGGLERS: Duration = Duration::from_millis(500);
@@ -150,11 +150,11 @@ async fn live<D: Daemon>(
         tracing::info!("stopped before it was ready");
         return Ok(());
     };
-    let standing = Standing::file(&plan.root, &plan.service);
+    let status_file = StatusFile::file(&plan.root, &plan.service);
     let changed = health.changed();
-    let status = standing::write(&standing, &health);
+    let status = status_file::write(&status_file, &health);
     ready::ready(&status);
-    let telling = standing::keep(standing.clone(), health.clone(), changed, status, stop.clone());
+    let telling = status_file::keep(status_file.clone(), health.clone(), changed, status, stop.clone());
     let telling = tokio::spawn(telling);
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(service = plan.service, version, socket = %started.socket.display(), tcp = ?started.tcp, "ready");
@@ -168,7 +168,7 @@ async fn live<D: Daemon>(
     let reload = started.reload.take();
     loop {
         tokio::select! {
-            // In this order: an idle daemon has drained by the time the wish to stop is seen here.
+            // In this order: an idle daemon has drained by the time the request to stop is seen here.
             biased;
             () = &mut stopping, if !told => {
                 told = true;
@@ -181,7 +181,7 @@ async fn live<D: Daemon>(
             () = hangup.notified() => {
                 ready::reloading();
                 on_hangup(plan, args, reload.as_ref(), level);
-                ready::ready(&standing::write(&standing, &health));
+                ready::ready(&status_file::write(&status_file, &health));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! How far a bearer token reaches: which services, and what it may do there.
+//! The scopes of a bearer token: which services it may call, and which actions it may take there.
 //!
 //! A scope is either the name of a service or package (`llm.v1.LLMService`, `llm.v1`) or one of the four actions `read`,
 //! `write`, `approve`, `control`. Without a name a token reaches every service, without an action it may do all four;

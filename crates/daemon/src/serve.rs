@@ -44,7 +44,7 @@ use crate::{
     room::Shared,
     services::{Services, erase},
     shares::Limits,
-    slots::{Key, Slot, Slots, Standing},
+    slots::{CallerClass, Key, Slot, Slots},
     stop::Stop,
     token_check::Checker,
 };
@@ -299,14 +299,14 @@ impl Server {
     }
 
     fn tcp(self: &Arc<Self>, stream: TcpStream, tcp: &Tcp, address: IpAddr) {
-        let Some(slot) = self.tcp_slots.take(Key::of_address(address), Standing::Unknown) else {
+        let Some(slot) = self.tcp_slots.take(Key::of_address(address), CallerClass::Unknown) else {
             return;
         };
         let server = self.clone();
         let (tls, anonymous) = (tcp.tls.clone(), tcp.anonymous);
         self.tasks.spawn(async move {
             if let Err(error) = stream.set_nodelay(true) {
-                return tracing::debug!(%error, "a connection was gone at once");
+                return tracing::debug!(%error, "a connection closed immediately");
             }
             let peer = Peer::remote(server.rules.clone(), anonymous);
             match tls {
@@ -364,7 +364,7 @@ impl Server {
     async fn drain(&self, limit: tokio::time::Instant, budget: Duration) {
         let for_calls = limit - budget / 4;
         if timeout_at(for_calls, self.shared.idle()).await.is_err() {
-            tracing::warn!("calls were still at work when three quarters of the stop budget were gone");
+            tracing::warn!("calls were still running after three quarters of the stop budget");
         }
         self.shared.end_streams();
         self.tasks.close();

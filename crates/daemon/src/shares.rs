@@ -1,4 +1,4 @@
-//! What callers may take of a daemon at once: calls in flight, open streams, bytes of messages that are not whole yet.
+//! Limits of each caller and of all callers: calls in flight, open streams, and bytes of incomplete messages.
 //!
 //! Each of the three has a total, a share for each caller, and a part of the total that only admins may take. Admins have
 //! no share of their own: the total is their limit. Nothing queues: what does not fit is refused at once.
@@ -48,7 +48,7 @@ pub(crate) struct Limits {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum What {
+pub(crate) enum Resource {
     /// Unary handlers at work.
     Calls,
     Streams,
@@ -56,12 +56,12 @@ pub(crate) enum What {
     Bytes,
 }
 
-impl What {
+impl Resource {
     fn refused(self, limit: Limit, of_all: bool) -> Status {
         let (has, setting, reason) = match self {
-            What::Calls => ("calls in flight", "max_in_flight", "MAX_IN_FLIGHT"),
-            What::Streams => ("streams open", "max_open_streams", "MAX_OPEN_STREAMS"),
-            What::Bytes => (
+            Resource::Calls => ("calls in flight", "max_in_flight", "MAX_IN_FLIGHT"),
+            Resource::Streams => ("streams open", "max_open_streams", "MAX_OPEN_STREAMS"),
+            Resource::Bytes => (
                 "bytes of unfinished messages",
                 "max_unfinished_bytes",
                 "MAX_UNFINISHED_BYTES",
@@ -126,7 +126,7 @@ impl Shares {
     }
 
     /// All of `count`, or nothing and the reason.
-    pub fn take(&self, what: What, account: &Account, admin: bool, count: usize) -> Result<(), Status> {
+    pub fn take(&self, what: Resource, account: &Account, admin: bool, count: usize) -> Result<(), Status> {
         let (limit, all, own) = (
             self.limits[what as usize],
             &self.taken[what as usize],
@@ -146,12 +146,12 @@ impl Shares {
     }
 
     /// Returns how many are taken now.
-    pub fn give_back(&self, what: What, account: &Account, count: usize) -> usize {
+    pub fn give_back(&self, what: Resource, account: &Account, count: usize) -> usize {
         account.taken[what as usize].fetch_sub(count, Ordering::AcqRel);
         self.taken[what as usize].fetch_sub(count, Ordering::AcqRel) - count
     }
 
-    pub fn taken(&self, what: What) -> usize {
+    pub fn taken(&self, what: Resource) -> usize {
         self.taken[what as usize].load(Ordering::Acquire)
     }
 }
@@ -176,7 +176,7 @@ mod tests {
         let shares = shares();
         let account = |uid| shares.account(&Caller::of_uid(uid, Role::User));
         let (one, two, three, admin) = (account(1), account(2), account(3), account(0));
-        let streams = |account: &Account, admin| shares.take(What::Streams, account, admin, 1);
+        let streams = |account: &Account, admin| shares.take(Resource::Streams, account, admin, 1);
         for _ in 0..4 {
             streams(&one, false).unwrap();
             streams(&two, false).unwrap();
@@ -189,11 +189,11 @@ mod tests {
         assert!(refused.message().starts_with("this daemon has 10"), "{refused:?}");
         streams(&admin, true).unwrap();
         assert!(streams(&admin, true).is_err(), "the total holds for everyone");
-        assert_eq!(shares.give_back(What::Streams, &one, 1), 9);
-        assert_eq!(shares.taken(What::Calls), 0);
-        shares.take(What::Bytes, &one, false, 4).unwrap();
-        shares.take(What::Bytes, &one, false, 1).unwrap_err();
-        assert_eq!(shares.taken(What::Bytes), 4, "what was refused is not counted");
+        assert_eq!(shares.give_back(Resource::Streams, &one, 1), 9);
+        assert_eq!(shares.taken(Resource::Calls), 0);
+        shares.take(Resource::Bytes, &one, false, 4).unwrap();
+        shares.take(Resource::Bytes, &one, false, 1).unwrap_err();
+        assert_eq!(shares.taken(Resource::Bytes), 4, "what was refused is not counted");
     }
 
     #[test]

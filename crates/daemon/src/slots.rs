@@ -51,18 +51,18 @@ impl Key {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum CallerClass {
     Admin,
     Known,
     Unknown,
 }
 
-impl From<Option<Role>> for Standing {
+impl From<Option<Role>> for CallerClass {
     fn from(role: Option<Role>) -> Self {
         match role {
-            Some(Role::Admin) => Standing::Admin,
-            Some(Role::Agent | Role::User) => Standing::Known,
-            None => Standing::Unknown,
+            Some(Role::Admin) => CallerClass::Admin,
+            Some(Role::Agent | Role::User) => CallerClass::Known,
+            None => CallerClass::Unknown,
         }
     }
 }
@@ -86,20 +86,20 @@ struct Open {
 
 struct Entry {
     key: Key,
-    standing: Standing,
+    class: CallerClass,
     turn_away: CancellationToken,
 }
 
 impl Open {
     fn add(&mut self, id: u64, entry: Entry) {
         *self.of.entry(entry.key.clone()).or_default() += 1;
-        self.unknown += usize::from(entry.standing == Standing::Unknown);
+        self.unknown += usize::from(entry.class == CallerClass::Unknown);
         self.slots.insert(id, entry);
     }
 
     fn remove(&mut self, id: u64) -> Option<Entry> {
         let entry = self.slots.remove(&id)?;
-        self.unknown -= usize::from(entry.standing == Standing::Unknown);
+        self.unknown -= usize::from(entry.class == CallerClass::Unknown);
         if let Some(count) = self.of.get_mut(&entry.key) {
             *count -= 1;
             if *count == 0 {
@@ -117,7 +117,7 @@ impl Open {
         let mut unknown = self
             .slots
             .iter()
-            .filter(|(_, entry)| entry.standing == Standing::Unknown);
+            .filter(|(_, entry)| entry.class == CallerClass::Unknown);
         let oldest = unknown.find(|(_, entry)| key.is_none_or(|key| entry.key == *key));
         let Some(id) = oldest.map(|(id, _)| *id) else {
             return false;
@@ -140,9 +140,9 @@ impl Slots {
     }
 
     /// A slot, or nothing: the connection is to be closed unheard.
-    pub fn take(self: &Arc<Self>, key: Key, standing: Standing) -> Option<Arc<Slot>> {
+    pub fn take(self: &Arc<Self>, key: Key, class: CallerClass) -> Option<Arc<Slot>> {
         let mut open = self.lock();
-        if !self.fits(&mut open, &key, standing) {
+        if !self.fits(&mut open, &key, class) {
             drop(open);
             self.pressure.refused(self.limit.all);
             return None;
@@ -154,7 +154,7 @@ impl Slots {
             id,
             Entry {
                 key,
-                standing,
+                class,
                 turn_away: turn_away.clone(),
             },
         );
@@ -162,28 +162,28 @@ impl Slots {
         Some(Arc::new(Slot {
             slots: self.clone(),
             id,
-            known: AtomicBool::new(standing != Standing::Unknown),
+            known: AtomicBool::new(class != CallerClass::Unknown),
             settled: Notify::new(),
             turn_away,
         }))
     }
 
     /// Whether one more fits; callers that are unknown make room for it.
-    fn fits(&self, open: &mut Open, key: &Key, standing: Standing) -> bool {
+    fn fits(&self, open: &mut Open, key: &Key, class: CallerClass) -> bool {
         let own = open.of.get(key).copied().unwrap_or_default();
         let (most, for_unknown) = (self.limit.without_kept(), (self.limit.all / FOR_UNKNOWN).max(1));
-        match standing {
-            Standing::Admin => open.slots.len() < self.limit.all || open.make_room(None),
-            Standing::Known => own < self.limit.each && (open.slots.len() < most || open.make_room(None)),
-            Standing::Unknown if own >= self.limit.each.min(for_unknown / 2).max(1) => {
+        match class {
+            CallerClass::Admin => open.slots.len() < self.limit.all || open.make_room(None),
+            CallerClass::Known => own < self.limit.each && (open.slots.len() < most || open.make_room(None)),
+            CallerClass::Unknown if own >= self.limit.each.min(for_unknown / 2).max(1) => {
                 self.pressure.refused(self.limit.all);
                 open.make_room(Some(key))
             }
-            Standing::Unknown if open.unknown >= for_unknown || open.slots.len() >= most => {
+            CallerClass::Unknown if open.unknown >= for_unknown || open.slots.len() >= most => {
                 self.pressure.refused(self.limit.all);
                 open.make_room(None)
             }
-            Standing::Unknown => true,
+            CallerClass::Unknown => true,
         }
     }
 
@@ -229,8 +229,8 @@ impl Slot {
         if let Some(token) = &caller.token {
             entry.key = Key::Token(token.clone());
         }
-        entry.standing = Standing::from(Some(caller.role));
-        if self.slots.fits(&mut open, &entry.key, entry.standing) {
+        entry.class = CallerClass::from(Some(caller.role));
+        if self.slots.fits(&mut open, &entry.key, entry.class) {
             open.add(self.id, entry);
             drop(open);
             self.known.store(true, Ordering::Release);
@@ -241,7 +241,7 @@ impl Slot {
             self.id,
             Entry {
                 key: before,
-                standing: Standing::Unknown,
+                class: CallerClass::Unknown,
                 turn_away,
             },
         );
@@ -282,33 +282,35 @@ mod tests {
         Slots::new(Kind::Unix, Limit { all, each }, Pressure::new(Health::new()))
     }
 
-    fn open(slots: &Arc<Slots>, uid: u32, standing: Standing) -> Option<Arc<Slot>> {
-        slots.take(Key::Uid(uid), standing)
+    fn open(slots: &Arc<Slots>, uid: u32, class: CallerClass) -> Option<Arc<Slot>> {
+        slots.take(Key::Uid(uid), class)
     }
 
     /// Attack: two users open all the connections they can; an admin still gets in.
     #[tokio::test]
     async fn known_callers_have_a_share_and_admins_the_last_tenth() {
         let slots = slots(20, 12);
-        let mut held: Vec<_> = (0..12).map(|_| open(&slots, 1, Standing::Known).unwrap()).collect();
-        assert!(open(&slots, 1, Standing::Known).is_none());
-        held.extend((0..6).map(|_| open(&slots, 2, Standing::Known).unwrap()));
-        assert!(open(&slots, 2, Standing::Known).is_none(), "the rest is for admins");
-        held.extend((0..2).map(|_| open(&slots, 0, Standing::Admin).unwrap()));
-        assert!(open(&slots, 0, Standing::Admin).is_none());
+        let mut held: Vec<_> = (0..12).map(|_| open(&slots, 1, CallerClass::Known).unwrap()).collect();
+        assert!(open(&slots, 1, CallerClass::Known).is_none());
+        held.extend((0..6).map(|_| open(&slots, 2, CallerClass::Known).unwrap()));
+        assert!(open(&slots, 2, CallerClass::Known).is_none(), "the rest is for admins");
+        held.extend((0..2).map(|_| open(&slots, 0, CallerClass::Admin).unwrap()));
+        assert!(open(&slots, 0, CallerClass::Admin).is_none());
         held.remove(0);
-        assert!(open(&slots, 0, Standing::Admin).is_some());
+        assert!(open(&slots, 0, CallerClass::Admin).is_some());
     }
 
     /// Attack: an address without a token opens connection after connection, so that others find no slot.
     #[tokio::test]
     async fn who_is_unknown_turns_away_only_itself() {
         let slots = slots(16, 8);
-        let flood: Vec<_> = (0..50).map(|_| open(&slots, 66, Standing::Unknown).unwrap()).collect();
+        let flood: Vec<_> = (0..50)
+            .map(|_| open(&slots, 66, CallerClass::Unknown).unwrap())
+            .collect();
         assert_eq!(slots.open(), 2, "the others were turned away");
         flood[0].turned_away().await;
-        let other = open(&slots, 67, Standing::Unknown).unwrap();
-        open(&slots, 66, Standing::Unknown).unwrap();
+        let other = open(&slots, 67, CallerClass::Unknown).unwrap();
+        open(&slots, 66, CallerClass::Unknown).unwrap();
         other.settle(&Caller::of_token("a", Role::User, None)).unwrap();
         assert!(other.is_known() && !other.turn_away.is_cancelled());
         assert!(flood[47].turn_away.is_cancelled());
@@ -318,8 +320,8 @@ mod tests {
     async fn a_token_has_its_share_whatever_the_address() {
         let slots = slots(100, 1);
         let caller = Caller::of_token("a", Role::User, None);
-        let one = open(&slots, 1, Standing::Unknown).unwrap();
-        let two = open(&slots, 2, Standing::Unknown).unwrap();
+        let one = open(&slots, 1, CallerClass::Unknown).unwrap();
+        let two = open(&slots, 2, CallerClass::Unknown).unwrap();
         one.settle(&caller).unwrap();
         assert_eq!(two.settle(&caller).unwrap_err().code(), Code::ResourceExhausted);
         assert!(!two.is_known());

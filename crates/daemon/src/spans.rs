@@ -97,7 +97,7 @@ pub fn enabled() -> bool {
     TRACING.get().is_some()
 }
 
-/// Where the work at this moment belongs, if it is in a trace.
+/// The current position in a trace, if there is one.
 pub fn current() -> Option<TraceParent> {
     TRACING.get()?;
     Context::map_current(|context| context.has_active_span().then(|| TraceParent::of(context)))

@@ -1,9 +1,9 @@
-//! The wish to stop, told once and heard everywhere. It never carries a reason and cannot be taken back.
+//! The request to stop, sent once and seen everywhere. It carries no reason and cannot be withdrawn.
 
 use std::future::Future;
 use tokio_util::sync::CancellationToken;
 
-/// Cheap to clone; all clones are the same wish.
+/// Cheap to clone; all clones are the same request.
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
     token: CancellationToken,

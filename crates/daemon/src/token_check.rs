@@ -217,7 +217,7 @@ fn read(path: &Path) -> Result<Vec<Entry>, TokenError> {
                 None => None,
                 Some(text) => Some(
                     humantime::parse_rfc3339(text)
-                        .map_err(|_| wrong(&format!("expires at {text:?}, which is no date")))?,
+                        .map_err(|_| wrong(&format!("expires at {text:?}, which is not a date")))?,
                 ),
             };
             let scopes = Scopes::of(&token.scopes).map_err(|error| wrong(&error.to_string()))?;

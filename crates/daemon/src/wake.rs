@@ -1,4 +1,4 @@
-//! A host that sleeps, a process that is frozen, a network that goes and comes back: noticed once, told to everyone here.
+//! Detects that the host slept, the process was frozen or the network changed, and notifies the daemon's parts.
 //!
 //! ```text
 //!   clocks ─▶ look ─▶ gap? ─▶ recovering: every part runs at once ─▶ recovered (slept X, took Y)
@@ -28,7 +28,7 @@ use tokio::task::AbortHandle;
 pub(crate) use clock::SystemClock;
 pub use clock::{Clock, HandClock};
 pub use gap::{Detector, Gap, Reading};
-pub use network::Ways;
+pub use network::DefaultRoutes;
 
 use crate::{Health, Stop, ready};
 
@@ -63,9 +63,9 @@ impl Kind {
     }
 }
 
-/// Connections may be dead, and deadlines due, from here on.
+/// The host or process was away: connections may be dead, and deadlines overdue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Woke {
+pub struct Wakeup {
     /// What happened.
     pub kind: Kind,
     /// How long it was away; for a clock that was set, by how much.
@@ -74,11 +74,11 @@ pub struct Woke {
     pub at: SystemTime,
 }
 
-/// All parts are back.
+/// All parts have recovered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
     /// What it recovered from.
-    pub woke: Woke,
+    pub woke: Wakeup,
     /// How long that took.
     pub took: Duration,
     /// Parts that were not back within a minute.
@@ -91,7 +91,7 @@ pub enum Signal {
     /// The host is about to sleep; parts have been told.
     Sleeping,
     /// The host is awake again.
-    Woke(Woke),
+    Woke(Wakeup),
     /// All parts are back, or a minute is over.
     Recovered(Recovered),
     /// The ways out of this host changed.
@@ -113,7 +113,7 @@ impl std::fmt::Debug for Wake {
     }
 }
 
-type Act = Arc<dyn Fn(Woke) -> BoxFuture<'static, ()> + Send + Sync>;
+type Act = Arc<dyn Fn(Wakeup) -> BoxFuture<'static, ()> + Send + Sync>;
 type Flush = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 type OnNetwork = Arc<dyn Fn(bool) + Send + Sync>;
 
@@ -170,9 +170,10 @@ impl Wake {
         }
     }
 
-    /// `act` runs after each wake and resolves once its part is back; all of them at once, at most a minute. What it does
-    /// before it gives its future is done before anyone acts on a deadline after [`Wake::look`]; it must not look itself.
-    pub fn on_wake<F>(&self, part: &'static str, act: impl Fn(Woke) -> F + Send + Sync + 'static)
+    /// `act` runs after each wake and resolves once its part is back; all of them at once, at most a minute. What it
+    /// does before it gives its future is done before anyone acts on a deadline after [`Wake::look`]; it must not look
+    /// itself.
+    pub fn on_wake<F>(&self, part: &'static str, act: impl Fn(Wakeup) -> F + Send + Sync + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -211,7 +212,7 @@ impl Wake {
 
     /// Reads the clocks now: for who is about to act on a deadline and must know whether everyone was away. A wake that
     /// this finds is given back and told to all.
-    pub fn look(&self) -> Option<Woke> {
+    pub fn look(&self) -> Option<Wakeup> {
         // Held until every part has heard, for another who looks at the same moment.
         let mut detector = self.inner.detector.lock().unwrap_or_else(PoisonError::into_inner);
         let gap = detector.step(self.inner.clock.read())?;
@@ -220,7 +221,7 @@ impl Wake {
             Gap::Frozen(away) => (Kind::Frozen, away),
             Gap::SetForward(away) | Gap::SetBack(away) => (Kind::ClockSet, away),
         };
-        let woke = Woke {
+        let woke = Wakeup {
             kind,
             away,
             at: SystemTime::now(),
@@ -243,7 +244,7 @@ impl Wake {
         self.tell(Signal::Sleeping);
     }
 
-    fn woke(&self, woke: Woke) {
+    fn woke(&self, woke: Wakeup) {
         let what = describe(&woke);
         tracing::warn!(
             kind = woke.kind.name(),
@@ -261,7 +262,7 @@ impl Wake {
         }
     }
 
-    async fn recover(self, woke: Woke, begun: Vec<(&'static str, BoxFuture<'static, ()>)>) {
+    async fn recover(self, woke: Wakeup, begun: Vec<(&'static str, BoxFuture<'static, ()>)>) {
         let began = Instant::now();
         let missing = Mutex::new(begun.iter().map(|(part, _)| *part).collect::<BTreeSet<_>>());
         let all = join_all(begun.into_iter().map(|(part, back)| {
@@ -309,7 +310,7 @@ impl Wake {
         tokio::select! {
             ended = following => {
                 let Err(error) = ended;
-                tracing::info!(%error, "changes of the network are not told here");
+                tracing::info!(%error, "changes of the network cannot be watched on this host");
             }
             () = self.inner.stop.requested() => {}
         }
@@ -326,7 +327,7 @@ impl Wake {
     }
 }
 
-fn describe(woke: &Woke) -> String {
+fn describe(woke: &Wakeup) -> String {
     // The clocks are read one after the other: a fraction of a second of an hour means nothing.
     let away = match millis(woke.away) {
         short @ ..10_000 => Duration::from_millis(short),

@@ -1,4 +1,4 @@
-//! Everything that can go wrong with a call, one value for each thing the caller can do about it.
+//! Errors of a call: one variant for each thing that the caller can do about it.
 
 use crate::domain;
 

@@ -221,7 +221,7 @@ impl Store {
         found.as_ref().map(parse).transpose()
     }
 
-    /// Forgets answers from before `time`, at most so many at once. True if there are more.
+    /// Deletes answers from before `time`, at most `most` at once. True if there are more.
     pub async fn forget_answers(&self, before: i64, most: usize) -> Result<bool, Error> {
         let (from, to) = (by_time(0, "").to_vec(), by_time(before, "").to_vec());
         let old = self.reader.scan(FIRST_BY_TIME, from, to, most).await?;

@@ -188,7 +188,7 @@ pub fn settings() -> Vec<Setting> {
             "daily_token_budget",
             i64::MAX,
             "0",
-            "tokens a day over all providers but the offline one; 0 is no limit",
+            "tokens a day over all providers but the offline one; 0 means no limit",
         ),
         time("offline_pace", "0s", "the offline model's pause between two words"),
     ]
@@ -216,7 +216,7 @@ pub fn check(config: &Config) -> Vec<String> {
         // Never the text itself: people paste keys.
         if let Err(error) = text.parse::<Reference>() {
             wrong.push(format!(
-                "{setting}: {error}; a key itself never stands in the settings, keep it with: nexus credential add {provider}"
+                "{setting}: {error}; a key must not be in the settings; store it with: nexus credential add {provider}"
             ));
         }
         if !config.providers().iter().any(|known| known == provider) {

@@ -1,4 +1,4 @@
-//! The settings of containers, and what is made of them.
+//! The settings of containers.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -226,7 +226,9 @@ pub fn check(config: &ContainerConfig) -> Vec<String> {
     let mut wrong = Vec::new();
     for mark in &config.container_thresholds {
         if !mark.parse::<u32>().is_ok_and(|mark| (1..=100).contains(&mark)) {
-            wrong.push(format!("container_thresholds: {mark} is no percentage from 1 to 100"));
+            wrong.push(format!(
+                "container_thresholds: {mark} is not a percentage from 1 to 100"
+            ));
         }
     }
     let own = nix::unistd::geteuid();
@@ -264,7 +266,7 @@ pub fn check(config: &ContainerConfig) -> Vec<String> {
         ("container_max_cpus", config.container_max_cpus),
     ] {
         if !(0.001..=10_000.0).contains(&cpus) {
-            wrong.push(format!("{key}: {cpus} is no number of cores"));
+            wrong.push(format!("{key}: {cpus} is not a number of cores"));
         }
     }
     wrong

@@ -50,7 +50,7 @@ pub use changes::Changes;
 pub use index::prepare;
 #[cfg(test)]
 pub use load::load;
-pub use stored::{ClosedOf, Logged, Stored, TasksOf, What};
+pub use stored::{ClosedOf, Logged, RecordBody, Stored, TasksOf};
 
 /// How many messages wait for agents.
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Which room stands over which: arrows go down, or stay on a floor.
+//! The layers: a module uses modules of its own layer and of those below.
 
 use crate::arrows::{Arrows, top};
 

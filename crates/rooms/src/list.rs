@@ -1,4 +1,4 @@
-//! The list in the checkout, and what is compared with it.
+//! The checked-in list, and the comparison with it.
 //!
 //! ```text
 //! engine: domain, store                           the modules at the top of a crate, and which of them they use

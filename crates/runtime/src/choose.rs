@@ -1,4 +1,4 @@
-//! Which engine: what the config names, or else the first that works.
+//! Selects the engine: the one that the config names, else the first that works.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Why an engine did not do it.
+//! Errors of an engine.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Logins of registries, where `docker login` and `podman login` leave them.
+//! Registry logins, from the files that `docker login` and `podman login` write.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What a container is to be. An empty spec is the safest: no network, a read-only root, nothing of the host.
+//! The specification of a container. An empty one is the safest: no network, a read-only root, nothing of the host.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -144,7 +144,7 @@ pub enum MountKind {
     /// A directory of the daemon's own that was made for [`ContainerSpec::owner`]: the way to it need not be the owner's
     /// to go.
     Owned(PathBuf),
-    /// Empty memory, at most so many bytes; zero: 64 MiB.
+    /// An empty tmpfs of at most this many bytes; zero: 64 MiB.
     Tmpfs {
         /// The most that it holds.
         bytes: u64,

@@ -1,4 +1,4 @@
-//! What there is to know of a container, and of the engine that runs it.
+//! The state of a container, and of the engine that runs it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -108,7 +108,7 @@ pub struct LogOptions {
     pub follow: bool,
     /// Only what was written after.
     pub since: Option<SystemTime>,
-    /// Only so many of the newest lines.
+    /// Only the newest N lines.
     pub tail: Option<usize>,
 }
 

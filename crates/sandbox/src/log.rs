@@ -1,4 +1,4 @@
-//! The log of a sandbox: what it wrote, stdout and stderr apart and in order, in files of a bounded total.
+//! The log of a sandbox: stdout and stderr, marked and in order, in files of a bounded total.
 //!
 //! Files `log.0`, `log.1`, ... hold records; the oldest file is removed when the total would pass the bound. A reader
 //! goes from one number to the next; a number that is gone is output that was dropped.
@@ -17,7 +17,7 @@ pub struct Record {
 
 pub const MAX_RECORD: usize = 64 << 10;
 pub const HEADER: usize = 16;
-/// Into so many files the bound is divided.
+/// The number of files that the bound is divided into.
 pub const SEGMENTS: u64 = 8;
 
 pub fn segment(dir: &Path, number: u64) -> PathBuf {

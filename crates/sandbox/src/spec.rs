@@ -197,7 +197,7 @@ pub enum Source {
     Path(PathBuf),
     /// The same for a directory of the daemon's own that was made for the caller: the way to it is the helper's to go.
     Owned(PathBuf),
-    /// Empty memory, at most so many bytes.
+    /// An empty tmpfs of at most this many bytes.
     Tmpfs(u64),
 }
 

@@ -1,4 +1,4 @@
-//! What an engine has to offer: rows in a log, documents in tables, one writer, any number of readers.
+//! The interface of a storage engine: rows in a log, documents in tables, one writer, any number of readers.
 //!
 //! The engine may be a server at the end of a connection. So a commit has three answers: done, refused, or *unknown*, where
 //! the connection was lost after the group was sent. An unknown group is asked for by its id, and sent again under the same
@@ -43,7 +43,7 @@ pub enum Commit {
 pub enum Outcome {
     /// It is durable, and the sequences are given.
     Done,
-    /// It has not happened and cannot any more, unless it is sent again.
+    /// It did not happen and cannot happen, unless it is sent again.
     Never,
     /// It has not happened, and this writer may not write any more.
     Refused(Error),

@@ -1,4 +1,4 @@
-//! Room on the disk, so that a store stops growing before its disk is full.
+//! Keeps disk space free, so that a store stops growing before its disk is full.
 //!
 //! One look at the disk is believed for a while. What is written meanwhile is counted, so that a burst of writers cannot
 //! use up within that while what is kept back. What the engine will take for changes that are committed already is not
@@ -47,7 +47,7 @@ struct State {
 struct Seen {
     at: Instant,
     free: u64,
-    /// At most so much was written since.
+    /// The most bytes that were written since.
     written: u64,
 }
 
@@ -75,7 +75,7 @@ impl Room {
         self.take(0)
     }
 
-    /// As [`Room::check`], for a change of `ops` operations with so many bytes, which counts as written from now on.
+    /// As [`Room::check`], for a change of `ops` operations with `bytes` bytes, which counts as written from now on.
     ///
     /// # Errors
     /// As [`Room::check`].

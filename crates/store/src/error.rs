@@ -1,4 +1,4 @@
-//! What can go wrong with a store, in words that name no engine.
+//! Errors of a store, in terms that name no engine.
 
 use std::path::PathBuf;
 

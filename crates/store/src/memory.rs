@@ -1,4 +1,4 @@
-//! A store in memory, for tests: what an engine behind a connection does, without one.
+//! A store in memory, for tests: it behaves like an engine behind a connection.
 //!
 //! Everything is gone with the last clone. With [`Faults`] a commit answers *unknown* now and then, sometimes after it
 //! happened and sometimes before, as a server does whose connection is lost; and asking what became of it may be answered

@@ -57,7 +57,7 @@ impl<T> Clone for Writer<T> {
     }
 }
 
-/// A place in the queue, held so that sending cannot wait or fail.
+/// A reserved slot of the queue, so that sending cannot wait or fail.
 #[derive(Debug)]
 pub struct Permit<'a, T>(mpsc::Permit<'a, Transaction<T>>);
 
@@ -69,7 +69,7 @@ impl<T> Permit<'_, T> {
 }
 
 impl<T: Receipt> Writer<T> {
-    /// Waits for a place in the queue.
+    /// Waits for a free slot of the queue.
     pub async fn reserve(&self) -> Result<Permit<'_, T>, Error> {
         self.queue.reserve().await.map(Permit).map_err(|_| Error::Closed)
     }

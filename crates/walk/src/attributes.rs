@@ -1,4 +1,4 @@
-//! What a file has beside its content: extended attributes, an owner, a time.
+//! Extended attributes, owner and modification time of a file.
 
 use std::ffi::{OsStr, OsString};
 use std::io;

@@ -1,4 +1,4 @@
-//! Reading and copying what may be larger than it looks, or smaller.
+//! Reads and copies files whose size may not be what it seems.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,4 +1,4 @@
-//! A directory by its handle, and what can be done beneath it.
+//! A directory handle, and the operations beneath it.
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;

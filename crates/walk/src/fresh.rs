@@ -1,4 +1,4 @@
-//! Writing a file so that its name stands for the old content or for the new one, also after a crash.
+//! Writes a file atomically: its name stands for the old content or the new one, also after a crash.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

@@ -1,6 +1,6 @@
 //! File access beneath a directory handle, for trees that other users and containers change while we work in them.
 //!
-//! A path is resolved anew at each call, so whoever may write to a directory on the way can swap it for a link between
+//! A path is resolved again at each call, so whoever may write to a directory on the way can swap it for a link between
 //! two calls. A handle stays what it was when it was opened. Everything here starts at a [`Dir`] and never leaves it:
 //!
 //! ```text

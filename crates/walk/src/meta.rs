@@ -1,4 +1,4 @@
-//! What a file is.
+//! Metadata of a file.
 
 use rustix::fs::{FileType, Stat};
 

@@ -1,4 +1,4 @@
-//! Removing whole trees, in steps, at any depth, and resumed after a crash.
+//! Removes whole trees in steps, at any depth, resumed after a crash.
 //!
 //! A tree is first moved into a trash directory by one rename: from then on nothing finds it by its old name, and whatever
 //! a crash leaves lies in the trash, where the next [`Removal`] goes on. A directory in the trash is emptied; a directory in

@@ -1,4 +1,4 @@
-//! Every entry beneath a directory, in the order of the bytes of the names, a directory before what is in it.
+//! Walks every entry beneath a directory in byte order of the names, a directory before its contents.
 //!
 //! Nothing recurses. At most [`OPEN`] handles are held: those of outer directories are closed on the way down, and on the
 //! way up a directory is opened again as the parent of its child, and used only if it is the same as before. At most

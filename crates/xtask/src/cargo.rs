@@ -1,4 +1,4 @@
-//! Running cargo and the programs it built.
+//! Runs cargo and the programs it built.
 
 use std::{
     env,

@@ -42,7 +42,7 @@ const FLAGS: [&str; 9] = [
 ];
 /// Set for the compiler's wrapper, which this program is then.
 const WRAPPER: &str = "NEXUS_FUZZ_WRAPPER";
-/// Inputs are at most this long, and one may take so many seconds and megabytes.
+/// Inputs are at most this long, and one may take at most these seconds and megabytes.
 const LONGEST: &str = "65536";
 const SECONDS_EACH: &str = "10";
 const MEGABYTES: &str = "2048";

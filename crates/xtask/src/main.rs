@@ -32,7 +32,7 @@ enum Command {
     Test(test::Args),
     /// Compare the crates' dependencies with the snapshot
     Graph {
-        /// Write the snapshot anew
+        /// Write the snapshot again
         #[arg(long)]
         bless: bool,
     },

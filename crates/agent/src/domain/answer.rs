@@ -1,10 +1,10 @@
-//! An answer as it grows: what is passed on piece by piece, and what it is in the end.
+//! Assembles an answer: the pieces that are passed on, and the complete answer at the end.
 //!
 //! The pieces together are the whole, byte for byte, and each says where it begins.
 
-/// What the model's side says.
+/// What the model daemon sends about an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum ModelEvent {
     Text(String),
     /// The model thinks, and has said nothing by that.
     Thought,
@@ -50,20 +50,20 @@ impl Finish {
     }
 }
 
-/// What follows from it.
+/// What the turn passes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum AnswerUpdate {
     Nothing,
     /// `index` is the byte at which this piece stands in the answer.
     Delta {
         index: usize,
         text: String,
     },
-    Done(Whole),
+    Done(CompleteAnswer),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Whole {
+pub struct CompleteAnswer {
     pub text: String,
     pub model: String,
     pub finish: Finish,
@@ -130,7 +130,7 @@ fn empty(finish: Finish, thought: bool, limits: &Limits) -> String {
                 limits.remedy()
             )
         }
-        (Finish::Filter, _) => format!("{FILTERED}, and nothing came of it"),
+        (Finish::Filter, _) => format!("{FILTERED}, and the answer is empty"),
         (_, true) => "the model thought, and then gave an empty answer".to_owned(),
         (_, false) => "the model gave an empty answer".to_owned(),
     }
@@ -141,7 +141,7 @@ const FILTERED: &str = "the provider's content filter ended the answer, or the m
 #[derive(Debug)]
 pub struct Answer {
     limits: Limits,
-    whole: Whole,
+    whole: CompleteAnswer,
     thought: bool,
     complete: bool,
 }
@@ -150,26 +150,26 @@ impl Answer {
     pub fn new(limits: Limits) -> Self {
         Answer {
             limits,
-            whole: Whole::default(),
+            whole: CompleteAnswer::default(),
             thought: false,
             complete: false,
         }
     }
 
     /// After `Done` or an error there is nothing more to be said.
-    pub fn step(&mut self, heard: Heard) -> Result<Said, Error> {
+    pub fn step(&mut self, heard: ModelEvent) -> Result<AnswerUpdate, Error> {
         match heard {
-            Heard::Text(text) => self.grow(text),
-            Heard::Thought => {
+            ModelEvent::Text(text) => self.grow(text),
+            ModelEvent::Thought => {
                 self.thought = true;
-                Ok(Said::Nothing)
+                Ok(AnswerUpdate::Nothing)
             }
-            Heard::Usage { input, output } => {
+            ModelEvent::Usage { input, output } => {
                 self.whole.input_tokens = input;
                 self.whole.output_tokens = output;
-                Ok(Said::Nothing)
+                Ok(AnswerUpdate::Nothing)
             }
-            Heard::Complete {
+            ModelEvent::Complete {
                 text,
                 model,
                 finish,
@@ -188,9 +188,9 @@ impl Answer {
                 if self.whole.text.is_empty() {
                     return self.grow(text);
                 }
-                Ok(Said::Nothing)
+                Ok(AnswerUpdate::Nothing)
             }
-            Heard::Failed {
+            ModelEvent::Failed {
                 code,
                 message,
                 retryable,
@@ -199,15 +199,15 @@ impl Answer {
                 message,
                 retryable,
             }),
-            Heard::End if !self.complete => Err(Error::BrokeOff),
-            Heard::End if self.whole.text.is_empty() => Err(Error::Empty {
+            ModelEvent::End if !self.complete => Err(Error::BrokeOff),
+            ModelEvent::End if self.whole.text.is_empty() => Err(Error::Empty {
                 finish: self.whole.finish,
                 thought: self.thought,
                 limits: self.limits,
             }),
-            Heard::End => {
+            ModelEvent::End => {
                 self.whole.cut_short = self.cut_short();
-                Ok(Said::Done(std::mem::take(&mut self.whole)))
+                Ok(AnswerUpdate::Done(std::mem::take(&mut self.whole)))
             }
         }
     }
@@ -230,10 +230,10 @@ impl Answer {
         }
     }
 
-    fn grow(&mut self, text: String) -> Result<Said, Error> {
+    fn grow(&mut self, text: String) -> Result<AnswerUpdate, Error> {
         let index = self.whole.text.len();
         if text.is_empty() {
-            return Ok(Said::Nothing);
+            return Ok(AnswerUpdate::Nothing);
         }
         if index + text.len() > self.limits.bytes {
             return Err(Error::TooLong {
@@ -241,7 +241,7 @@ impl Answer {
             });
         }
         self.whole.text.push_str(&text);
-        Ok(Said::Delta { index, text })
+        Ok(AnswerUpdate::Delta { index, text })
     }
 }
 
@@ -258,8 +258,8 @@ mod tests {
         }
     }
 
-    fn complete(text: &str) -> Heard {
-        Heard::Complete {
+    fn complete(text: &str) -> ModelEvent {
+        ModelEvent::Complete {
             text: text.into(),
             model: "m".into(),
             finish: Finish::Stop,
@@ -272,26 +272,26 @@ mod tests {
         let mut answer = Answer::new(limits(100));
         assert_eq!(
             answer.step(complete("all")).unwrap(),
-            Said::Delta {
+            AnswerUpdate::Delta {
                 index: 0,
                 text: "all".into()
             }
         );
-        assert!(matches!(answer.step(Heard::End), Ok(Said::Done(whole)) if whole.text == "all"));
+        assert!(matches!(answer.step(ModelEvent::End), Ok(AnswerUpdate::Done(whole)) if whole.text == "all"));
     }
 
     #[test]
     fn an_end_without_completion_is_no_answer() {
         let mut answer = Answer::new(limits(100));
-        answer.step(Heard::Text("half".into())).unwrap();
-        assert_eq!(answer.step(Heard::End), Err(Error::BrokeOff));
+        answer.step(ModelEvent::Text("half".into())).unwrap();
+        assert_eq!(answer.step(ModelEvent::End), Err(Error::BrokeOff));
     }
 
     #[test]
     fn nothing_at_all_is_no_answer() {
         let mut answer = Answer::new(limits(100));
         answer.step(complete("")).unwrap();
-        assert!(matches!(answer.step(Heard::End), Err(Error::Empty { .. })));
+        assert!(matches!(answer.step(ModelEvent::End), Err(Error::Empty { .. })));
     }
 
     #[test]
@@ -310,16 +310,16 @@ mod tests {
                 ..limits(100)
             });
             if thinks {
-                answer.step(Heard::Thought).unwrap();
+                answer.step(ModelEvent::Thought).unwrap();
             }
-            let ends = Heard::Complete {
+            let ends = ModelEvent::Complete {
                 text: String::new(),
                 model: "m".into(),
                 finish: Finish::Length,
                 usage: None,
             };
             answer.step(ends).unwrap();
-            let error = answer.step(Heard::End).unwrap_err().to_string();
+            let error = answer.step(ModelEvent::End).unwrap_err().to_string();
             assert!(error.contains(told), "{error}");
         }
     }
@@ -327,8 +327,11 @@ mod tests {
     #[test]
     fn no_answer_grows_without_end() {
         let mut answer = Answer::new(limits(5));
-        answer.step(Heard::Text("12345".into())).unwrap();
-        assert_eq!(answer.step(Heard::Text("6".into())), Err(Error::TooLong { limit: 5 }));
+        answer.step(ModelEvent::Text("12345".into())).unwrap();
+        assert_eq!(
+            answer.step(ModelEvent::Text("6".into())),
+            Err(Error::TooLong { limit: 5 })
+        );
     }
 
     proptest! {
@@ -337,19 +340,19 @@ mod tests {
             let mut answer = Answer::new(limits(usize::MAX));
             let mut built = String::new();
             for piece in &pieces {
-                match answer.step(Heard::Text(piece.clone())).unwrap() {
-                    Said::Delta { index, text } => {
+                match answer.step(ModelEvent::Text(piece.clone())).unwrap() {
+                    AnswerUpdate::Delta { index, text } => {
                         prop_assert_eq!(index, built.len());
                         built.push_str(&text);
                     }
                     other => prop_assert!(piece.is_empty(), "{other:?}"),
                 }
             }
-            answer.step(Heard::Usage { input: 3, output: 4 }).unwrap();
+            answer.step(ModelEvent::Usage { input: 3, output: 4 }).unwrap();
             answer.step(complete("ignored when pieces came")).unwrap();
             prop_assume!(!built.is_empty());
-            match answer.step(Heard::End).unwrap() {
-                Said::Done(whole) => {
+            match answer.step(ModelEvent::End).unwrap() {
+                AnswerUpdate::Done(whole) => {
                     prop_assert_eq!(whole.text, built);
                     prop_assert_eq!((whole.input_tokens, whole.output_tokens), (3, 4));
                 }

@@ -1,4 +1,4 @@
-//! Which turn runs, which waits, which is refused.
+//! The queue of turns: which one runs, which one waits, and which one is refused.
 //!
 //! ```text
 //!            offer                 a place is free
@@ -30,12 +30,12 @@ pub enum Command<T> {
     Ended(TurnId),
 }
 
-/// What is to be done now.
+/// What the caller has to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome<T> {
     Start(TurnId, T),
     Stop(TurnId),
-    /// It had not begun, and will not.
+    /// It was waiting, and is removed.
     Dropped(TurnId),
     Nothing,
 }

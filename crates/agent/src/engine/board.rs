@@ -1,4 +1,4 @@
-//! What this agent says about itself, kept where everyone may look.
+//! The status of this agent, shared with everything that reports it.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -41,7 +41,7 @@ impl Board {
         self.figures.lock().clone()
     }
 
-    /// The parts that limp, each with its reason.
+    /// The degraded parts, each with its reason.
     pub fn degraded(&self) -> Vec<(String, String)> {
         self.health.degraded()
     }

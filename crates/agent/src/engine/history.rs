@@ -1,4 +1,4 @@
-//! Reads a conversation backwards, page by page, until the model's window is full.
+//! Reads a conversation backwards, page by page, until the model's context window is full.
 
 use nexus_client::{Error, Kind};
 

@@ -1,4 +1,4 @@
-//! What every turn works with: the neighbours, how answers are made, and the models' windows for a while.
+//! What all turns share: connections to the neighbours, the answer style, and a cache of context windows.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Style;
-use crate::remote::{Ask, Models, Orchestrator, Refusal, Spoken, Windows, refusal};
+use crate::remote::{AnswerStream, Ask, ContextWindows, Models, Orchestrator, Refusal, refusal};
 
 /// A new model, or another default, is noticed after this long.
 const KNOWN_FOR: Duration = Duration::from_secs(60);
@@ -20,13 +20,13 @@ pub(super) struct Kit {
     pub(super) orchestrator: Orchestrator,
     pub(super) models: Models,
     style: Arc<RwLock<Arc<Style>>>,
-    shelf: Mutex<Shelf>,
+    cache: Mutex<WindowCache>,
 }
 
 /// What is known about windows. It may be old while it is looked up again.
 #[derive(Default)]
-struct Shelf {
-    windows: Arc<Windows>,
+struct WindowCache {
+    windows: Arc<ContextWindows>,
     looked_up: Option<Instant>,
     /// The model that answered when none was named.
     default_model: Option<String>,
@@ -38,7 +38,7 @@ impl Kit {
             orchestrator,
             models,
             style,
-            shelf: Mutex::default(),
+            cache: Mutex::default(),
         }
     }
 
@@ -49,7 +49,7 @@ impl Kit {
     /// The tokens that a model takes, question and answer together.
     pub(super) async fn window(self: &Arc<Self>, model: &str, style: &Style) -> Result<u64, Refusal> {
         let windows = self.windows().await?;
-        let default = self.shelf.lock().default_model.clone();
+        let default = self.cache.lock().default_model.clone();
         let known = windows.of(model).or_else(|| match (model, default) {
             ("", Some(default)) => windows.of(&default),
             _ => None,
@@ -73,21 +73,21 @@ impl Kit {
     /// Which model it was that answered a request that named none.
     pub(super) fn learn_default(&self, model: &str) {
         if !model.is_empty() {
-            self.shelf.lock().default_model = Some(model.to_owned());
+            self.cache.lock().default_model = Some(model.to_owned());
         }
     }
 
     /// The first look is waited for; later ones happen beside the turns.
-    async fn windows(self: &Arc<Self>) -> Result<Arc<Windows>, Refusal> {
+    async fn windows(self: &Arc<Self>) -> Result<Arc<ContextWindows>, Refusal> {
         let (known, looked_up) = {
-            let mut shelf = self.shelf.lock();
-            let before = shelf.looked_up;
+            let mut cache = self.cache.lock();
+            let before = cache.looked_up;
             if before.is_some_and(|when| when.elapsed() > KNOWN_FOR) {
-                shelf.looked_up = Some(Instant::now());
+                cache.looked_up = Some(Instant::now());
                 let kit = self.clone();
                 tokio::spawn(async move { kit.look_up().await });
             }
-            (shelf.windows.clone(), before)
+            (cache.windows.clone(), before)
         };
         if looked_up.is_some() {
             return Ok(known);
@@ -109,19 +109,19 @@ impl Kit {
             }
         };
         tracing::warn!(reason, "the models' windows are unknown");
-        self.shelf.lock().looked_up = Some(Instant::now());
+        self.cache.lock().looked_up = Some(Instant::now());
         Ok(known)
     }
 
-    async fn look_up(&self) -> Result<Arc<Windows>, Error> {
+    async fn look_up(&self) -> Result<Arc<ContextWindows>, Error> {
         let windows = Arc::new(self.models.windows().await?);
-        let mut shelf = self.shelf.lock();
-        shelf.looked_up = Some(Instant::now());
-        shelf.windows = windows.clone();
+        let mut cache = self.cache.lock();
+        cache.looked_up = Some(Instant::now());
+        cache.windows = windows.clone();
         Ok(windows)
     }
 
-    pub(super) async fn ask(&self, ask: &Ask) -> Result<Spoken, Error> {
+    pub(super) async fn ask(&self, ask: &Ask) -> Result<AnswerStream, Error> {
         let mut patience = self.patience();
         loop {
             match self.models.ask(ask.clone()).await {
@@ -131,8 +131,8 @@ impl Kit {
         }
     }
 
-    fn patience(&self) -> Patience {
-        Patience {
+    fn patience(&self) -> RestartRetry {
+        RestartRetry {
             until: Instant::now() + self.style().llm_grace,
             backoff: self.models.backoff(),
         }
@@ -140,12 +140,12 @@ impl Kit {
 }
 
 /// A model daemon that is not there may be just restarting. Nothing has reached it then, so nothing is asked twice.
-struct Patience {
+struct RestartRetry {
     until: Instant,
     backoff: Backoff,
 }
 
-impl Patience {
+impl RestartRetry {
     /// Waits a little, if it is worth it.
     async fn again(&mut self, error: &Error) -> bool {
         if error.kind != Kind::NotRunning || Instant::now() >= self.until {

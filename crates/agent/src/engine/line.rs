@@ -1,4 +1,4 @@
-//! One StreamAgent from its first frame to its loss, and the turns that came on it.
+//! One StreamAgent from its first frame to its loss, and the turns that were offered on it.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -197,8 +197,8 @@ impl Line {
     fn follow(&mut self, outcome: Outcome<Offer>) {
         match outcome {
             Outcome::Start(turn, offer) => {
-                let voice = self.outbox.voice(turn.clone(), offer.session_id.clone());
-                let handle = self.tasks.spawn(turn::run(self.terms.kit.clone(), offer, voice));
+                let sender = self.outbox.sender(turn.clone(), offer.session_id.clone());
+                let handle = self.tasks.spawn(turn::run(self.terms.kit.clone(), offer, sender));
                 self.running.insert(handle.id(), (turn, handle));
             }
             Outcome::Stop(turn) => {
@@ -236,7 +236,7 @@ impl Line {
         }
         Err(Error::new(
             Kind::Exhausted,
-            "the orchestrator asks and does not read what it is told",
+            "the orchestrator sends but does not read the answers",
         ))
     }
 }

@@ -1,7 +1,7 @@
-//! What goes out on one StreamAgent, in order and bounded.
+//! The outgoing queue of one StreamAgent: ordered and bounded.
 //!
 //! Deltas of a turn that wait grow together into one, so a slow reader costs at most one waiting message for each turn,
-//! and gets every byte. A turn that was told to be silent says nothing more, whatever its task still does.
+//! and gets every byte. A silenced turn sends nothing more, whatever its task still does.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -72,8 +72,8 @@ impl Outbox {
         Messages { outbox: self.clone() }
     }
 
-    pub(super) fn voice(&self, turn: TurnId, session_id: String) -> Voice {
-        Voice {
+    pub(super) fn sender(&self, turn: TurnId, session_id: String) -> TurnSender {
+        TurnSender {
             outbox: self.clone(),
             turn,
             session_id,
@@ -117,14 +117,14 @@ impl State {
     }
 }
 
-/// What one turn speaks with.
-pub(super) struct Voice {
+/// The outgoing side of one turn.
+pub(super) struct TurnSender {
     outbox: Outbox,
     turn: TurnId,
     session_id: String,
 }
 
-impl Voice {
+impl TurnSender {
     pub(super) fn say(&self, outbound: Outbound) {
         let mut state = self.outbox.state.lock();
         if state.silenced.contains(&self.turn) {
@@ -232,13 +232,13 @@ mod tests {
         let outbox = Outbox::new("a1");
         let mut messages = outbox.messages();
         assert_eq!(read(&mut messages).unwrap(), ("hello".into(), "a1".into()));
-        let voice = outbox.voice(turn(), "s".into());
-        voice.say(delta(0, "ab"));
+        let sender = outbox.sender(turn(), "s".into());
+        sender.say(delta(0, "ab"));
         assert_eq!(read(&mut messages).unwrap(), ("0".into(), "ab".into()));
-        voice.say(delta(2, "c"));
-        voice.say(delta(3, "d"));
-        voice.say(delta(4, "e"));
-        voice.say(Outbound::Answer(crate::domain::answer::Whole {
+        sender.say(delta(2, "c"));
+        sender.say(delta(3, "d"));
+        sender.say(delta(4, "e"));
+        sender.say(Outbound::Answer(crate::domain::answer::CompleteAnswer {
             text: "abcde".into(),
             ..Default::default()
         }));
@@ -253,7 +253,7 @@ mod tests {
         let mut messages = outbox.messages();
         read(&mut messages);
         let long = "\u{20ac}".repeat(DELTA_BYTES / 2);
-        outbox.voice(turn(), "s".into()).say(delta(7, &long));
+        outbox.sender(turn(), "s".into()).say(delta(7, &long));
         let mut built = String::new();
         while let Some((index, text)) = read(&mut messages) {
             assert_eq!(index, (7 + built.len()).to_string());
@@ -268,12 +268,12 @@ mod tests {
         let outbox = Outbox::new("a1");
         let mut messages = outbox.messages();
         read(&mut messages);
-        let voice = outbox.voice(turn(), "s".into());
-        let other = outbox.voice(TurnId("o".into()), "s2".into());
-        voice.say(delta(0, "never"));
+        let sender = outbox.sender(turn(), "s".into());
+        let other = outbox.sender(TurnId("o".into()), "s2".into());
+        sender.say(delta(0, "never"));
         other.say(delta(0, "heard"));
         outbox.silence(&turn());
-        voice.say(delta(5, "nor this"));
+        sender.say(delta(5, "nor this"));
         assert_eq!(read(&mut messages).unwrap().1, "heard");
         assert_eq!(read(&mut messages), None);
     }

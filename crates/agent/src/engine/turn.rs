@@ -1,4 +1,4 @@
-//! One turn: read the conversation, ask a model, pass on what it says.
+//! Runs one turn: reads the conversation, asks a model, and passes on its answer.
 
 use std::sync::Arc;
 
@@ -6,29 +6,29 @@ use nexus_daemon::spans::{Span, TraceParent};
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use super::{Style, history, kit::Kit, outbox::Voice};
+use super::{Style, history, kit::Kit, outbox::TurnSender};
 use crate::{
     domain::{
-        answer::{self, Answer, Heard, Limits, Said, Whole},
+        answer::{self, Answer, AnswerUpdate, CompleteAnswer, Limits, ModelEvent},
         window::Budget,
     },
     remote::{Ask, Offer, Outbound, Refusal, refusal},
 };
 
 /// Ends with exactly one last word, unless it is stopped.
-pub(super) async fn run(kit: Arc<Kit>, offer: Offer, voice: Voice) {
+pub(super) async fn run(kit: Arc<Kit>, offer: Offer, sender: TurnSender) {
     let id = followed_by(&offer);
     let span = tracing::debug_span!("turn", correlation_id = id, session_id = offer.session_id);
     let parent: Option<TraceParent> = offer.traceparent.as_ref().and_then(|parent| parent.parse().ok());
     let traced = parent.map_or_else(Span::default, |parent| Span::receive("turn", Some(&parent)));
     traced.note("nexus.correlation_id", id.to_owned());
     traced.note("nexus.session_id", offer.session_id.clone());
-    let last = traced.over(one(&kit, &offer, &voice).instrument(span)).await;
+    let last = traced.over(one(&kit, &offer, &sender).instrument(span)).await;
     if let Outbound::Refusal(refusal) = &last {
         traced.failed(refusal.code.clone());
     }
     drop(traced);
-    voice.say(last);
+    sender.say(last);
 }
 
 /// What the logs of all daemons call this message.
@@ -37,10 +37,10 @@ fn followed_by(offer: &Offer) -> &str {
     known.map_or(&offer.turn.0, |id| id)
 }
 
-async fn one(kit: &Arc<Kit>, offer: &Offer, voice: &Voice) -> Outbound {
+async fn one(kit: &Arc<Kit>, offer: &Offer, sender: &TurnSender) -> Outbound {
     tracing::debug!("begins");
     let style = kit.style();
-    let answer = timeout(style.turn_timeout, answer(kit, &style, offer, voice)).await;
+    let answer = timeout(style.turn_timeout, answer(kit, &style, offer, sender)).await;
     let last = answer.unwrap_or_else(|_| {
         Err(Refusal {
             code: "DEADLINE_EXCEEDED".into(),
@@ -66,7 +66,7 @@ async fn one(kit: &Arc<Kit>, offer: &Offer, voice: &Voice) -> Outbound {
     }
 }
 
-async fn answer(kit: &Arc<Kit>, style: &Style, offer: &Offer, voice: &Voice) -> Result<Whole, Refusal> {
+async fn answer(kit: &Arc<Kit>, style: &Style, offer: &Offer, sender: &TurnSender) -> Result<CompleteAnswer, Refusal> {
     let model = offer.model.clone().unwrap_or_else(|| style.model.clone());
     let window = kit.window(&model, style).await?;
     let budget = Budget::split(window, style.answer_tokens.into());
@@ -109,12 +109,12 @@ async fn answer(kit: &Arc<Kit>, style: &Style, offer: &Offer, voice: &Voice) -> 
             .map_err(lost)?;
         let Some(heard) = heard else { continue };
         match answer.step(heard).map_err(unanswered)? {
-            Said::Delta { index, text } => voice.say(Outbound::Delta { index, text }),
-            Said::Done(_) | Said::Nothing => {}
+            AnswerUpdate::Delta { index, text } => sender.say(Outbound::Delta { index, text }),
+            AnswerUpdate::Done(_) | AnswerUpdate::Nothing => {}
         }
         // What follows the completion is not waited for: not every server ends the call itself.
         if answer.is_complete()
-            && let Said::Done(whole) = answer.step(Heard::End).map_err(unanswered)?
+            && let AnswerUpdate::Done(whole) = answer.step(ModelEvent::End).map_err(unanswered)?
         {
             if chosen_there {
                 kit.learn_default(&whole.model);

@@ -12,7 +12,7 @@ use tonic::{Request, Streaming};
 
 use super::message::new_id;
 use crate::domain::{
-    answer::{Finish, Heard},
+    answer::{Finish, ModelEvent},
     window::{Entry, Role},
 };
 
@@ -32,12 +32,12 @@ pub struct Ask {
 
 /// Each model's window in tokens, by every name it can be asked for.
 #[derive(Clone, Debug, Default)]
-pub struct Windows {
+pub struct ContextWindows {
     by_name: HashMap<String, u64>,
     default: Option<u64>,
 }
 
-impl Windows {
+impl ContextWindows {
     /// An empty name is the model daemon's own choice.
     pub fn of(&self, model: &str) -> Option<u64> {
         match model {
@@ -61,9 +61,9 @@ impl Models {
         self.connection.backoff().endless()
     }
 
-    pub async fn windows(&self) -> Result<Windows, Error> {
+    pub async fn windows(&self) -> Result<ContextWindows, Error> {
         let answer = self.connection.llm().list_models(ListModelsRequest::default()).await?;
-        let mut windows = Windows::default();
+        let mut windows = ContextWindows::default();
         for model in answer.into_inner().models {
             let Some(window) = model.metadata.get("context_window").and_then(|text| text.parse().ok()) else {
                 continue;
@@ -80,7 +80,7 @@ impl Models {
     }
 
     /// Dropping what this gives ends the model's work.
-    pub async fn ask(&self, ask: Ask) -> Result<Spoken, Error> {
+    pub async fn ask(&self, ask: Ask) -> Result<AnswerStream, Error> {
         let messages = ask.messages.into_iter().map(|entry| LlmMessage {
             role: match entry.role {
                 Role::User => "user",
@@ -118,33 +118,33 @@ impl Models {
             request.metadata_mut().insert(words::metadata::CORRELATION_ID, value);
         }
         let stream = self.connection.llm().stream_llm(request).await?.into_inner();
-        Ok(Spoken { stream })
+        Ok(AnswerStream { stream })
     }
 }
 
 /// An answer on its way.
-pub struct Spoken {
+pub struct AnswerStream {
     stream: Streaming<StreamLlmResponse>,
 }
 
-impl Spoken {
+impl AnswerStream {
     /// `None` is a sign of life without content.
-    pub async fn next(&mut self) -> Result<Option<Heard>, Error> {
+    pub async fn next(&mut self) -> Result<Option<ModelEvent>, Error> {
         let Some(message) = self.stream.message().await? else {
-            return Ok(Some(Heard::End));
+            return Ok(Some(ModelEvent::End));
         };
         Ok(match message.payload {
             Some(Payload::Chunk(chunk)) if chunk.content.is_empty() && !chunk.thinking.is_empty() => {
-                Some(Heard::Thought)
+                Some(ModelEvent::Thought)
             }
-            Some(Payload::Chunk(chunk)) => Some(Heard::Text(chunk.content)),
-            Some(Payload::Usage(usage)) => usage.usage.map(|usage| Heard::Usage {
+            Some(Payload::Chunk(chunk)) => Some(ModelEvent::Text(chunk.content)),
+            Some(Payload::Usage(usage)) => usage.usage.map(|usage| ModelEvent::Usage {
                 input: usage.input_tokens.try_into().unwrap_or(0),
                 output: usage.output_tokens.try_into().unwrap_or(0),
             }),
             Some(Payload::Complete(complete)) => {
                 let response = complete.response.unwrap_or_default();
-                Some(Heard::Complete {
+                Some(ModelEvent::Complete {
                     finish: finish(response.finish_reason()),
                     usage: response.usage.map(|usage| {
                         (
@@ -156,7 +156,7 @@ impl Spoken {
                     model: response.model,
                 })
             }
-            Some(Payload::Error(error)) => Some(Heard::Failed {
+            Some(Payload::Error(error)) => Some(ModelEvent::Failed {
                 code: error.code,
                 message: error.message,
                 retryable: error.retryable,

@@ -1,4 +1,4 @@
-//! What goes over StreamAgent, in our words: what the orchestrator asks, and what it is told.
+//! The messages of StreamAgent as this daemon's own types: what the orchestrator sends, and what it is sent.
 
 use std::{collections::HashMap, time::SystemTime};
 
@@ -8,7 +8,7 @@ use nexus_proto::agent::v1::{
 };
 use nexus_proto::words;
 
-use crate::domain::{answer::Whole, turn_queue::TurnId};
+use crate::domain::{answer::CompleteAnswer, turn_queue::TurnId};
 
 const ORCHESTRATOR: &str = "orchestrator";
 const ERROR_TYPE: &str = "application/vnd.nexus.error+text";
@@ -59,7 +59,7 @@ pub struct Refusal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outbound {
     Delta { index: usize, text: String },
-    Answer(Whole),
+    Answer(CompleteAnswer),
     Refusal(Refusal),
 }
 
@@ -182,7 +182,7 @@ impl Outbound {
     }
 }
 
-fn answer(whole: Whole, turn: &TurnId, session_id: &str) -> Payload {
+fn answer(whole: CompleteAnswer, turn: &TurnId, session_id: &str) -> Payload {
     let headers = named(
         turn,
         session_id,

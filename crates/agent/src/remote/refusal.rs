@@ -1,4 +1,4 @@
-//! A neighbour's failure as the reason why a turn has no answer.
+//! Converts a neighbour's failure to the reason why a turn has no answer.
 
 use nexus_client::{Error, Kind};
 

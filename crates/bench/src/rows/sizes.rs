@@ -1,4 +1,4 @@
-//! How large the programs are.
+//! The sizes of the programs.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Reading a backup by its path, with the databases in it opened.
+//! Opens a backup by its path, and the databases in it.
 
 use std::{
     fs::File,

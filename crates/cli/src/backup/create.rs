@@ -1,4 +1,4 @@
-//! Taking a backup: everything is copied and hashed first, then packed, so that the manifest can stand in front.
+//! Creates a backup: everything is copied and hashed first, then packed, so that the manifest can come first.
 
 use std::{
     collections::HashSet,

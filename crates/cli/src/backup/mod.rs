@@ -1,4 +1,4 @@
-//! The state of a tree in one file, taken while daemons run, and put back while none does.
+//! Backup and restore: the state of a tree in one file, taken while daemons run, restored while none does.
 //!
 //! ```text
 //!  pick (what belongs in) ──▶ create: stage, hash, pack ──▶ nexus-….tar.gz: manifest.json first, then state/…

@@ -1,4 +1,4 @@
-//! What belongs in a backup: everything in `state/` but what makes itself again, and secrets only if asked for.
+//! Selects what a backup contains: all of `state/` except files that are created again, and secrets only on request.
 //!
 //! Below `state/` there are areas that containers and their users write: workspaces and volumes. Nothing there is what it
 //! says it is. A file that looks like a database is copied as it is, and whatever cannot be copied is left out and named:

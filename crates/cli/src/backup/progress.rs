@@ -1,4 +1,4 @@
-//! How far long work has come, for a person who watches; and that person's wish to stop it.
+//! Shows the progress of long work, and lets the user cancel it.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -28,7 +28,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A new piece of work of so many bytes.
+    /// Begins a step that processes this many bytes.
     pub fn begin(&mut self, what: &str, total: u64) {
         self.clear();
         (self.what, self.done, self.total) = (what.to_owned(), 0, total);

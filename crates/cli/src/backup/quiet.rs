@@ -1,4 +1,4 @@
-//! Whether a tree is at rest: nothing runs in it that would write to what is about to be moved.
+//! Checks that nothing runs in a tree that would write to files about to be moved.
 
 use std::{fs, path::Path};
 

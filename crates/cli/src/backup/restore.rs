@@ -1,4 +1,4 @@
-//! Putting a backup back: unpacked and checked beside the old state, then one exchange of names. Nothing is deleted.
+//! Restores a backup: unpacked and checked beside the old state, then swapped by rename. Nothing is deleted.
 
 use std::{
     fs::{self, File},

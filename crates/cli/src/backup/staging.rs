@@ -1,4 +1,4 @@
-//! Directories for work that is not done yet: locked while somebody works in them, swept when nobody does.
+//! Staging directories: locked while in use, removed later if their owner died.
 
 use std::{
     ffi::{OsStr, OsString},

@@ -1,4 +1,4 @@
-//! Puts an answer together from its deltas, which may come twice, start over, or be missing after a reconnect.
+//! Assembles an answer from its deltas, which may be repeated, start over, or be missing after a reconnect.
 //!
 //! A delta says where in the answer it belongs (a UTF-8 byte offset). The final message is whole and always right, so
 //! whatever was shown before is at worst incomplete or said to be void, never silently wrong.

@@ -1,4 +1,4 @@
-//! The line a person types: editing, and a history that outlives the program.
+//! The input line: editing, and a history kept in a file.
 
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::PathBuf};
 

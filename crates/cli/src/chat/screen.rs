@@ -1,4 +1,4 @@
-//! What a conversation looks like: text as it comes for people, one JSON object a line for programs.
+//! Shows a conversation: streamed text for people, one JSON object per line for programs.
 
 use std::io;
 
@@ -45,7 +45,7 @@ impl<'a> Screen<'a> {
             Show::Again(text) => {
                 self.end_line()?;
                 self.output
-                    .note(&self.output.dim("(the answer starts over; what stands above is void)"));
+                    .note(&self.output.dim("(the answer starts over; ignore the text above)"));
                 text
             }
         };

@@ -1,4 +1,4 @@
-//! Which conversation: a new one, the latest, or one by its id.
+//! Selects the conversation: a new one, the latest, or one by its id.
 
 use std::collections::HashMap;
 
@@ -98,7 +98,7 @@ async fn latest(connection: &Connection) -> Result<String, Failure> {
         .filter(|s| matches!(s.state(), SessionState::Active | SessionState::Idle));
     let latest = open.max_by_key(|session| session.updated_at.map(|at| (at.seconds, at.nanos)));
     latest.map(|session| session.id).ok_or_else(|| {
-        Failure::new(Exit::NotFound, "there is no conversation to go on with").hint("begin one with: nexus chat")
+        Failure::new(Exit::NotFound, "there is no conversation to continue").hint("start one with: nexus chat")
     })
 }
 

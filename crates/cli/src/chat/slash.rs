@@ -1,4 +1,4 @@
-//! What a line that begins with `/` asks of the conversation itself.
+//! Parses the commands of a conversation, which begin with `/`.
 
 /// What a typed line means.
 #[derive(Clone, Debug, PartialEq, Eq)]

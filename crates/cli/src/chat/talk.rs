@@ -1,4 +1,4 @@
-//! One turn of a conversation, followed to its end whatever happens to the connection.
+//! Runs one turn of a conversation to its end, across reconnects.
 //!
 //! ```text
 //!        ┌──────────────── lost ◀───────────────┐

@@ -145,7 +145,7 @@ pub async fn elsewhere(context: &Context, output: &Output) -> Result<Vec<PathBuf
 /// What the settings keep outside of `state/`.
 async fn databases_elsewhere(context: &Context, output: &Output) -> Result<Vec<(PathBuf, String)>, Failure> {
     let Ok((programs, _)) = ask::programs() else {
-        output.note("no daemon is installed here: only what lies in state/ is taken");
+        output.note("no daemon is installed here: only files in state/ are included");
         return Ok(Vec::new());
     };
     let mut named = named_elsewhere(context, &programs).await?;

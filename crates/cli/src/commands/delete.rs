@@ -1,4 +1,4 @@
-//! Deleting conversations. Nothing is deleted without `--yes` or an answer typed by a person.
+//! Deletes conversations. Nothing is deleted without `--yes` or a confirmation typed by a person.
 
 use std::{
     io::{self, IsTerminal, Write},

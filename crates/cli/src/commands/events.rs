@@ -1,4 +1,4 @@
-//! The event log: what is there, or what happens, one event a line.
+//! `nexus events`: stored events or events as they happen, one per line.
 
 use std::time::SystemTime;
 

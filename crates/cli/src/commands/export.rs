@@ -1,4 +1,4 @@
-//! One conversation, whole and oldest first, read in pages that fit the message limit.
+//! Exports one conversation, oldest message first, read in pages that fit the message limit.
 
 use std::{
     fs::OpenOptions,

@@ -1,4 +1,4 @@
-//! Images that containers are made of, in the backend that the orchestrator uses.
+//! `nexus images`: the container images of the backend that the orchestrator uses.
 
 use clap::Subcommand;
 use nexus_proto::orchestrator::v1::container_service_client::ContainerServiceClient;

@@ -1,4 +1,4 @@
-//! `nexus init`: makes the tree, and begins its settings file with the commented example. What is there stays as it is.
+//! `nexus init`: creates the tree and a settings file from the commented example. Existing files are kept.
 
 use std::{
     fs::{self, OpenOptions},

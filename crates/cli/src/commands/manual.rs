@@ -1,4 +1,4 @@
-//! The manual, for whoever makes a package: a page for each command, made from the tree of commands.
+//! Prints the manual for packages: a page for each command, generated from the command tree.
 
 use std::io::{self, Write};
 

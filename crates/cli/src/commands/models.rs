@@ -1,4 +1,4 @@
-//! Models, as the model daemon offers them through the orchestrator's address.
+//! `nexus models`: the models that the model daemon offers, asked through the orchestrator.
 
 use nexus_proto::llm::v1::ListModelsRequest;
 

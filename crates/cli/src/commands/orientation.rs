@@ -1,4 +1,4 @@
-//! Who lives in a tree and what it can do: the parts of `nexus status` that other programs read too.
+//! Identity and capabilities of a tree: the parts of `nexus status` that other programs read too.
 //!
 //! It is told from files alone and starts nothing, so that a hook of an editor can ask at every session.
 

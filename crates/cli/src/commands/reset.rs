@@ -1,4 +1,4 @@
-//! `nexus reset`: removes what a tree has made. Only shows it unless --confirm is given.
+//! `nexus reset`: removes the files that Nexus created. Only lists them unless --confirm is given.
 
 use std::{
     io,
@@ -32,7 +32,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 #[command(group(ArgGroup::new("what").required(true).args(["local", "state", "all"])))]
 pub struct ResetArgs {
-    /// What is made anew by itself
+    /// Files that are created again when needed
     #[arg(long)]
     pub local: bool,
     /// All of state/

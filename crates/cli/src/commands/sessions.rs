@@ -1,4 +1,4 @@
-//! Conversations: listed, shown, closed. Whatever takes an id takes its unambiguous beginning too.
+//! `nexus sessions`: lists, shows and closes conversations. An unambiguous prefix of an id is accepted as the id.
 
 use nexus_client::Connection;
 use nexus_proto::orchestrator::v1::{

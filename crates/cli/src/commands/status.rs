@@ -1,10 +1,10 @@
-//! Which daemons run and how well, asked of each at its own socket. Works with everything down.
+//! `nexus status`: the status of each daemon, asked at its own socket. Works with everything down.
 
 use std::{path::PathBuf, time::Duration, time::SystemTime};
 
 use futures_util::future::join_all;
 use nexus_client::{Address, Connection, Kind};
-use nexus_daemon::Standing;
+use nexus_daemon::StatusFile;
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -21,7 +21,7 @@ use crate::{
     },
     services::{
         self,
-        ask::{self, Said},
+        ask::{self, DaemonReport},
         peer::{Found, look},
         survey,
         table::{self, ASSISTANT, ORCHESTRATOR, TABLE},
@@ -200,10 +200,10 @@ async fn one(context: &Context, service: String) -> Line {
     line
 }
 
-fn put(context: &Context, said: Said, line: &mut Line) {
-    let file = Standing::file(&context.root, &line.service);
-    let standing = line.pid.and_then(|pid| Standing::of(pid.unsigned_abs(), &file));
-    if let Some(degradation) = said.degradation(standing.as_ref()).filter(|_| said.serving) {
+fn put(context: &Context, said: DaemonReport, line: &mut Line) {
+    let file = StatusFile::file(&context.root, &line.service);
+    let status_file = line.pid.and_then(|pid| StatusFile::of(pid.unsigned_abs(), &file));
+    if let Some(degradation) = said.degradation(status_file.as_ref()).filter(|_| said.serving) {
         let fix = degradation.fix.map(|fix| format!("; {fix}")).unwrap_or_default();
         line.error = Some(degradation.message + &fix);
     }

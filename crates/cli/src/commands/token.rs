@@ -1,4 +1,4 @@
-//! Bearer tokens. Their text is shown once, when made; the file keeps hashes.
+//! `nexus token`: bearer tokens. Their text is shown once, when created; the file keeps hashes.
 
 use nexus_daemon::{
     Role,

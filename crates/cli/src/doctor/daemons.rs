@@ -1,4 +1,4 @@
-//! The daemons that run: well, and of this version.
+//! Checks that running daemons are healthy and of this version.
 
 use super::Finding;
 use crate::{
@@ -33,7 +33,7 @@ fn one(service: &Service) -> Finding {
         State::Stopped => Finding::skip(id, "does not run"),
         // It serves, and nobody would start it again: that is a choice.
         State::Degraded if service.checks.iter().all(|check| check.status != Verdict::Fail) => {
-            Finding::warn(id, told("limps"), fix("nexus services status"))
+            Finding::warn(id, told("is degraded"), fix("nexus services status"))
         }
         State::WaitingForCredential => Finding::warn(id, told("waits for a secret"), fix("nexus credential verify")),
         State::Ready => match service.version.as_deref().filter(|version| !version.is_empty()) {

@@ -1,4 +1,4 @@
-//! Every page of every database, read and never written, also while a daemon writes to it.
+//! Checks every page of every database without writing, also while a daemon writes to it.
 
 use std::{
     fs,

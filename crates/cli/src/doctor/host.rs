@@ -1,4 +1,4 @@
-//! What the machine gives: room on the disk, open files, a sticky /tmp, a clock that can be right.
+//! Checks the host: free disk space, open files, a sticky /tmp, a plausible clock.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! Who keeps the daemons running: systemd, launchd, or our own supervisor.
+//! Checks what supervises the daemons: systemd, launchd, or our own supervisor.
 
 use std::path::Path;
 

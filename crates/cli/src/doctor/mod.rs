@@ -1,4 +1,4 @@
-//! `nexus doctor`: looks at everything a tree stands on, and says what to do about what is wrong.
+//! `nexus doctor`: checks everything a tree depends on, and says how to fix what is wrong.
 //!
 //! A room for each subject; each gives [`Finding`]s and repairs, where it is asked to, only what cannot hurt: modes,
 //! missing directories, sockets that nobody listens on. A check that cannot be made here is skipped and says why. A new

@@ -1,4 +1,4 @@
-//! Whether there are keys for model providers, and whether the index of credentials can be read. Never a value.
+//! Checks that providers have keys and that the index of credentials can be read. Never shows a value.
 
 use std::{fs, path::Path};
 

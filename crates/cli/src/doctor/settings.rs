@@ -1,4 +1,4 @@
-//! The settings, as each daemon judges them itself.
+//! Checks the settings, as each daemon reads them itself.
 
 use super::Finding;
 use crate::{

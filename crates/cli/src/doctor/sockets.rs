@@ -1,4 +1,4 @@
-//! The sockets' files: short enough, not left over, not somebody else's, and in no place where anyone may swap them.
+//! Checks the socket files: path length, leftovers, ownership, and directories where others could replace them.
 
 use std::{
     fs,
@@ -80,7 +80,7 @@ async fn one(id: String, path: &Path, fix: bool) -> Finding {
         Err(error) => Finding::fail(
             id,
             format!("{shown} cannot be looked at: {error}"),
-            "look at the directory it lies in",
+            "check the directory that contains it",
         ),
     }
 }
@@ -101,7 +101,7 @@ fn stale(id: String, path: &Path, fix: bool) -> Finding {
     if !fix {
         return Finding::warn(
             id,
-            format!("{shown} is left over: nobody listens"),
+            format!("{shown} is left over: no process listens on it"),
             "nexus up, or nexus doctor --fix",
         );
     }

@@ -1,4 +1,4 @@
-//! The directories of a tree and its private files: there, ours, and closed to others.
+//! Checks the directories of a tree and its private files: present, ours, and closed to others.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! How an answer ended, where that is worth a line below it.
+//! Says below an answer how it ended, where that is not the usual way.
 
 use nexus_proto::{
     orchestrator::v1::{Message, MessageRole},

@@ -1,4 +1,4 @@
-//! What a command prints: tables and prose for people, JSON for programs.
+//! Output of commands: tables and text for people, JSON for programs.
 //!
 //! Results go to standard output, everything else to standard error. Text that came from elsewhere is never let
 //! through with its control characters, nor with those that change the order of what is shown: neither to a terminal nor

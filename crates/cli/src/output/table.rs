@@ -1,4 +1,4 @@
-//! Tables without lines: columns line up, and every row can be cut with the usual tools.
+//! Tables without lines, which can be cut by the usual tools.
 
 use comfy_table::{ContentArrangement, Table, presets};
 
@@ -34,7 +34,7 @@ pub fn one_line(text: &str) -> String {
     clean(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// At most so many characters, the last one a mark if something was cut off.
+/// At most this many characters, the last one a mark if something was cut off.
 pub fn cut(text: &str, width: usize) -> String {
     let text = one_line(text);
     if text.chars().count() <= width {

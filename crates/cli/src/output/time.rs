@@ -1,4 +1,4 @@
-//! Times as people say them and as programs read them.
+//! Formats times for people and for programs.
 
 use std::time::{Duration, SystemTime};
 

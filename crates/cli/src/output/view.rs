@@ -80,7 +80,7 @@ pub fn message(message: &orchestrator::Message) -> Message {
 #[serde(untagged)]
 pub enum Event {
     Gap { gap: Gap },
-    One(Happened),
+    One(EventView),
 }
 
 #[derive(Debug, Serialize)]
@@ -90,7 +90,7 @@ pub struct Gap {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Happened {
+pub struct EventView {
     pub sequence: u64,
     pub id: String,
     pub name: String,
@@ -106,7 +106,7 @@ pub fn event(event: &orchestrator::Event) -> Event {
             gap: Gap { first, last },
         };
     }
-    Event::One(Happened {
+    Event::One(EventView {
         sequence: event.sequence,
         id: event.id.clone(),
         name: event_name(event),

@@ -14,7 +14,7 @@ pub struct Wrap {
 }
 
 impl Wrap {
-    /// For lines of so many columns.
+    /// For lines of this many columns.
     pub fn new(width: usize) -> Wrap {
         Wrap {
             width: width.max(1),

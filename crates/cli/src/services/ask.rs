@@ -1,7 +1,7 @@
-//! What a daemon says about itself, asked over its own socket.
+//! Asks a daemon for its status over its own socket.
 
 use nexus_client::{Connection, Kind};
-use nexus_daemon::Standing;
+use nexus_daemon::StatusFile;
 use nexus_proto::{Timestamp, agent::v1::AgentState, common::v1::Health};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
@@ -11,23 +11,23 @@ use super::{
 };
 
 #[derive(Clone, Debug)]
-pub struct Said {
+pub struct DaemonReport {
     pub serving: bool,
     pub health: Option<Health>,
     pub version: String,
     pub started_at: Option<Timestamp>,
     /// Of an agent: it holds its line to the orchestrator.
     pub connected: bool,
-    /// It needs a secret whose store is locked.
+    /// It waits for a secret whose store is locked.
     pub waits: bool,
 }
 
-/// What is wrong with a daemon that serves.
+/// Why a daemon that serves is degraded.
 #[derive(Clone, Debug)]
 pub struct Degradation {
     pub state: State,
     pub message: String,
-    /// Where there is a better one than to read its log.
+    /// A better fix than to read its log, where there is one.
     pub fix: Option<&'static str>,
 }
 
@@ -37,14 +37,14 @@ const MAKE_ROOM: &str = "make room on that disk; nexus sessions prune removes ol
 /// The health of this name is NOT_SERVING while a daemon waits for a secret.
 const CREDENTIALS: &str = "credentials";
 
-impl Said {
+impl DaemonReport {
     pub fn is_degraded(&self) -> bool {
         matches!(self.health, Some(Health::Degraded | Health::Unhealthy))
     }
 
-    /// With the reasons that it wrote down, if it did.
-    pub fn degradation(&self, standing: Option<&Standing>) -> Option<Degradation> {
-        let trouble = standing.and_then(Standing::trouble);
+    /// With the reasons from its status file, if there is one.
+    pub fn degradation(&self, status_file: Option<&StatusFile>) -> Option<Degradation> {
+        let trouble = status_file.and_then(StatusFile::trouble);
         match (self.waits, self.is_degraded()) {
             (true, _) => Some(Degradation::waits(trouble)),
             (false, true) => Some(Degradation::degraded(trouble)),
@@ -54,10 +54,10 @@ impl Said {
 }
 
 impl Degradation {
-    /// As it stands in what a daemon wrote down.
-    pub fn of(standing: &Standing) -> Option<Degradation> {
-        let trouble = standing.trouble();
-        if standing.waits() {
+    /// From a daemon's status file.
+    pub fn of(status_file: &StatusFile) -> Option<Degradation> {
+        let trouble = status_file.trouble();
+        if status_file.waits() {
             return Some(Degradation::waits(trouble));
         }
         trouble.map(|trouble| Degradation::degraded(Some(trouble)))
@@ -82,7 +82,7 @@ impl Degradation {
     }
 }
 
-pub async fn daemon(connection: &Connection, service: &str) -> Result<Said, nexus_client::Error> {
+pub async fn daemon(connection: &Connection, service: &str) -> Result<DaemonReport, nexus_client::Error> {
     let (serving, own) = tokio::join!(serves(connection, ""), about(connection, service));
     let serving = serving?;
     let (health, version, started_at, connected) = match own {
@@ -91,7 +91,7 @@ pub async fn daemon(connection: &Connection, service: &str) -> Result<Said, nexu
         Err(error) if error.kind == Kind::Unimplemented => (None, String::new(), None, true),
         Err(error) => return Err(error),
     };
-    let mut said = Said {
+    let mut said = DaemonReport {
         serving,
         health,
         version,
@@ -113,8 +113,8 @@ pub async fn serves(connection: &Connection, name: &str) -> Result<bool, nexus_c
     Ok(answer.status() == ServingStatus::Serving)
 }
 
-/// What stands between a daemon that serves and one that is of use; `None` if nothing does.
-pub async fn unlinked(link: Link, service: &str, said: &Said, orchestrator: &Connection) -> Option<String> {
+/// Why a daemon that serves is not ready; `None` if it is.
+pub async fn unlinked(link: Link, service: &str, said: &DaemonReport, orchestrator: &Connection) -> Option<String> {
     match link {
         Link::None => None,
         Link::Connected if said.connected => None,

@@ -1,4 +1,4 @@
-//! `nexus services start|stop|restart|enable|disable`: says what is wanted, and waits until it is so.
+//! `nexus services start|stop|restart|enable|disable`: sets the desired state, and waits until it is reached.
 
 use std::time::Duration;
 

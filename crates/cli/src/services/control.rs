@@ -138,7 +138,7 @@ impl Conversation {
             Err(error) => {
                 return Err(Failure::new(
                     Exit::Failed,
-                    format!("the supervisor does not hear: {error}"),
+                    format!("failed to send to the supervisor: {error}"),
                 ));
             }
         }

@@ -1,4 +1,4 @@
-//! Daemons by the names that people and documents know them by, run in the foreground: `nexus gateway-daemon`.
+//! Runs daemons in the foreground by their well-known names: `nexus gateway-daemon`.
 
 use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
 

@@ -1,4 +1,4 @@
-//! The services of one tree as commands see them: what there is, how it is, and how it is changed.
+//! The services of one tree as commands see them: names, status and changes.
 //!
 //! Nothing here keeps a daemon running: the supervisor does ([`crate::supervise`]), or an init system. A daemon is found
 //! through its socket, and its process by what the kernel tells of it. A socket that somebody else holds is never

@@ -1,4 +1,4 @@
-//! What is known of the services: the same shape in memory, between supervisor and command, and in `--json`.
+//! The status of the services: one shape in memory, between supervisor and command, and in `--json`.
 
 use std::{
     path::PathBuf,

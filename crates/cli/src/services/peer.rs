@@ -1,4 +1,4 @@
-//! Who is behind a socket, and how to signal exactly that process.
+//! Finds the process that listens on a socket, and signals exactly that process.
 //!
 //! The kernel tells the process that listens, or that has the listening socket open. It is held by a pidfd, taken while
 //! a connection to it stands: if the connection still stands after that, the pidfd is the listener's and can never come

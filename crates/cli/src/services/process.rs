@@ -1,4 +1,4 @@
-//! One process, whatever becomes of its number: by its start time, and held by a pidfd.
+//! Identifies a process beyond its pid: by its start time, and by a pidfd.
 //!
 //! What is asked of `/proc` has no answer on other systems; there a number is all there is, used right after it was seen
 //! to be right.

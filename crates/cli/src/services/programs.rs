@@ -1,4 +1,4 @@
-//! Where the daemons' programs are, and what it means when one ends.
+//! Where the daemons' programs are, and what their exit codes mean.
 
 use std::{
     env, fs,

@@ -144,7 +144,7 @@ pub fn show(snapshot: &Snapshot, output: &Output) -> Result<(), Failure> {
             None => output.note(&format!(
                 "\n{}: {}",
                 service.id,
-                exit.unwrap_or("is not as it is wanted")
+                exit.unwrap_or("is not in its desired state")
             )),
         }
     }

@@ -8,11 +8,11 @@ use std::{
 use futures_util::future::join_all;
 use nexus_client::{Connection, Kind};
 use nexus_config::Root;
-use nexus_daemon::Standing;
+use nexus_daemon::StatusFile;
 use tokio::time::timeout;
 
 use super::{
-    ask::{self, Degradation, Said},
+    ask::{self, DaemonReport, Degradation},
     model::{Check, Desired, Endpoint, Manager, Service, Snapshot, State, Verdict, stamp},
     peer::{Found, look},
     process,
@@ -113,7 +113,7 @@ pub async fn one(context: &Context, entry: &Entry, socket: &Socket, desired: Des
             None => Ok(false),
         },
         Ok(Found::Stale) if desired == Desired::Running => {
-            Err(wrong(State::Failed, "died, and nobody starts it again", "nexus up"))
+            Err(wrong(State::Failed, "died, and no supervisor restarts it", "nexus up"))
         }
         Ok(Found::Stale) => Ok(false),
         Ok(Found::Other) => Err(wrong(State::Foreign, "what is there is not a socket", "move it away")),
@@ -179,16 +179,16 @@ pub async fn one(context: &Context, entry: &Entry, socket: &Socket, desired: Des
 
 /// What the daemon wrote down of itself, which wakes nobody. The init system knows that it runs.
 pub fn recall(context: &Context, service: &mut Service, fed: Option<SystemTime>) {
-    let file = Standing::file(&context.root, &service.id);
+    let file = StatusFile::file(&context.root, &service.id);
     let logs = format!("nexus services logs {}", service.id);
-    let Some(standing) = service.pid.and_then(|pid| Standing::of(pid.unsigned_abs(), &file)) else {
+    let Some(status_file) = service.pid.and_then(|pid| StatusFile::of(pid.unsigned_abs(), &file)) else {
         service.state = State::Ready;
-        let message = "runs; how well, only it could say: nexus services status --deep".to_owned();
+        let message = "runs; ask it for its health with: nexus services status --deep".to_owned();
         service.checks.push(check("health", Verdict::Skip, message, None, None));
         return;
     };
-    let (state, verdict, message, fix) = match Degradation::of(&standing) {
-        _ if !standing.serving => (State::Stopping, Verdict::Warn, "serves no more".to_owned(), None),
+    let (state, verdict, message, fix) = match Degradation::of(&status_file) {
+        _ if !status_file.serving => (State::Stopping, Verdict::Warn, "serves no more".to_owned(), None),
         Some(degradation) => (
             degradation.state,
             Verdict::Warn,
@@ -198,14 +198,14 @@ pub fn recall(context: &Context, service: &mut Service, fed: Option<SystemTime>)
         None => (State::Ready, Verdict::Pass, "serves".to_owned(), None),
     };
     service.state = state;
-    service.endpoints[0].listening = standing.serving;
-    service.version = Some(standing.version);
-    service.credentials = standing.credentials;
+    service.endpoints[0].listening = status_file.serving;
+    service.version = Some(status_file.version);
+    service.credentials = status_file.credentials;
     let mut health = check("health", verdict, message, None, fix);
     // It is as old as the last sign of life.
     health.observed_at = fed
         .map(stamp)
-        .map_or(standing.observed_at.clone(), |fed| fed.max(standing.observed_at));
+        .map_or(status_file.observed_at.clone(), |fed| fed.max(status_file.observed_at));
     service.checks.push(health);
 }
 
@@ -227,8 +227,8 @@ fn put_without_socket(entry: &Entry, socket: &Socket, service: &mut Service) {
 
 /// The process of a service that cannot be found by its socket: the one that wrote down how it is, if it still runs.
 pub fn running_without_socket(root: &Root, service: &str) -> Option<i32> {
-    let told = std::fs::read(Standing::file(root, service)).ok()?;
-    let told: Standing = serde_json::from_slice(&told).ok()?;
+    let told = std::fs::read(StatusFile::file(root, service)).ok()?;
+    let told: StatusFile = serde_json::from_slice(&told).ok()?;
     let pid = i32::try_from(told.pid).ok()?;
     let ours = process::is_daemon(pid) && !process::is_of_another_tree(pid, &root.state());
     ours.then_some(pid)
@@ -247,11 +247,11 @@ async fn put(context: &Context, entry: &Entry, socket: &Socket, service: &mut Se
         } else {
             None
         };
-        Ok::<(Said, Option<String>), nexus_client::Error>((said, unlinked))
+        Ok::<(DaemonReport, Option<String>), nexus_client::Error>((said, unlinked))
     };
     let heard = timeout(PATIENCE, heard).await;
-    let file = Standing::file(&context.root, entry.name);
-    let standing = service.pid.and_then(|pid| Standing::of(pid.unsigned_abs(), &file));
+    let file = StatusFile::file(&context.root, entry.name);
+    let status_file = service.pid.and_then(|pid| StatusFile::of(pid.unsigned_abs(), &file));
     let took = Some(begin.elapsed());
     let logs = || Some(format!("nexus services logs {}", entry.name));
     let mut fix = None;
@@ -261,7 +261,7 @@ async fn put(context: &Context, entry: &Entry, socket: &Socket, service: &mut Se
             let started = said.started_at.and_then(|time| SystemTime::try_from(time).ok());
             service.since = service.since.take().or(started.map(stamp));
             service.endpoints[0].listening = said.serving;
-            match (unlinked, said.degradation(standing.as_ref())) {
+            match (unlinked, said.degradation(status_file.as_ref())) {
                 _ if !said.serving => (
                     State::Unhealthy,
                     Verdict::Fail,
@@ -284,7 +284,9 @@ async fn put(context: &Context, entry: &Entry, socket: &Socket, service: &mut Se
             "is there, and does not answer".to_owned(),
         ),
     };
-    service.credentials = standing.map(|standing| standing.credentials).unwrap_or_default();
+    service.credentials = status_file
+        .map(|status_file| status_file.credentials)
+        .unwrap_or_default();
     service.state = state;
     let fix = fix.or_else(|| (verdict != Verdict::Pass).then(logs).flatten());
     service.checks.push(check("health", verdict, message, took, fix));

@@ -38,7 +38,7 @@ pub struct Socket {
 }
 
 #[derive(Deserialize)]
-struct Told {
+struct SocketSettings {
     socket_path: Option<PathBuf>,
     socket_mode: String,
     socket_group: Option<String>,
@@ -51,7 +51,7 @@ pub fn sockets(context: &Context) -> Result<Vec<Socket>, Failure> {
     let loaded = nexus_config::read(&schemas, &Sources::new(&context.root).with_process_env());
     let own = context.local()?;
     let sockets = TABLE.iter().zip(&loaded.settings).map(|(entry, settings)| {
-        let told: Option<Told> = settings.extract().ok();
+        let told: Option<SocketSettings> = settings.extract().ok();
         let mode = told
             .as_ref()
             .and_then(|told| u32::from_str_radix(&told.socket_mode, 8).ok())

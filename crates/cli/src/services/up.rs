@@ -266,7 +266,7 @@ fn report(lines: &[Line], begin: Instant, output: &Output) -> Result<Exit, Failu
             output.bold("nexus chat \"hello\"")
         ))?;
     } else {
-        output.note("\nwhat did start goes on running; when the cause is gone: nexus up");
+        output.note("\nservices that started keep running; once the cause is fixed: nexus up");
     }
     Ok(exit)
 }

@@ -64,7 +64,7 @@ pub fn programs() -> Result<(Vec<Program>, Vec<String>), Failure> {
     if found.is_empty() {
         return Err(Failure::new(
             Exit::Failed,
-            "no daemon is installed: there is nobody to ask about settings",
+            "no daemon is installed that could be asked about its settings",
         )
         .hint("put the programs beside nexus, in PATH, or where NEXUS_BIN_DIR says"));
     }

@@ -9,7 +9,7 @@ use crate::{context::Context, failure::Failure, running};
 
 /// A running daemon that reads what was changed.
 #[derive(Debug, Serialize)]
-pub struct Told {
+pub struct Notified {
     pub service: String,
     pub pid: i32,
     pub applies: Applies,
@@ -26,7 +26,7 @@ pub enum Applies {
 }
 
 /// Sends SIGHUP to the daemons of this tree that read one of these settings and apply it live.
-pub async fn tell(context: &Context, catalogue: &Catalogue, changed: &[&Described]) -> Result<Vec<Told>, Failure> {
+pub async fn tell(context: &Context, catalogue: &Catalogue, changed: &[&Described]) -> Result<Vec<Notified>, Failure> {
     let mut told = Vec::new();
     for running::Running { service, peer } in running::running(context).await? {
         let concerned = |setting: &&&Described| {
@@ -49,7 +49,7 @@ pub async fn tell(context: &Context, catalogue: &Catalogue, changed: &[&Describe
             (true, false) => Applies::Unreached,
             (false, _) => Applies::Restart,
         };
-        told.push(Told { service, pid, applies });
+        told.push(Notified { service, pid, applies });
     }
     Ok(told)
 }

@@ -14,7 +14,7 @@ use super::{
     handover::{self, Handed},
     machine::{Effect, Event, Exit, Machine, Phase, Unit},
     memory::{Disabled, Memory, Remembered},
-    prober::Look,
+    prober::ProbeResult,
     view,
 };
 use crate::{
@@ -26,17 +26,17 @@ use crate::{
     },
 };
 
-/// What reaches the dispatcher.
-pub enum Heard {
+/// The inputs of the dispatcher.
+pub enum Input {
     Ended {
         unit: usize,
         instance: u64,
         exit: Exit,
     },
-    Look {
+    ProbeResult {
         unit: usize,
         instance: u64,
-        look: Box<Look>,
+        look: Box<ProbeResult>,
     },
     Command {
         request: Request,
@@ -49,11 +49,11 @@ pub enum Heard {
 /// Between two looks whether the tree and our own socket are still there.
 const TREE_LOOK: Duration = Duration::from_secs(1);
 
-/// Why a supervisor is done.
+/// Why a supervisor ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
     Stopped,
-    /// Another one has taken the tree over.
+    /// Another supervisor has taken over.
     Replaced,
 }
 
@@ -63,7 +63,7 @@ pub struct Dispatcher {
     pub begin: Instant,
     begun: SystemTime,
     /// By unit, what its present process said last.
-    looks: Vec<Option<(Look, SystemTime)>>,
+    looks: Vec<Option<(ProbeResult, SystemTime)>>,
     stopping: bool,
     written: Memory,
     snapshots: watch::Sender<Arc<Snapshot>>,
@@ -122,7 +122,7 @@ impl Dispatcher {
     }
 
     /// Until everything is stopped and told so.
-    pub async fn run(&mut self, inbox: &mut mpsc::Receiver<Heard>, control: &mut Control) -> StopReason {
+    pub async fn run(&mut self, inbox: &mut mpsc::Receiver<Input>, control: &mut Control) -> StopReason {
         let mut tree = tokio::time::interval(TREE_LOOK);
         tree.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !(self.stopping && self.machine.units.iter().all(|unit| !unit.is_alive())) {
@@ -149,17 +149,17 @@ impl Dispatcher {
         StopReason::Stopped
     }
 
-    fn hear(&mut self, heard: Heard, control: &Control) {
+    fn hear(&mut self, heard: Input, control: &Control) {
         match heard {
-            Heard::Ended { unit, instance, exit } => {
+            Input::Ended { unit, instance, exit } => {
                 if self.machine.units[unit].instance == instance {
                     self.executor.exited(unit);
                     self.looks[unit] = None;
                 }
                 self.step(Event::Ended { unit, instance, exit });
             }
-            Heard::Look { unit, instance, look } => self.look(unit, instance, *look),
-            Heard::Command { request, reply } => {
+            Input::ProbeResult { unit, instance, look } => self.look(unit, instance, *look),
+            Input::Command { request, reply } => {
                 let done = match &request.action {
                     Action::HandOver { program } => self.hand_over(program, control),
                     _ => self.command(&request),
@@ -169,11 +169,11 @@ impl Dispatcher {
                 // Who hung up does not want an answer.
                 let _gone = reply.send(answer);
             }
-            Heard::Stop => self.stop_all(None),
+            Input::Stop => self.stop_all(None),
         }
     }
 
-    fn look(&mut self, unit: usize, instance: u64, look: Look) {
+    fn look(&mut self, unit: usize, instance: u64, look: ProbeResult) {
         if self.machine.units[unit].instance != instance || !self.machine.units[unit].is_alive() {
             return;
         }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use nexus_daemon::{Standing, listener::Kept};
+use nexus_daemon::{StatusFile, listener::Kept};
 use nix::{
     sys::{
         signal::Signal,
@@ -19,7 +19,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
     child::{self, Process},
-    dispatcher::Heard,
+    dispatcher::Input,
     handover::Handed,
     machine::{Effect, Event, Exit},
     memory::Remembered,
@@ -56,7 +56,7 @@ pub struct Executor {
     pub environment: Environment,
     policy: Policy,
     slots: Vec<Slot>,
-    heard: mpsc::Sender<Heard>,
+    heard: mpsc::Sender<Input>,
 }
 
 impl Executor {
@@ -65,7 +65,7 @@ impl Executor {
         environment: Environment,
         policy: Policy,
         sockets: Vec<Socket>,
-        heard: mpsc::Sender<Heard>,
+        heard: mpsc::Sender<Input>,
     ) -> Executor {
         let slot = |(entry, socket)| Slot {
             entry,
@@ -177,14 +177,14 @@ impl Executor {
         tokio::spawn(async move {
             let exit = child::end(process, child, printing, mark).await;
             // Nobody hears it only while the supervisor ends.
-            let _ending = heard.send(Heard::Ended { unit, instance, exit }).await;
+            let _ending = heard.send(Input::Ended { unit, instance, exit }).await;
         });
         let prober = Prober {
             unit,
             instance,
             entry: slot.entry,
             pid,
-            standing: Standing::file(&self.context.root, slot.entry.name),
+            status_file: StatusFile::file(&self.context.root, slot.entry.name),
             address: address(&self.context, slot.entry, &slot.socket),
             orchestrator: self.context.orchestrator.clone(),
             options: self.context.options.clone(),

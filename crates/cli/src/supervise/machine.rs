@@ -27,7 +27,7 @@ pub struct Policy {
     pub probe_failures: u32,
     pub backoff_min: Duration,
     pub backoff_max: Duration,
-    /// After so long without a crash the count starts anew.
+    /// After this time without a crash the count is reset.
     pub healthy_after: Duration,
     /// So many crashes within the window, and it is left alone.
     pub crash_limit: usize,
@@ -431,7 +431,7 @@ impl Machine {
     }
 }
 
-/// Of the pause after so many pauses.
+/// The ceiling of the pause after this many pauses.
 fn ceiling(policy: &Policy, pauses: u32) -> Duration {
     let doubled = policy.backoff_min.saturating_mul(1 << pauses.min(16));
     doubled.min(policy.backoff_max)

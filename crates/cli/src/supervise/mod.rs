@@ -98,8 +98,8 @@ pub async fn run(mut context: Context, environment: Environment) -> Result<Exit,
                 _ = terminate.recv() => 143,
                 _ = interrupt.recv() => 130,
             };
-            // A second wish leaves at once; the daemons go on, and the next supervisor finds them.
-            if heard.try_send(dispatcher::Heard::Stop).is_err() || asked {
+            // A second request leaves at once; the daemons go on, and the next supervisor finds them.
+            if heard.try_send(dispatcher::Input::Stop).is_err() || asked {
                 std::process::exit(code);
             }
             asked = true;

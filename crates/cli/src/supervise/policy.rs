@@ -30,13 +30,13 @@ pub fn schema() -> Schema {
                 "start_timeout",
                 Kind::Duration,
                 "1m",
-                "a daemon that does not serve after so long is started again",
+                "a daemon that does not serve within this time is restarted",
             ),
             Setting::new(
                 "stop_timeout",
                 Kind::Duration,
                 "15s",
-                "a daemon that has not stopped after so long is killed",
+                "a daemon that has not stopped within this time is killed",
             ),
             Setting::new(
                 "probe_interval",
@@ -72,7 +72,7 @@ pub fn schema() -> Schema {
                 "healthy_after",
                 Kind::Duration,
                 "1m",
-                "after so long without a crash earlier ones are forgotten",
+                "after this time without a crash the crash count is reset",
             ),
             Setting::new(
                 "crash_limit",

@@ -6,12 +6,12 @@ use std::{
 };
 
 use nexus_client::{Address, Connection, Kind, Options};
-use nexus_daemon::Standing;
+use nexus_daemon::StatusFile;
 use tokio::{sync::mpsc, time};
 
-use super::dispatcher::Heard;
+use super::dispatcher::Input;
 use crate::services::{
-    ask::{self, Said},
+    ask::{self, DaemonReport},
     table::{Entry, Link},
 };
 
@@ -19,24 +19,24 @@ use crate::services::{
 const FIRST: Duration = Duration::from_millis(2);
 const QUICK: u32 = 100;
 
-/// What came of one look.
+/// The result of one probe of a daemon.
 #[derive(Clone, Debug)]
-pub struct Look {
-    pub said: Result<Said, String>,
-    /// What stands between it and being of use.
+pub struct ProbeResult {
+    pub said: Result<DaemonReport, String>,
+    /// Why it is not ready although it serves.
     pub unlinked: Option<String>,
-    /// The file of its socket is gone: nobody new reaches it.
+    /// Its socket file is gone: no new client can connect.
     pub absent: bool,
-    /// What it wrote down of itself.
-    pub standing: Option<Standing>,
+    /// Its status file.
+    pub status_file: Option<StatusFile>,
     pub took: Duration,
 }
 
-impl Look {
-    /// It is of use and nothing about it is on its way: one that limps may be well the next moment.
+impl ProbeResult {
+    /// It is ready and nothing about it is about to change: a degraded daemon may recover the next moment.
     fn is_settled(&self) -> bool {
         let well = self.said.as_ref().is_ok_and(|said| said.serving && !said.is_degraded());
-        let asking = self.standing.as_ref().is_some_and(Standing::is_asking);
+        let asking = self.status_file.as_ref().is_some_and(StatusFile::is_asking);
         well && !self.absent && self.unlinked.is_none() && !asking
     }
 }
@@ -46,7 +46,7 @@ pub struct Prober {
     pub instance: u64,
     pub entry: &'static Entry,
     pub pid: i32,
-    pub standing: PathBuf,
+    pub status_file: PathBuf,
     pub address: Address,
     pub orchestrator: Address,
     pub options: Options,
@@ -56,7 +56,7 @@ pub struct Prober {
 
 impl Prober {
     /// Until nobody listens.
-    pub async fn run(self, heard: mpsc::Sender<Heard>) {
+    pub async fn run(self, heard: mpsc::Sender<Input>) {
         let options = Options {
             dial_timeout: self.limit,
             rpc_timeout: self.limit,
@@ -71,7 +71,7 @@ impl Prober {
         loop {
             let look = self.look(&connection, &orchestrator).await;
             let settled = look.is_settled();
-            let message = Heard::Look {
+            let message = Input::ProbeResult {
                 unit: self.unit,
                 instance: self.instance,
                 look: Box::new(look),
@@ -89,12 +89,12 @@ impl Prober {
         }
     }
 
-    async fn look(&self, connection: &Connection, orchestrator: &Connection) -> Look {
+    async fn look(&self, connection: &Connection, orchestrator: &Connection) -> ProbeResult {
         let begin = Instant::now();
         let said = match time::timeout(self.limit, ask::daemon(connection, self.entry.name)).await {
             Ok(Ok(said)) => Ok(said),
             // It answers, and does not want us: it lives.
-            Ok(Err(error)) if matches!(error.kind, Kind::Denied | Kind::Unauthenticated) => Ok(Said {
+            Ok(Err(error)) if matches!(error.kind, Kind::Denied | Kind::Unauthenticated) => Ok(DaemonReport {
                 serving: true,
                 health: None,
                 version: String::new(),
@@ -114,11 +114,11 @@ impl Prober {
             _ => None,
         };
         let pid = self.pid.unsigned_abs();
-        Look {
+        ProbeResult {
             said,
             unlinked,
             absent: matches!(&self.address, Address::Unix(path) if path.symlink_metadata().is_err()),
-            standing: Standing::of(pid, &self.standing),
+            status_file: StatusFile::of(pid, &self.status_file),
             took,
         }
     }

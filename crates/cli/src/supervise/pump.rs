@@ -1,4 +1,4 @@
-//! What a daemon prints past its own log: kept in `state/logs/<service>.err.log`, one JSON object a line.
+//! Writes a daemon's standard error to `state/logs/<service>.err.log`, one JSON object per line.
 //!
 //! It is always read, so that nobody who prints ever waits; what comes too fast is dropped and counted, and the file
 //! is never larger than [`LARGEST`], with one older beside it.

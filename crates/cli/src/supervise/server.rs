@@ -1,4 +1,4 @@
-//! Hears commands on the control socket: see [`crate::services::control`] for what is said there.
+//! Serves commands on the control socket; the protocol is in [`crate::services::control`].
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::dispatcher::Heard;
+use super::dispatcher::Input;
 use crate::{
     failure::{Exit, Failure},
     services::{
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Until the supervisor ends.
 pub async fn run(
     listener: UnixListener,
-    heard: mpsc::Sender<Heard>,
+    heard: mpsc::Sender<Input>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     room: Arc<Semaphore>,
 ) {
@@ -60,7 +60,7 @@ pub async fn run(
 
 async fn serve(
     stream: UnixStream,
-    heard: mpsc::Sender<Heard>,
+    heard: mpsc::Sender<Input>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
 ) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
@@ -73,7 +73,7 @@ async fn serve(
     };
     if request.protocol != PROTOCOL {
         let said = format!(
-            "the supervisor (nexus {}) speaks version {PROTOCOL}, this command version {}",
+            "the supervisor (nexus {}) uses protocol version {PROTOCOL}, this command version {}",
             env!("CARGO_PKG_VERSION"),
             request.protocol
         );
@@ -82,7 +82,7 @@ async fn serve(
     }
     let follow = request.follow;
     let (reply, answer) = oneshot::channel();
-    if heard.send(Heard::Command { request, reply }).await.is_err() {
+    if heard.send(Input::Command { request, reply }).await.is_err() {
         return Ok(());
     }
     let Ok(answer) = answer.await else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! The machine's state in the words of the model.
+//! Converts the supervisor's state to the shape that commands show.
 
 use std::{
     path::PathBuf,
@@ -8,7 +8,7 @@ use std::{
 use super::{
     executor::Executor,
     machine::{Ending, Exit, Machine, Phase, Time, Unit},
-    prober::Look,
+    prober::ProbeResult,
     pump,
 };
 use crate::services::{
@@ -26,7 +26,7 @@ pub struct View<'a> {
     pub stopping: bool,
     pub executor: &'a Executor,
     pub machine: &'a Machine,
-    pub looks: &'a [Option<(Look, SystemTime)>],
+    pub looks: &'a [Option<(ProbeResult, SystemTime)>],
 }
 
 impl View<'_> {
@@ -87,8 +87,8 @@ impl View<'_> {
             }],
             checks: self.checks(unit, entry, look, gone.then_some(&socket.path)),
             credentials: look
-                .and_then(|(look, _)| look.standing.as_ref())
-                .map(|standing| standing.credentials.clone())
+                .and_then(|(look, _)| look.status_file.as_ref())
+                .map(|status_file| status_file.credentials.clone())
                 .unwrap_or_default(),
             last_error: unit.error.as_ref().map(|(message, at)| LastError {
                 message: message.clone(),
@@ -122,7 +122,7 @@ impl View<'_> {
         &self,
         unit: &Unit,
         entry: &Entry,
-        look: Option<&(Look, SystemTime)>,
+        look: Option<&(ProbeResult, SystemTime)>,
         gone: Option<&PathBuf>,
     ) -> Vec<Check> {
         let mut checks = vec![self.process_check(unit, entry)];
@@ -148,7 +148,7 @@ impl View<'_> {
         };
         let logs = Some(format!("nexus services logs {}", entry.name));
         checks.push(match &look.said {
-            Ok(said) if said.serving => match said.degradation(look.standing.as_ref()) {
+            Ok(said) if said.serving => match said.degradation(look.status_file.as_ref()) {
                 Some(degradation) => {
                     let fix = degradation.fix.map(str::to_owned).or(logs);
                     check("health", Verdict::Warn, degradation.message, fix)
@@ -218,7 +218,7 @@ impl View<'_> {
     }
 }
 
-fn state(unit: &Unit, look: Option<&Look>) -> State {
+fn state(unit: &Unit, look: Option<&ProbeResult>) -> State {
     if unit.is_leaving() {
         return if unit.hangs() {
             State::Unhealthy
@@ -236,7 +236,7 @@ fn state(unit: &Unit, look: Option<&Look>) -> State {
         Phase::Ready => match look {
             Some(look) => {
                 let said = look.said.as_ref().ok();
-                let degradation = said.and_then(|said| said.degradation(look.standing.as_ref()));
+                let degradation = said.and_then(|said| said.degradation(look.status_file.as_ref()));
                 let unlinked = look.unlinked.as_ref().map(|_| State::Degraded);
                 degradation
                     .map(|degradation| degradation.state)

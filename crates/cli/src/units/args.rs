@@ -1,4 +1,4 @@
-//! What `nexus services install` and its opposite are told.
+//! The command line of `nexus services install` and `uninstall`.
 
 use std::path::PathBuf;
 

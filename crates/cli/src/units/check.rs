@@ -1,4 +1,4 @@
-//! What must hold before anything is changed.
+//! Checks that must pass before an installation changes anything.
 
 use std::{
     env,

@@ -1,4 +1,4 @@
-//! How a path is written into a unit so that systemd reads the same path out of it.
+//! Escapes a path so that systemd reads the same path from a unit.
 
 use std::path::Path;
 

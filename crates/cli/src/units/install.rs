@@ -1,4 +1,4 @@
-//! `nexus services install`: the units written, enabled, and everything started.
+//! `nexus services install`: writes and enables the units, and starts everything.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! The init system as the manager of the services, behind the same model as our own supervisor.
+//! The host's init system as the manager of the services, behind the same interface as our own supervisor.
 //!
 //! It is the manager where it has units of ours for this very `NEXUS_ROOT`: another tree's are another tree's.
 

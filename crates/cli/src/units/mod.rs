@@ -1,4 +1,4 @@
-//! Units for the init system of the host: systemd's, and launchd's agents.
+//! Units of the host's init system: systemd units and launchd agents.
 //!
 //! ```text
 //!   files (what is checked in) ──▶ render (this installation's paths, this systemd's version) ──▶ install: steps ──▶ done,

@@ -1,4 +1,4 @@
-//! Running a program of the init system: what it says, within a time.
+//! Runs a program of the init system, with a timeout, and returns its output.
 
 use std::{process::Stdio, time::Duration};
 
@@ -7,14 +7,14 @@ use tokio::{process::Command, time::timeout};
 use crate::failure::{Exit, Failure};
 
 #[derive(Debug)]
-pub struct Said {
+pub struct CommandOutput {
     pub ok: bool,
     pub out: String,
     pub err: String,
 }
 
 /// Whatever it says, also if it says no.
-pub async fn ask(program: &str, args: &[&str], patience: Duration) -> Result<Said, Failure> {
+pub async fn ask(program: &str, args: &[&str], patience: Duration) -> Result<CommandOutput, Failure> {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).kill_on_drop(true);
     // Its words are read: they must be those of the manual.
@@ -30,10 +30,10 @@ pub async fn ask(program: &str, args: &[&str], patience: Duration) -> Result<Sai
         )
     })?;
     let ended = ended.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Failure::new(Exit::Failed, format!("there is no {program} here")),
+        std::io::ErrorKind::NotFound => Failure::new(Exit::Failed, format!("{program} is not installed")),
         _ => Failure::new(Exit::Failed, format!("failed to run {program}: {error}")),
     })?;
-    Ok(Said {
+    Ok(CommandOutput {
         ok: ended.status.success(),
         out: String::from_utf8_lossy(&ended.stdout).into_owned(),
         err: String::from_utf8_lossy(&ended.stderr).into_owned(),

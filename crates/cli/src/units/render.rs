@@ -1,4 +1,4 @@
-//! From a unit as it is checked in to one of this installation: its paths, and only what this systemd knows.
+//! Adapts a checked-in unit to one installation: its paths, and only settings that this systemd knows.
 //!
 //! It changes words and whole lines, and knows no more of a unit than where a path may stand.
 

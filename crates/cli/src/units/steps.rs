@@ -1,4 +1,4 @@
-//! What an installation does, one step after the other: shown first, then done.
+//! The steps of an installation: shown first, then executed.
 
 use std::{
     fs, io,

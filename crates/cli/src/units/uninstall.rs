@@ -1,4 +1,4 @@
-//! `nexus services uninstall`: everything stopped, disabled and gone, but what the daemons keep.
+//! `nexus services uninstall`: stops, disables and removes the units; the data of the daemons stays.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What `nexus upgrade` is told, and what its help teaches.
+//! The command line of `nexus upgrade`, and its help.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Everything that can be known about a new version before anything is changed.
+//! Checks of a new version that run before anything is changed.
 
 use std::{env, fs, path::Path};
 
@@ -154,7 +154,10 @@ async fn facts(context: &Context, bin: &Path) -> Result<Facts, Failure> {
         let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
         Failure::new(
             Exit::Failed,
-            format!("{} does not say what it makes of the stores: {said}", bin.display()),
+            format!(
+                "{} does not report whether it can read the stores: {said}",
+                bin.display()
+            ),
         )
     })
 }

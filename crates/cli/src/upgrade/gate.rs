@@ -102,7 +102,10 @@ pub async fn look(program: &Path, context: &Context) -> Result<Vec<Seen>, Failur
         let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
         Failure::new(
             Exit::Failed,
-            format!("{} does not tell how the services are: {said}", program.display()),
+            format!(
+                "{} does not report the status of the services: {said}",
+                program.display()
+            ),
         )
     })?;
     Ok(answer.services)
@@ -230,7 +233,7 @@ pub struct Gate<'a> {
     pub stay: Duration,
 }
 
-enum Is {
+enum Comparison {
     Fine,
     Not(String),
     /// Waiting changes nothing any more.
@@ -245,7 +248,7 @@ impl Gate<'_> {
         let seen = look(self.program, self.context).await.map_err(|why| late(&why))?;
         let stale = |one: &&Before| {
             let now = seen.iter().find(|seen| seen.id == one.id);
-            now.is_none_or(|now| !matches!(self.compare(one, now, now.pid), Is::Fine))
+            now.is_none_or(|now| !matches!(self.compare(one, now, now.pid), Comparison::Fine))
         };
         let stale: Vec<&str> = self.before.iter().filter(stale).map(|one| one.id.as_str()).collect();
         if stale.is_empty() {
@@ -273,12 +276,12 @@ impl Gate<'_> {
                 let now = seen.iter().find(|seen| seen.id == before.id);
                 let pid = pid(first, &before.id);
                 match now.map_or_else(
-                    || Is::Lost("is not known any more".to_owned()),
+                    || Comparison::Lost("is not known any more".to_owned()),
                     |now| self.compare(before, now, pid),
                 ) {
-                    Is::Fine => {}
-                    Is::Lost(why) => return Err(self.trouble(&before.id, why, since)),
-                    Is::Not(why) => waiting.push((before.id.clone(), why)),
+                    Comparison::Fine => {}
+                    Comparison::Lost(why) => return Err(self.trouble(&before.id, why, since)),
+                    Comparison::Not(why) => waiting.push((before.id.clone(), why)),
                 }
             }
             let pids: Vec<Option<i32>> = self.before.iter().map(|before| pid(&seen, &before.id)).collect();
@@ -307,11 +310,10 @@ impl Gate<'_> {
         }
     }
 
-    /// Ready again if it was, from the right folder, and of the right version. Of one that was not well nothing is asked
-    /// but that it is what this version runs.
-    /// Where the system does not tell what runs (a daemon may hide it from all but root), a process that `old` is not is
-    /// taken to be it: nobody else starts them.
-    fn compare(&self, before: &Before, now: &Seen, old: Option<i32>) -> Is {
+    /// Ready again if it was, from the right folder, and of the right version. Of one that was not well nothing is
+    /// asked but that it is what this version runs. Where the system does not tell what runs (a daemon may hide it from
+    /// all but root), a process that `old` is not is taken to be it: nobody else starts them.
+    fn compare(&self, before: &Before, now: &Seen, old: Option<i32>) -> Comparison {
         let words = || {
             let ended = now.last_exit.as_ref().map(|ended| ended.message.clone());
             let check = now.checks.iter().find(|check| check.status == "fail");
@@ -326,30 +328,30 @@ impl Gate<'_> {
             _ => true,
         };
         if was_well && matches!(now.state.as_str(), "failed" | "backoff") {
-            return Is::Lost(format!("does not stay: it {}", words()));
+            return Comparison::Lost(format!("does not stay: it {}", words()));
         }
         if was_well && !fine {
-            return Is::Not("did not become ready".to_owned());
+            return Comparison::Not("did not become ready".to_owned());
         }
         let Some(pid) = now.pid else {
             return match was_well {
-                true => Is::Not("did not start".to_owned()),
-                false => Is::Fine,
+                true => Comparison::Not("did not start".to_owned()),
+                false => Comparison::Fine,
             };
         };
         let runs = runs_from(pid, self.program);
         if runs.is_none() && old == Some(pid) {
-            return Is::Not("was not restarted".to_owned());
+            return Comparison::Not("was not restarted".to_owned());
         }
         if runs == Some(false) {
             let bin = self.program.parent().unwrap_or(self.program);
-            return Is::Not(format!("was not started from {}", bin.display()));
+            return Comparison::Not(format!("was not started from {}", bin.display()));
         }
         match now.version.as_deref().filter(|version| !version.is_empty()) {
             Some(version) if version != self.version => {
-                Is::Not(format!("did not become version {} (it says {version})", self.version))
+                Comparison::Not(format!("did not become version {} (it says {version})", self.version))
             }
-            _ => Is::Fine,
+            _ => Comparison::Fine,
         }
     }
 

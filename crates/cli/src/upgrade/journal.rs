@@ -1,4 +1,4 @@
-//! How far an upgrade has come, on disk before each step is taken: what a killed one leaves to the next.
+//! The progress of an upgrade, written to disk before each step, so that an interrupted upgrade can be resumed.
 
 use std::{fs, io, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! Where an installation keeps its versions, and which one counts.
+//! The directories of the installed versions, and which version is current.
 //!
 //! ```text
 //!   PREFIX/bin/nexus ──▶ ../lib/nexus/current/bin/nexus         links, made once for each file of a release
@@ -52,7 +52,7 @@ impl Layout {
                 let home = home_of(&own).ok_or_else(|| {
                     Failure::new(
                         Exit::Refused,
-                        format!("{} is no part of an installation that keeps versions", own.display()),
+                        format!("{} is not part of a versioned installation", own.display()),
                     )
                     .hint(hint)
                 })?;
@@ -219,7 +219,7 @@ impl Layout {
                         exit: Exit::Refused,
                         ..failure
                     }
-                    .hint("the installation belongs to somebody else: try it as that user, such as with sudo"),
+                    .hint("the installation belongs to another user: run this as that user, such as with sudo"),
                     _ => failure,
                 }
             })?;

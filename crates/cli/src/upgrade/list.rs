@@ -1,4 +1,4 @@
-//! What is installed, and what was cut off.
+//! Lists installed versions and interrupted upgrades.
 
 use serde_json::json;
 

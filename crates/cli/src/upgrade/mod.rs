@@ -1,4 +1,4 @@
-//! `nexus upgrade`: another version of all programs, tried in place, and back by itself if it does not work.
+//! `nexus upgrade`: installs another version of all programs, and rolls back automatically if it does not become ready.
 //!
 //! ```text
 //!   unpack ──▶ check ──▶ backup ──▶ switch ──▶ restart ──▶ finish
@@ -69,20 +69,19 @@ pub async fn run(context: &Context, args: &UpgradeArgs, output: &Output) -> Resu
         }
     }
     let current = layout.current().unwrap_or_default();
-    let what =
-        match (&args.source, args.rollback) {
-            (Some(source), false) => What::Release(source.clone()),
-            (None, true) => What::Version(layout.previous().filter(|previous| *previous != current).ok_or_else(
-                || Failure::new(Exit::NotFound, "there is no version to go back to").hint("see: nexus upgrade --list"),
-            )?),
-            _ if resumed => return Ok(Exit::Ok),
-            _ => {
-                return Err(
-                    Failure::usage("to what? name a release: nexus-VERSION-TARGET.tar.gz, or a folder")
-                        .hint("see: nexus upgrade --help"),
-                );
-            }
-        };
+    let what = match (&args.source, args.rollback) {
+        (Some(source), false) => Source::Release(source.clone()),
+        (None, true) => Source::Version(layout.previous().filter(|previous| *previous != current).ok_or_else(
+            || Failure::new(Exit::NotFound, "there is no version to go back to").hint("see: nexus upgrade --list"),
+        )?),
+        _ if resumed => return Ok(Exit::Ok),
+        _ => {
+            return Err(
+                Failure::usage("to what? name a release: nexus-VERSION-TARGET.tar.gz, or a folder")
+                    .hint("see: nexus upgrade --help"),
+            );
+        }
+    };
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let journal = Journal::new(
         &current,
@@ -106,7 +105,7 @@ pub async fn run(context: &Context, args: &UpgradeArgs, output: &Output) -> Resu
 }
 
 /// What to upgrade to.
-enum What {
+enum Source {
     Release(PathBuf),
     /// One that is installed.
     Version(String),
@@ -160,10 +159,10 @@ impl<'a> Work<'a> {
     }
 
     /// Everything up to the switch; an end if it is over before.
-    async fn prepare(&mut self, what: What, args: &UpgradeArgs) -> Result<Option<End>, Failure> {
+    async fn prepare(&mut self, what: Source, args: &UpgradeArgs) -> Result<Option<End>, Failure> {
         let (about, folder) = match what {
-            What::Release(source) => self.unpack(source, args.sha256.as_deref()).await?,
-            What::Version(version) => {
+            Source::Release(source) => self.unpack(source, args.sha256.as_deref()).await?,
+            Source::Version(version) => {
                 let folder = self.layout.folder(&version);
                 (release::about(&folder)?, folder)
             }
@@ -176,7 +175,7 @@ impl<'a> Work<'a> {
         if folder != target && target.exists() && !same(&folder, &target) {
             let said = format!("another nexus {} is installed already, with other files", about.version);
             return Err(
-                Failure::new(Exit::Refused, said).hint(format!("if it is of no use: remove {}", target.display()))
+                Failure::new(Exit::Refused, said).hint(format!("if it is not needed, remove {}", target.display()))
             );
         }
         let save = !args.no_backup && self.context.root.state().is_dir();

@@ -197,7 +197,7 @@ fn room(into: &Path, bytes: u64) -> Result<(), Failure> {
     enough(parent, bytes + SPARE)
 }
 
-/// Whether the disk of a folder has so much left.
+/// Whether the disk of a folder has this much space left.
 pub fn enough(folder: &Path, needed: u64) -> Result<(), Failure> {
     let stat = nix::sys::statvfs::statvfs(folder).map_err(|errno| Failure::file("look at", folder, &errno.into()))?;
     #[expect(clippy::useless_conversion, reason = "the width differs between platforms")]

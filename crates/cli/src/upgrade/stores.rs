@@ -1,4 +1,4 @@
-//! Whether a version can work with the stores of a tree, asked of that version itself: `nexus upgrade --stores`.
+//! Asks another version whether it can read the stores of a tree: `nexus upgrade --stores`.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::{commands::backup, context::Context, failure::Failure, output::Output
 pub struct Facts {
     pub schema: u32,
     pub version: String,
-    /// The tables that it makes of a store which it opens, and the oldest whose programs can work with them then.
+    /// The schema that it migrates a store to, and the oldest schema whose programs can still work with the store then.
     pub known: Tables,
     pub stores: Vec<Store>,
 }
@@ -46,7 +46,7 @@ impl Tables {
         found.schema <= self.schema || found.oldest <= self.schema
     }
 
-    /// What it makes of a store that it opens.
+    /// Whether and how it can work with a store.
     fn after(self, found: Tables) -> Tables {
         if found.schema >= self.schema { found } else { self }
     }

@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 use super::KeyringEntry;
 use crate::{
     Error, Kind, Secret,
-    program::{Program, Said, Trouble},
+    program::{Program, ProgramError, ProgramOutput},
 };
 
 #[cfg_attr(target_os = "linux", expect(dead_code, reason = "tests have one of their own"))]
@@ -62,17 +62,17 @@ pub(super) async fn remove(security: &str, place: &KeyringEntry<'_>) -> Result<b
     }
 }
 
-async fn run(place: &KeyringEntry<'_>, program: Program) -> Result<Said, Error> {
+async fn run(place: &KeyringEntry<'_>, program: Program) -> Result<ProgramOutput, Error> {
     let said = program.run().await.map_err(|trouble| match trouble {
-        Trouble::Missing | Trouble::NotAllowed => {
+        ProgramError::Missing | ProgramError::NotAllowed => {
             place.wrong(Kind::MissingProvider, "the command security was not found")
         }
-        Trouble::Start => place.wrong(Kind::Failed, "the command security cannot be started"),
-        Trouble::Timeout => place.wrong(
+        ProgramError::Start => place.wrong(Kind::Failed, "the command security cannot be started"),
+        ProgramError::Timeout => place.wrong(
             Kind::Timeout,
-            "the keychain did not answer; it may be waiting for somebody to allow it",
+            "the keychain did not answer; it may be waiting for a confirmation on the desktop",
         ),
-        Trouble::TooMuch => place.wrong(Kind::Malformed, "the entry is far too long"),
+        ProgramError::TooMuch => place.wrong(Kind::Malformed, "the entry is far too long"),
     })?;
     // The last byte of the status of Security.framework: -25300, -25308, -25293, -128.
     match said.status.code() {

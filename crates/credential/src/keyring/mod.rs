@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::{Error, Kind, Reference, Secret};
 
-/// One place in it.
+/// One entry of the keyring.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyringEntry<'a> {
     pub reference: &'a Reference,

@@ -1,4 +1,4 @@
-//! From spans that ended to a collector: a bounded queue, batches, one at a time.
+//! Sends ended spans to a collector: a bounded queue, batches, one at a time.
 //!
 //! Nobody waits for it: what finds no room is dropped and counted, and so is a batch that the collector does not take.
 
@@ -119,7 +119,7 @@ fn told(failing: &mut bool, failed: Option<String>) {
     match failed {
         Some(error) if !*failing => {
             *failing = true;
-            tracing::warn!(error, "spans are dropped: the collector does not take them");
+            tracing::warn!(error, "spans are dropped: the collector refuses them");
         }
         None if *failing => {
             *failing = false;

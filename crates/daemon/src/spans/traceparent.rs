@@ -1,4 +1,4 @@
-//! A parent in a trace, and the header `traceparent` of W3C Trace Context, which is a parent as text.
+//! A position in a trace, and its text form, the header `traceparent` of W3C Trace Context.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
 
-/// Where a span belongs. Kept, or sent along, where no call connects what belongs together.
+/// The parent of a span. Stored or sent with messages where no call connects the two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceParent {
     trace: TraceId,
@@ -14,7 +14,7 @@ pub struct TraceParent {
     flags: TraceFlags,
 }
 
-/// A text that is no `traceparent`.
+/// A text that is not a `traceparent`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a traceparent")]
 pub struct InvalidTraceParent;

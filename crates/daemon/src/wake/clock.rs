@@ -1,4 +1,4 @@
-//! The clocks of this host, and one whose hands a test moves.
+//! The clocks of this host, and a clock that tests set.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};

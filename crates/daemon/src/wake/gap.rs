@@ -1,4 +1,4 @@
-//! Tells a host that slept from a process that was frozen and from a clock that was set, by three clocks.
+//! Distinguishes a sleeping host, a frozen process and a changed clock by comparing three clocks.
 //!
 //! ```text
 //!               awake clock   boot clock    wall clock
@@ -25,13 +25,13 @@ pub struct Reading {
 /// What happened between two looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gap {
-    /// The host slept so long.
+    /// The host slept for this time.
     Slept(Duration),
-    /// The host was awake and this process did not run for so long.
+    /// The host was awake and this process did not run for this time.
     Frozen(Duration),
-    /// The wall clock was set forward by so much, or was a stopped virtual machine's.
+    /// The wall clock was set forward by this much, or was a stopped virtual machine's.
     SetForward(Duration),
-    /// The wall clock was set back by so much.
+    /// The wall clock was set back by this much.
     SetBack(Duration),
 }
 

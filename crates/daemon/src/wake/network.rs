@@ -8,22 +8,22 @@ use std::time::Duration;
 
 /// The default routes: interface and gateway, as the kernel writes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ways(BTreeSet<String>);
+pub struct DefaultRoutes(BTreeSet<String>);
 
-impl Ways {
+impl DefaultRoutes {
     /// Whether there is a way out of this host.
     pub fn is_up(&self) -> bool {
         !self.0.is_empty()
     }
 
-    fn now() -> Ways {
+    fn now() -> DefaultRoutes {
         let read = |path: &str| std::fs::read_to_string(Path::new(path)).unwrap_or_default();
-        Ways::of(&read("/proc/net/route"), &read("/proc/net/ipv6_route"))
+        DefaultRoutes::of(&read("/proc/net/route"), &read("/proc/net/ipv6_route"))
     }
 
     /// IPv4: interface, destination, gateway, flags ... mask is the eighth. IPv6: destination, its length, source, its
     /// length, next hop, metric, two counters, flags, interface.
-    fn of(v4: &str, v6: &str) -> Ways {
+    fn of(v4: &str, v6: &str) -> DefaultRoutes {
         const UP: u32 = 1;
         const REJECT: u32 = 0x200;
         let usable = |flags: &str| u32::from_str_radix(flags, 16).is_ok_and(|f| f & UP != 0 && f & REJECT == 0);
@@ -46,7 +46,7 @@ impl Ways {
                 ways.insert(format!("{interface} {gateway}"));
             }
         }
-        Ways(ways)
+        DefaultRoutes(ways)
     }
 }
 
@@ -58,7 +58,7 @@ const QUIET: Duration = Duration::from_millis(200);
 /// # Errors
 /// This host does not let us listen.
 #[cfg(target_os = "linux")]
-pub(crate) async fn follow(mut tell: impl FnMut(&Ways)) -> io::Result<std::convert::Infallible> {
+pub(crate) async fn follow(mut tell: impl FnMut(&DefaultRoutes)) -> io::Result<std::convert::Infallible> {
     use nix::errno::Errno;
     use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType};
     use std::os::fd::AsRawFd;
@@ -73,7 +73,7 @@ pub(crate) async fn follow(mut tell: impl FnMut(&Ways)) -> io::Result<std::conve
     )?;
     socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUPS))?;
     let socket = super::readable::watch(socket)?;
-    let mut known = Ways::now();
+    let mut known = DefaultRoutes::now();
     let mut buffer = [0; 4096];
     let mut drain = async || -> io::Result<()> {
         let mut ready = socket.readable().await?;
@@ -90,7 +90,7 @@ pub(crate) async fn follow(mut tell: impl FnMut(&Ways)) -> io::Result<std::conve
         while let Ok(more) = tokio::time::timeout(QUIET, drain()).await {
             more?;
         }
-        let now = Ways::now();
+        let now = DefaultRoutes::now();
         if now != known {
             known = now;
             tell(&known);
@@ -99,7 +99,7 @@ pub(crate) async fn follow(mut tell: impl FnMut(&Ways)) -> io::Result<std::conve
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) async fn follow(_tell: impl FnMut(&Ways)) -> io::Result<std::convert::Infallible> {
+pub(crate) async fn follow(_tell: impl FnMut(&DefaultRoutes)) -> io::Result<std::convert::Infallible> {
     Err(io::Error::from(io::ErrorKind::Unsupported))
 }
 
@@ -116,17 +116,17 @@ mod tests {
 
     #[test]
     fn only_default_routes_that_lead_somewhere_count() {
-        let ways = Ways::of(V4, REJECTED);
-        assert_eq!(ways, Ways(["eth0 010011AC".to_owned()].into()));
+        let ways = DefaultRoutes::of(V4, REJECTED);
+        assert_eq!(ways, DefaultRoutes(["eth0 010011AC".to_owned()].into()));
         let without_default: String = V4
             .lines()
             .filter(|l| !l.contains("010011AC"))
             .fold(String::new(), |all, line| all + line + "\n");
-        assert!(!Ways::of(&without_default, REJECTED).is_up());
+        assert!(!DefaultRoutes::of(&without_default, REJECTED).is_up());
         let more_bridges = V4.to_owned() + "br-1\t000013AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
-        assert_eq!(Ways::of(&more_bridges, ""), ways);
+        assert_eq!(DefaultRoutes::of(&more_bridges, ""), ways);
         let v6 = "00000000000000000000000000000000 00 00000000000000000000000000000000 00 \
             fe800000000000000000000000000001 00000400 00000001 00000000 00000003    wlan0\n";
-        assert!(Ways::of("", v6).is_up());
+        assert!(DefaultRoutes::of("", v6).is_up());
     }
 }

@@ -1,4 +1,4 @@
-//! A descriptor of the kernel that is waited for.
+//! Waits until a file descriptor is readable.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -12,7 +12,7 @@
 use nexus_proto::words;
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{chunk, message::Said};
+use super::{chunk, message::StoredMessage};
 
 /// Beyond this many bytes nobody asks the orchestrator for more.
 const MAX_QUEUED_BYTES: usize = 16 << 20;
@@ -185,7 +185,7 @@ impl Answers {
     }
 
     /// The answer is whole. True if nothing of it came before.
-    pub fn finish(&mut self, said: Said, now: i64) -> bool {
+    pub fn finish(&mut self, said: StoredMessage, now: i64) -> bool {
         let in_reply_to = said.in_reply_to().to_owned();
         let first = self.begin(&said.id, &in_reply_to, now);
         let (phase, message) = match (said.broke_off(), said.cut_short()) {

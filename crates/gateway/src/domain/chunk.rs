@@ -1,4 +1,4 @@
-//! Cutting text into chunks of so many bytes, never through a character.
+//! Cuts text into chunks of at most N bytes, never within a character.
 
 /// How many bytes of `text` the next chunk takes: at most `size`, but never less than one character. Zero: all.
 pub fn cut(text: &str, size: usize) -> usize {

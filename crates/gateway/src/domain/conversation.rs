@@ -1,4 +1,4 @@
-//! One client's side of a session: what it asked, what is still owed to it, and how far it has heard.
+//! One client's side of a session: what it asked, which answers are pending, and its read position.
 //!
 //! ```text
 //! ask ──▶ owed ──send──▶ orchestrator ──▶ ack, deltas, answer or failure ──▶ settled
@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use super::{
     answers::{Answers, Cut, Frame, Phase},
-    message::{Incoming, Outgoing, Role, Said},
+    message::{Incoming, Outgoing, Role, StoredMessage},
 };
 
 /// Messages that one stream may have under way.
@@ -85,7 +85,7 @@ enum Cancelling {
     No,
     Asked,
     /// The answer that was stopped said so itself.
-    Said,
+    StoredMessage,
 }
 
 impl Conversation {
@@ -218,7 +218,7 @@ impl Conversation {
             self.answers.discard();
         }
         self.owed.clear();
-        if self.cancelling != Cancelling::Said {
+        if self.cancelling != Cancelling::StoredMessage {
             self.answers.say(Phase::Cancelled, reason);
         }
     }
@@ -325,7 +325,7 @@ impl Conversation {
         self.answers.is_full()
     }
 
-    fn answer(&mut self, said: Said, now: i64) -> Option<Noted> {
+    fn answer(&mut self, said: StoredMessage, now: i64) -> Option<Noted> {
         let asked = said.in_reply_to().to_owned();
         let owed = self
             .owed
@@ -345,7 +345,7 @@ impl Conversation {
             self.owed.remove(at);
         }
         if self.cancelling == Cancelling::Asked && said.is_cancelled() {
-            self.cancelling = Cancelling::Said;
+            self.cancelling = Cancelling::StoredMessage;
         }
         let error = said.broke_off().map(str::to_owned);
         self.broke_off = error.as_ref().map(|_| asked.clone());

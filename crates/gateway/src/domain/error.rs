@@ -1,4 +1,4 @@
-//! Why a request cannot be done, as far as it can be known without asking anyone.
+//! Why a request is invalid, as far as that is known without asking another daemon.
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {

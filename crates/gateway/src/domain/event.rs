@@ -1,4 +1,4 @@
-//! Something that happened in a gateway session, as the log keeps it.
+//! An event of a gateway session, as the log stores it.
 
 use std::collections::BTreeMap;
 

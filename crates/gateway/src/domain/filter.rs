@@ -1,4 +1,4 @@
-//! Which sessions and events someone wants, and which of them are theirs. Every field that is set must match.
+//! Filters of sessions and events, and which of them a caller may see. Every field that is set must match.
 
 use std::collections::BTreeMap;
 

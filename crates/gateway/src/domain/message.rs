@@ -1,4 +1,4 @@
-//! What goes to the orchestrator and what comes back, freed of the wire.
+//! Messages to and from the orchestrator, as the gateway's own types.
 
 use nexus_proto::words;
 use std::collections::BTreeMap;
@@ -68,7 +68,7 @@ pub struct Outgoing {
 
 /// A message of the orchestrator's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Said {
+pub struct StoredMessage {
     pub id: String,
     /// Its place in the session, from 1; 0 if the orchestrator does not say.
     pub sequence: u64,
@@ -76,7 +76,7 @@ pub struct Said {
     pub extra: BTreeMap<String, String>,
 }
 
-impl Said {
+impl StoredMessage {
     pub fn in_reply_to(&self) -> &str {
         self.extra.get(words::extra::IN_REPLY_TO).map_or("", String::as_str)
     }
@@ -126,7 +126,7 @@ pub enum Incoming {
         text: String,
         in_reply_to: Option<String>,
     },
-    Answer(Said),
+    Answer(StoredMessage),
     /// A message that is not an answer.
     Other {
         sequence: u64,

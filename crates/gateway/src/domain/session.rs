@@ -1,4 +1,4 @@
-//! One gateway session and its life.
+//! One gateway session and its states.
 //!
 //! ```text
 //! INITIALIZING ──opened──▶ ACTIVE ◀──a message── IDLE

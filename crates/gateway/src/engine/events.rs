@@ -1,4 +1,4 @@
-//! Reading the log of events: from a time on, or as they happen, without a seam.
+//! Reads the event log: from a point in time, or as events happen, without a gap between the two.
 //!
 //! Each reader has its own cursor and reads the log itself, so none can slow another, and one that is slow misses
 //! nothing.

@@ -3,9 +3,9 @@
 //! A change of a session happens under that session's own turn: decide on a copy, write it, then show it. So nobody
 //! sees what is not on disk, and a failed write changes nothing.
 
-mod book;
 mod events;
 mod once;
+mod session_table;
 mod sessions;
 mod stream;
 mod talk;
@@ -34,8 +34,8 @@ use crate::{
     store::{Change, Store},
 };
 
-use book::Book;
 pub use events::Subscription;
+use session_table::SessionTable;
 pub use sessions::Sent;
 pub use stream::{Chat, ClientFrame, Reply, Request, Wanted};
 pub use watch::PART;
@@ -52,7 +52,7 @@ pub struct Handle {
 struct Inner {
     store: Store,
     orchestrator: Orchestrator,
-    book: Mutex<Book>,
+    book: Mutex<SessionTable>,
     /// Replaced by a reload.
     config: RwLock<Config>,
     health: Health,
@@ -104,7 +104,7 @@ impl Handle {
         stop: &Stop,
     ) -> Handle {
         let (notes, noted) = mpsc::channel(NOTES);
-        let (book, abandoned) = Book::of(sessions);
+        let (book, abandoned) = SessionTable::of(sessions);
         let handle = Handle {
             inner: Arc::new(Inner {
                 store,

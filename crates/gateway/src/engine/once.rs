@@ -1,4 +1,4 @@
-//! Requests that may come again: the first answer is written together with the effect, and given again.
+//! Requests with an idempotency key: the first answer is stored together with its effect, and returned again.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 

@@ -1,4 +1,4 @@
-//! Making, finding, using and closing sessions.
+//! Creates, finds, uses and closes sessions.
 
 use nexus_client::Kind as Remote;
 use nexus_daemon::Caller;

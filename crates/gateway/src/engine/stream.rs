@@ -1,4 +1,4 @@
-//! The streams of clients: who may open one, on which session, and from where it listens.
+//! Opens the streams of clients: access, session, and the position that reading starts from.
 
 use futures_core::Stream;
 use futures_util::StreamExt;

@@ -1,4 +1,4 @@
-//! One client's stream while it runs: what it says goes to the orchestrator, answers come back as chunks.
+//! Runs one client's stream: its messages go to the orchestrator, answers come back as chunks.
 //!
 //! ```text
 //! client ──frames──▶ ┌──────────────┐ ──messages──▶ line ──▶ orchestrator
@@ -31,7 +31,7 @@ use crate::{
         event::{Event, Kind},
         session::{Session, StreamConfig},
     },
-    remote::{Line, Out, Signal, Slot},
+    remote::{Line, LineSender, Signal, Slot},
 };
 
 /// The longest pause between two chunks that a client may ask for.
@@ -353,7 +353,7 @@ async fn next<S: Stream<Item = Option<ClientFrame>> + Unpin>(client: &mut Option
     }
 }
 
-async fn slot(out: Option<&Out>) -> Option<Slot<'_>> {
+async fn slot(out: Option<&LineSender>) -> Option<Slot<'_>> {
     match out {
         Some(out) => out.slot().await,
         None => std::future::pending().await,

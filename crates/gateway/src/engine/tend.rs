@@ -1,4 +1,4 @@
-//! What has to be done now and then: time that runs out, things left half made, things kept long enough.
+//! Periodic work: timeouts, half-created sessions, and retention.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Keeps an eye on the orchestrator: whether it is there, and which of our sessions it closed.
+//! Watches the orchestrator: whether it can be reached, and which of our sessions it closed.
 //!
 //! Listening starts before the list is read, so nothing closes unseen in between; after every loss both are done again.
 

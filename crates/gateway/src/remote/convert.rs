@@ -1,4 +1,4 @@
-//! Our words to the orchestrator's and back.
+//! Converts between the gateway's types and the orchestrator's messages.
 
 use nexus_proto::words;
 use nexus_proto::{
@@ -10,7 +10,7 @@ use nexus_proto::{
 };
 
 use crate::domain::{
-    message::{Incoming, Outgoing, Role, Said},
+    message::{Incoming, Outgoing, Role, StoredMessage},
     session::NewSession,
 };
 
@@ -97,8 +97,8 @@ fn event_of(mut event: Event) -> Incoming {
     Incoming::Nothing
 }
 
-pub(super) fn said(message: Message) -> Said {
-    Said {
+pub(super) fn said(message: Message) -> StoredMessage {
+    StoredMessage {
         id: message.id,
         sequence: message.sequence,
         content: message.content,

@@ -1,4 +1,4 @@
-//! One conversation with the orchestrator that outlives its connections.
+//! One conversation with the orchestrator that survives reconnects.
 //!
 //! ```text
 //! opening ──joined after the cursor──▶ open ──lost──▶ pause ──▶ opening
@@ -107,9 +107,9 @@ impl Line {
     }
 
     /// Where to send, while it is open.
-    pub fn out(&self) -> Option<Out> {
+    pub fn out(&self) -> Option<LineSender> {
         match &self.state {
-            State::Open(open) => Some(Out {
+            State::Open(open) => Some(LineSender {
                 frames: open.out.clone(),
                 session: self.session.clone(),
             }),
@@ -160,20 +160,20 @@ impl Line {
     }
 }
 
-/// The sending side of an open line.
+/// The sending side of an open stream.
 #[derive(Clone)]
-pub struct Out {
+pub struct LineSender {
     frames: mpsc::Sender<StreamMessageRequest>,
     session: String,
 }
 
-/// A place for one frame.
+/// A reserved slot for one frame.
 pub struct Slot<'a> {
     permit: mpsc::Permit<'a, StreamMessageRequest>,
     session: &'a str,
 }
 
-impl Out {
+impl LineSender {
     /// Waits for room; `None` if the line was lost meanwhile.
     pub async fn slot(&self) -> Option<Slot<'_>> {
         let permit = self.frames.reserve().await.ok()?;

@@ -1,8 +1,8 @@
-//! The orchestrator, seen from here: outbound mirror of `service/`. It keeps nothing but connections.
+//! The client of the orchestrator. It keeps nothing but connections.
 
 mod convert;
 mod line;
 mod orchestrator;
 
-pub use line::{Line, Out, Signal, Slot};
+pub use line::{Line, LineSender, Signal, Slot};
 pub use orchestrator::{MessagePosition, Orchestrator};

@@ -1,4 +1,4 @@
-//! The orchestrator's calls that the gateway makes, and who shares which connection.
+//! The calls that the gateway makes to the orchestrator, and the connections that they share.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -42,7 +42,7 @@ pub struct Orchestrator {
 /// A connection and who uses it: as many as its count has owners beside this one.
 type Shared = (Connection, Arc<()>);
 
-/// Where a message stands in its session.
+/// The position of a message in its session, and the state of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessagePosition {
     pub message_id: String,

@@ -1,4 +1,5 @@
-//! The wire's words to ours and back. Absent messages are empty ones; unknown enum values are refused by name.
+//! Converts between the wire's messages and the domain's types. Absent messages are empty ones; unknown enum values
+//! are refused by name.
 
 use std::collections::BTreeMap;
 

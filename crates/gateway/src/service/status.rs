@@ -1,4 +1,4 @@
-//! What each failure means to a caller: one exhaustive table.
+//! Maps each error to a gRPC status, in one exhaustive match.
 
 use nexus_client::Kind;
 use nexus_daemon::status;

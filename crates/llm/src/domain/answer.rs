@@ -1,4 +1,4 @@
-//! An answer while it grows: what a provider sends, piece by piece, made whole.
+//! Assembles an answer from the pieces that a provider sends.
 
 use super::request::ToolCall;
 

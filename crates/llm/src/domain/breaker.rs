@@ -1,4 +1,4 @@
-//! A provider that fails again and again is left alone for a while, unless a caller asks for it by name.
+//! The circuit breaker: a provider that fails repeatedly is not asked for a while, unless a caller names it.
 //!
 //! ```text
 //! closed ──n failures in a row──▶ resting until t ──t passed──▶ closed, one failure from resting again

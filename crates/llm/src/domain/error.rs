@@ -1,4 +1,4 @@
-//! Why a request gets no answer, as its caller learns it. `service/status.rs` says what each means in gRPC.
+//! Why a request gets no answer, as its caller sees it. `service/status.rs` maps it to gRPC.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub enum Error {
     #[error("no model selected for {provider}: name one as {provider}/<model>, or set llm.default_model")]
     NoModel { provider: String },
     #[error(
-        "the daily budget of {budget} tokens is used up ({used} used); it starts anew at midnight UTC, llm.daily_token_budget raises it"
+        "the daily budget of {budget} tokens is used up ({used} used); it is reset at midnight UTC; raise it with llm.daily_token_budget"
     )]
     Budget { budget: u64, used: u64 },
     #[error(

@@ -1,4 +1,4 @@
-//! How a provider can fail to answer, and what follows from each way.
+//! How a provider can fail, and what follows from each failure.
 
 use std::{fmt, time::Duration};
 

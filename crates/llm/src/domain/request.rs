@@ -1,4 +1,4 @@
-//! A request for an answer, checked and in our own words.
+//! A checked request, as the domain's own type.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Which provider answers a request, with which of its models, and who comes next if the caller named fallbacks.
+//! Selects the provider and model of a request, and the fallbacks if the caller named any.
 //!
 //! A provider is chosen by the caller, else by the settings, else because it is the first one with a key, else it is
 //! the offline model. One that the caller did not name never steps in for one that he did.
@@ -70,7 +70,7 @@ fn of_provider(provider: &str, model: &str, known: &Known) -> Result<Target, Err
     // OpenRouter and local endpoints have models named after their makers.
     if let Some(foreign) = foreign.filter(|_| one_maker(&provider)) {
         return Err(Error::Invalid(format!(
-            "model {model:?} is of {foreign}, but the request names provider {provider:?}"
+            "model {model:?} belongs to {foreign}, but the request names provider {provider:?}"
         )));
     }
     Ok(Target {

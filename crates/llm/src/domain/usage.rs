@@ -1,4 +1,4 @@
-//! What was used, by provider, in all and today; and what a daily budget still allows.
+//! Token usage by provider, in total and today, and what a daily budget still allows.
 //!
 //! A request that begins within the budget is finished, so the last one may overdraw it. The offline model costs
 //! nothing: it is counted but never refused.

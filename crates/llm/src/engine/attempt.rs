@@ -1,4 +1,4 @@
-//! One attempt with one provider: its pieces passed on, its end counted however it comes.
+//! One attempt with one provider: passes its pieces on, and counts its end.
 
 use std::{
     collections::VecDeque,

@@ -1,4 +1,4 @@
-//! How each provider fares: its breaker and its counters since the start.
+//! The state of each provider: its circuit breaker, and its counters since the start.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! Runs requests: admits them, gives them a place, asks providers in turn, counts.
+//! Runs requests: admits and queues them, asks providers in turn, and counts.
 //!
 //! A request is a stream that does its work only while it is read, so dropping it stops everything at once, the HTTP
 //! request included; nothing of it is left in a task of its own. Settings are replaced whole on a reload; what already

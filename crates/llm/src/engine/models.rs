@@ -1,4 +1,4 @@
-//! What providers say they have, asked rarely and with little patience. It also tells whether an endpoint is there.
+//! The models that providers list, asked rarely and with a short timeout. It also shows whether an endpoint is there.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::{domain::catalogue::Model, domain::failure::Failure, keys::Key, provider::Provider};
 
 const PATIENCE: Duration = Duration::from_secs(2);
-/// An endpoint that was there is asked again after so long, one that was not sooner.
+/// How long the models of a reachable endpoint are cached; an unreachable one is asked again sooner.
 const FRESH: Duration = Duration::from_secs(60);
 const FRESH_FAILURE: Duration = Duration::from_secs(5);
 

@@ -1,4 +1,4 @@
-//! So many requests at a time; some more may wait, the rest are told so.
+//! Limits concurrent requests: some more may wait, the rest are refused.
 
 use std::sync::{
     Arc,

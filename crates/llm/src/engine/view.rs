@@ -1,4 +1,4 @@
-//! What the engine tells about itself: who can be asked, with which models, and how it goes.
+//! The status of the engine: which providers can be asked, with which models, and their counters.
 
 use std::{
     sync::Arc,

@@ -1,4 +1,4 @@
-//! Keys that the settings name by reference, resolved beside the requests and kept in memory.
+//! Keys that the settings name by reference, resolved in the background and kept in memory.
 //!
 //! ```text
 //! settings, index ──▶ wanted ──▶ pending ──▶ ready ──── refresh, or a change of the index or the file ──▶ again
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Key, variables};
 
-/// A good key is asked for again after so long: stores know no signal for a change.
+/// How long a key is cached: stores do not notify of changes.
 const REFRESH: Duration = Duration::from_secs(600);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);

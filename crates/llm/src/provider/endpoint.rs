@@ -173,7 +173,7 @@ impl Endpoint {
     }
 }
 
-/// Ours to add: the wish for usage, and the name of the limit.
+/// Fields that this daemon adds itself: the request for usage, and the name of the limit.
 fn may_leave_out(field: Field, without: &BTreeSet<Field>) -> bool {
     match field {
         Field::StreamOptions => true,

@@ -2,7 +2,7 @@
 //! loads no certificates; redirects within one origin only, as others would carry a key elsewhere; errors that name the
 //! reason and no secret.
 
-mod told;
+mod provider_error;
 
 use std::{error::Error as _, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use reqwest::{
 use serde_json::Value;
 use tokio::{sync::OnceCell, time::timeout};
 
-pub use self::told::{Told, clean, redact, shown};
+pub use self::provider_error::{ProviderError, clean, redact, shown};
 use super::endpoint::Memory;
 use crate::{
     domain::failure::{Failure, Kind},
@@ -90,7 +90,7 @@ impl Http {
         };
         match answer {
             Ok(response) if response.status().is_success() => Ok(response),
-            Ok(response) => Err(redact(told::of_status(response, &model).await, key.as_ref())),
+            Ok(response) => Err(redact(provider_error::of_status(response, &model).await, key.as_ref())),
             Err(failure) => Err(redact(failure, key.as_ref())),
         }
     }

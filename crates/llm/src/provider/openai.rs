@@ -1,4 +1,4 @@
-//! Chat completions as OpenAI words them and many others understand: OpenRouter, Ollama, LM Studio, vLLM, llama.cpp.
+//! Chat completions of OpenAI and compatible servers: OpenRouter, Ollama, LM Studio, vLLM, llama.cpp.
 //! `POST {base}/chat/completions` with `stream: true`; one chunk after another, `[DONE]` at the end.
 //!
 //! `top_k` is sent to all but OpenAI itself, which has none. Endpoints differ in small ways, each noted where it is met.

@@ -1,4 +1,4 @@
-//! A streamed HTTP answer as pieces: bytes to events to what the dialect makes of them.
+//! Turns a streamed HTTP answer into pieces: bytes, then events, then the dialect's pieces.
 //!
 //! An answer that is one JSON document where a stream was asked for is read as what it is. What tells an error, in any of
 //! the forms that servers have for it, is a failure whatever came before it.
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::{
     Pieces,
-    http::{self, Told},
+    http::{self, ProviderError},
     sse::{Decoder, Event},
 };
 use crate::{
@@ -29,7 +29,7 @@ const DRAIN: Duration = Duration::from_millis(50);
 const AFTER_FINISH: Duration = Duration::from_secs(5);
 /// The longest whole answer.
 const LONGEST_DOCUMENT: usize = 64 << 20;
-/// Of an answer that is no stream, so much is kept to tell what it was.
+/// How many bytes of an answer that is not a stream are kept, to say what it was.
 const HEAD: usize = 1024;
 
 /// How one family of providers words its events.
@@ -222,7 +222,7 @@ impl<D: Dialect> Reply<D> {
             let text = format!("sent JSON that does not parse ({error}): {}", http::clean(text));
             Failure::new(Kind::Broken, text)
         })?;
-        if let Some(told) = Told::within(&document) {
+        if let Some(told) = ProviderError::within(&document) {
             return Err(told.failure());
         }
         self.dialect.whole(&document, &mut self.pieces)
@@ -279,8 +279,8 @@ pub fn json(event: &Event) -> Result<Option<Value>, Failure> {
     let data = event.data.trim();
     if event.name == "error" {
         let told = match serde_json::from_str::<Value>(data) {
-            Ok(value) => Told::within(&value).unwrap_or_else(|| Told::of(&value)),
-            Err(_) => Told::of(&Value::String(data.to_owned())),
+            Ok(value) => ProviderError::within(&value).unwrap_or_else(|| ProviderError::of(&value)),
+            Err(_) => ProviderError::of(&Value::String(data.to_owned())),
         };
         return Err(told.failure());
     }
@@ -293,7 +293,7 @@ pub fn json(event: &Event) -> Result<Option<Value>, Failure> {
         let text = format!("sent an event that is not JSON ({error}): {}", http::clean(data));
         Failure::new(Kind::Broken, text)
     })?;
-    match Told::within(&value) {
+    match ProviderError::within(&value) {
         Some(told) => Err(told.failure()),
         None => Ok(Some(value)),
     }
@@ -311,6 +311,6 @@ pub fn unknown_end(reason: &str) -> Failure {
 
 /// A document that is neither an answer nor an error that says so.
 pub fn no_answer(document: &Value) -> Failure {
-    let told = Told::of(document);
+    let told = ProviderError::of(document);
     Failure::new(Kind::Broken, format!("sent JSON that is no answer: {}", told.message))
 }

@@ -1,4 +1,4 @@
-//! Between the wire's messages and the domain's.
+//! Converts between the wire's messages and the domain's types.
 //!
 //! The wire has no place for tool calls within a conversation, so they travel in `extra`: an assistant's message carries
 //! `tool_calls`, a JSON array of `{"id","name","arguments"}`; a message with role `tool` carries `tool_call_id`.

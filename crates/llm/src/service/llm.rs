@@ -26,7 +26,7 @@ impl Llm {
         Self { engine, health }
     }
 
-    /// Sound, unless a part of the daemon limps. Providers that fail are told one by one, not here.
+    /// Healthy, unless a part of the daemon is degraded. Failing providers are reported one by one, not here.
     fn condition(&self) -> Condition {
         let sound = self.health.degraded().is_empty() && self.engine.key_trouble().is_none();
         if sound { Condition::Healthy } else { Condition::Degraded }

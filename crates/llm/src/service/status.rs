@@ -1,4 +1,4 @@
-//! What each error means in gRPC: a status where the call ends, a `StreamError` where the stream goes on.
+//! Maps each error to gRPC: a status where the call ends, a `StreamError` where the stream continues.
 
 use nexus_proto::llm::v1 as wire;
 use tonic::{Code, Status};

@@ -1,4 +1,4 @@
-//! Agents: who registered, who is alive, who may answer.
+//! Agents: registration, liveness, and which of them may answer.
 //!
 //! ```text
 //!  Register ──▶ ALIVE ──no heartbeat for the time to live, and no stream──▶ LOST ──heartbeat or stream──▶ ALIVE

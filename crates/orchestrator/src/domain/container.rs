@@ -1,4 +1,4 @@
-//! Containers of sessions: what is wanted of each, what is known of it, and what follows from what its engine reports.
+//! Containers of sessions: desired state, known state, and what follows from what the engine reports.
 //!
 //! ```text
 //!  begin ──▶ Creating ──▶ Running ──▶ Exited ──▶ (gone)

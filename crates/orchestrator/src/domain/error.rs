@@ -1,4 +1,4 @@
-//! Why a request is refused, in the words its caller reads.
+//! Why a request is refused, in the words that its caller reads.
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -79,9 +79,7 @@ pub enum Error {
     KeyReused(String),
     #[error("{0}")]
     OutOfRange(String),
-    #[error(
-        "daemon speaks protocol {theirs}, and the orchestrator {version} speaks {ours}; run the same version of both"
-    )]
+    #[error("daemon uses protocol {theirs}, and the orchestrator {version} uses {ours}; run the same version of both")]
     Protocol {
         ours: u32,
         theirs: String,

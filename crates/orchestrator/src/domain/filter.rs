@@ -1,4 +1,4 @@
-//! Which events a reader wants, and which sessions a listing shows.
+//! Filters of event readers and of session listings.
 
 use std::collections::HashMap;
 

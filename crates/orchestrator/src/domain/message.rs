@@ -1,4 +1,4 @@
-//! Messages of a session: stored once, numbered from 1 without a hole.
+//! Messages of a session: stored once, numbered from 1 without gaps.
 
 use std::sync::Arc;
 

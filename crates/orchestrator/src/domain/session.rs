@@ -1,4 +1,4 @@
-//! One session, and how its state may move.
+//! One session and its state transitions.
 //!
 //! ```text
 //!   create ──▶ ACTIVE ◀──message── IDLE        a session is CLOSED by its client, by max_duration_ns, or with its

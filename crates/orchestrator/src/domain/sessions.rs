@@ -1,4 +1,4 @@
-//! All sessions in memory: every one that is not closed, and those closed ones that were asked for of late.
+//! All sessions in memory: those that are open, and closed ones that were used recently.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;

@@ -1,4 +1,4 @@
-//! What each user may take of what all share. Administrators have no share of their own: only the totals bind them.
+//! Limits of each user on shared resources. Administrators have no limit of their own: only the totals bind them.
 //!
 //! A session that a user made is `limited`: its messages and its documents count against that user for as long as they
 //! are kept, and each of its events counts against the events of a minute. An answer is never refused for a share, as the

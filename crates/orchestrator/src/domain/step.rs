@@ -1,4 +1,4 @@
-//! What one decision leaves behind: facts to be made durable, and effects that follow once they are.
+//! The result of one decision: facts to be made durable, and effects that follow once they are.
 
 use std::sync::Arc;
 

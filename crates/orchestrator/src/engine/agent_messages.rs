@@ -1,4 +1,4 @@
-//! What agents say on their streams: pieces of answers, answers, failures, and words for one another.
+//! Messages from agents on their streams: deltas, answers, failures, and messages for other agents.
 
 use std::collections::HashMap;
 
@@ -38,7 +38,7 @@ impl Engine {
             (MessageType::Event, Some(Payload::EventMessage(event))) => self.event(from, about, event).await,
             (MessageType::Data | MessageType::Error, Some(Payload::DataMessage(data))) => {
                 let Some((session, correlation)) = self.turn_of(about, &data.headers) else {
-                    tracing::info!(agent = from, "an answer of nothing that was asked is dropped");
+                    tracing::info!(agent = from, "dropped an answer that no turn asked for");
                     return Ok(());
                 };
                 if kind == MessageType::Error {
@@ -71,7 +71,7 @@ impl Engine {
                     .await
             }
             (kind, _) => {
-                tracing::debug!(agent = from, ?kind, "a message for nobody is dropped");
+                tracing::debug!(agent = from, ?kind, "dropped a message without a recipient");
                 Ok(())
             }
         }
@@ -120,7 +120,7 @@ impl Engine {
         if !known {
             tracing::info!(
                 agent = from,
-                "an answer came too late, or from another agent; it is dropped"
+                "dropped an answer that came too late, or from another agent"
             );
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What concerns agents: the calls, and what is handed to their streams.
+//! The calls about agents, and delivery to their streams.
 
 use std::path::Path;
 use std::sync::Arc;

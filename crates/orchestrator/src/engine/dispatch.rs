@@ -1,4 +1,4 @@
-//! Gives waiting turns to assistants, one session after the other.
+//! Offers waiting turns to assistants, one session after the other.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ impl Engine {
                         }
                     });
                 }
-                Ok(None) => "INTERNAL: the message is gone".to_owned(),
+                Ok(None) => "INTERNAL: the message no longer exists".to_owned(),
                 Err(error) => format!("INTERNAL: {error}"),
             };
             if let Err(error) = engine.gave_up(agent, session, &correlation, &failed).await {

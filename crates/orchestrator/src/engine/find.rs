@@ -1,4 +1,4 @@
-//! Messages found again: by their id, by their number, in memory where they are there, else on disk.
+//! Finds messages by id or number: in memory where they are there, else on disk.
 
 use std::sync::Arc;
 

@@ -42,7 +42,7 @@ pub(super) struct Group {
     wire: Bytes,
 }
 
-/// What one reader sees of the log.
+/// Which events of the log one reader may see and asked for.
 #[derive(Debug)]
 pub(super) struct Visibility {
     wanted: Wanted,
@@ -53,7 +53,7 @@ pub(super) struct Visibility {
 
 /// Which session an event is of: 0 and empty for none.
 #[derive(Clone, Debug)]
-pub(crate) struct Of {
+pub(crate) struct EventSession {
     pub session: u64,
     pub creator: Arc<str>,
     pub metadata: Arc<SessionMetadata>,
@@ -74,7 +74,7 @@ impl Writing {
         }
     }
 
-    pub fn message(&mut self, seq: u64, id: &str, of: Of, message: &Message, time: Time) {
+    pub fn message(&mut self, seq: u64, id: &str, of: EventSession, message: &Message, time: Time) {
         let start = self.begin();
         wire::message_sent(&mut self.wire, seq, message, id, time);
         self.finish(start);
@@ -82,7 +82,7 @@ impl Writing {
     }
 
     /// `event` has no sequence of its own yet.
-    pub fn event(&mut self, seq: u64, of: Of, event: &Event) {
+    pub fn event(&mut self, seq: u64, of: EventSession, event: &Event) {
         let time = event.timestamp.as_ref().map_or(0, event::time);
         let deleted = (event.name == event::SESSION_DELETED)
             .then(|| event.data.get("session_id"))
@@ -108,7 +108,7 @@ impl Writing {
         self.wire[start + 1..start + HEAD].copy_from_slice(&length.to_be_bytes());
     }
 
-    fn push(&mut self, seq: u64, time: Time, of: Of, erases: u64) {
+    fn push(&mut self, seq: u64, time: Time, of: EventSession, erases: u64) {
         let end = self.wire.len();
         self.events.push(Published {
             seq,
@@ -180,7 +180,7 @@ impl Group {
             .filter(|(_, event)| event.session != session)
         {
             kept.wire.put_slice(&self.wire[self.start(i)..event.end]);
-            let of = Of {
+            let of = EventSession {
                 session: event.session,
                 creator: event.creator.clone(),
                 metadata: event.metadata.clone(),
@@ -254,7 +254,7 @@ mod tests {
                 labels,
                 ..SessionMetadata::default()
             };
-            Of {
+            EventSession {
                 session,
                 creator: creator.into(),
                 metadata: metadata.into(),

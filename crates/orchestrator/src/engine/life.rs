@@ -1,4 +1,4 @@
-//! The start and the end of a run, told as events; and which registered daemons answer.
+//! Records the start and the stop as events, and reports which registered daemons answer.
 
 use nexus_proto::words;
 use std::collections::HashSet;

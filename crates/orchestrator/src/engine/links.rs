@@ -1,4 +1,4 @@
-//! Open StreamAgents: of each agent the newest, with a bounded queue towards it.
+//! Open StreamAgents: the newest of each agent, with a bounded outgoing queue.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

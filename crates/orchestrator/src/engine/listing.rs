@@ -1,4 +1,4 @@
-//! Listings of sessions: whatever is stored, as much of it as one answer may hold.
+//! Listings of sessions, limited to what one answer may hold.
 
 use nexus_daemon::Caller;
 use nexus_proto::orchestrator::v1::{ListSessionsRequest, Message, Session as Wire, SessionFilter, SessionState};
@@ -176,7 +176,7 @@ impl Engine {
         Ok((keys, total))
     }
 
-    /// Adds at most so many closed sessions after a key.
+    /// Adds at most `limit` closed sessions after a key.
     async fn closed_matching(
         &self,
         filter: &SessionFilter,

@@ -1,4 +1,4 @@
-//! Messages on their way in: stored once, whatever is sent again.
+//! Stores incoming messages: each once, however often it is sent.
 
 use nexus_daemon::Caller;
 use nexus_daemon::spans::{self, Span};

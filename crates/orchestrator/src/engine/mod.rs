@@ -58,7 +58,7 @@ pub use watchers::Watcher;
 use crate::domain::ids::Ids;
 use crate::domain::{Effect, Error, Fact, Rules, State, Step, Time};
 use crate::store::{self, Answer, Changes, Stored};
-use group::Of;
+use group::EventSession;
 use links::Links;
 use publish::{Draft, Pending};
 use ring::Ring;
@@ -311,7 +311,7 @@ impl Engine {
                     .get_mut(session)
                     .expect("a message is decided with its session");
                 found.version = tx;
-                let of = Of {
+                let of = EventSession {
                     session,
                     creator: found.creator.clone(),
                     metadata: found.metadata.clone(),
@@ -325,7 +325,7 @@ impl Engine {
                     || ("".into(), Arc::default()),
                     |session| (session.creator.clone(), session.metadata.clone()),
                 );
-                let of = Of {
+                let of = EventSession {
                     session,
                     creator,
                     metadata,

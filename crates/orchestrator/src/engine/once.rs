@@ -1,4 +1,4 @@
-//! Calls that carry an `idempotency-key`: the first answer is kept for a day, on disk with the effect, and given again.
+//! Calls with an `idempotency-key`: the first answer is stored for a day together with its effect, and returned again.
 
 use std::collections::HashMap;
 use std::sync::Arc;

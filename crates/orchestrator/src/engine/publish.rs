@@ -7,7 +7,7 @@ use nexus_store::{Committed, Receipt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Engine;
-use super::group::{Group, Of, Writing};
+use super::group::{EventSession, Group, Writing};
 use crate::domain::{Effect, Error, Time};
 
 /// Committed groups that may wait to be published before the writer has to.
@@ -18,12 +18,12 @@ const GROUPS: usize = 8;
 pub(crate) enum Draft {
     Message {
         id: Arc<str>,
-        of: Of,
+        of: EventSession,
         message: Arc<Message>,
         time: Time,
     },
     Event {
-        of: Of,
+        of: EventSession,
         event: Box<Event>,
     },
 }

@@ -1,4 +1,4 @@
-//! Sessions read back: from memory where they are live, from disk where they are not.
+//! Reads sessions: from memory while they are open, else from disk.
 
 use std::sync::Arc;
 
@@ -240,7 +240,7 @@ impl Engine {
         Ok(found)
     }
 
-    /// What `made` makes of a session and its messages, where those that are wanted are all in memory.
+    /// The result of `made` for a session and its messages, where all wanted messages are in memory.
     async fn session_held<R>(
         &self,
         id: &str,

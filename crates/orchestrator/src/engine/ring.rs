@@ -13,11 +13,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Engine;
-use super::group::{Group, Of, Visibility, Writing, gap};
+use super::group::{EventSession, Group, Visibility, Writing, gap};
 use crate::domain::filter::Wanted;
 use crate::domain::sessions::View;
 use crate::domain::{Error, Time};
-use crate::store::{Logged, What};
+use crate::store::{Logged, RecordBody};
 
 /// Rows and bytes read from the log at once by a reader that is behind.
 const ROWS: usize = 512;
@@ -150,7 +150,7 @@ impl Engine {
         if let Some(theirs) = log_id.filter(|theirs| *theirs != self.log_id()) {
             let ours = self.log_id();
             return Err(Error::OutOfRange(format!(
-                "the cursor is of log {theirs}, and this is log {ours}"
+                "the cursor belongs to log {theirs}, and this is log {ours}"
             )));
         }
         if let Some(after) = after.filter(|after| *after > newest) {
@@ -245,14 +245,14 @@ impl Engine {
     async fn rewrite(&self, row: Logged, into: &mut Writing) -> Result<(), Error> {
         let session = self.session_by_key(row.session).await?;
         let (id, metadata, creator) = session.unwrap_or_else(|| ("".into(), Arc::default(), "".into()));
-        let of = Of {
+        let of = EventSession {
             session: row.session,
             creator,
             metadata,
         };
         match row.what {
-            What::Message(message) => into.message(row.seq, &id, of, &message, row.time),
-            What::Event(event) => into.event(row.seq, of, &event),
+            RecordBody::Message(message) => into.message(row.seq, &id, of, &message, row.time),
+            RecordBody::Event(event) => into.event(row.seq, of, &event),
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Looks at what came due: idle and expired sessions, silent agents, late tasks and turns.
+//! Handles timers that are due: idle and expired sessions, silent agents, late tasks and turns.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! After a sleep: nobody is given up at once, and the log tells what happened.
+//! After a sleep of the host: leases get a grace period, and the wake is recorded.
 
 use nexus_daemon::Wake;
 use nexus_daemon::wake::{Recovered, Signal};

@@ -1,4 +1,4 @@
-//! Open StreamTasks: those who watch a task, and the worker that has it in hand.
+//! Open StreamTasks: those that watch a task, and the one of its worker.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! Passes `gateway.v1` and `llm.v1` on to the daemon that registered for them: bodies unread, the caller named.
+//! Proxies `gateway.v1` and `llm.v1` to the daemon that registered for them: bodies unread, the caller named.
 //!
 //! Architecture invariant: nothing here knows a message. What a daemon answers, trailers included, is what the caller
 //! gets; only a daemon that cannot be reached is answered for.

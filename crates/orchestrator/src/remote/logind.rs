@@ -18,7 +18,7 @@ use zbus::{Connection, MatchRule, MessageStream, message};
 const NAME: &str = "org.freedesktop.login1";
 const PATH: &str = "/org/freedesktop/login1";
 const MANAGER: &str = "org.freedesktop.login1.Manager";
-/// A bus that went away is asked again after so long; the clocks do without it meanwhile.
+/// Pause before a lost bus is connected again; until then sleeps are detected by the clocks alone.
 const AGAIN: Duration = Duration::from_secs(60);
 const CALL_WITHIN: Duration = Duration::from_secs(10);
 

@@ -1,4 +1,4 @@
-//! Neighbours of the orchestrator: daemons that registered to serve behind its door.
+//! Clients of the daemons that registered to serve behind the orchestrator.
 
 pub mod front_door;
 #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! The container engines behind us: found when they are first needed, and asked with a deadline.
+//! The container engines: detected when they are first needed, and called with a deadline.
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -14,7 +14,7 @@ use tonic::{Code, Request, Response, Status};
 use super::once;
 use super::status::refuse;
 use crate::domain::{Error, event};
-use crate::engine::containers::{Containers, Who};
+use crate::engine::containers::{Containers, Requester};
 
 /// Steps of a pull that a slow reader may be behind.
 const STEPS: usize = 64;
@@ -45,8 +45,8 @@ pub fn code(error: &nexus_runtime::Error) -> (Code, &'static str) {
     }
 }
 
-fn who<T>(request: &Request<T>) -> Result<Who, Status> {
-    Who::of(&Caller::of(request)).map_err(refuse)
+fn who<T>(request: &Request<T>) -> Result<Requester, Status> {
+    Requester::of(&Caller::of(request)).map_err(refuse)
 }
 
 pub async fn create(

@@ -20,7 +20,7 @@ use crate::engine::Once;
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What was wrong with a frame that could not be read: told at the end of its stream, after what came before it.
+/// Why a frame could not be decoded: sent at the end of its stream, after the answers to earlier frames.
 pub type DecodeFailure = Arc<OnceLock<Status>>;
 
 /// The idempotency key of a call, if it carries one.

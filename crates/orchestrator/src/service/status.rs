@@ -1,4 +1,4 @@
-//! What each refusal is to a caller: one arm for each, so that a new one has to be thought about.
+//! Maps each error to a gRPC status: one arm for each, so that a new one has to be considered.
 
 use nexus_store::Error as Store;
 use tonic::{Code, Status};

@@ -1,4 +1,4 @@
-//! `tool.v1`: known, and not served by this build. Every call says so.
+//! `tool.v1`: not served by this build. Every call answers UNIMPLEMENTED.
 
 use std::pin::Pin;
 

@@ -1,4 +1,4 @@
-//! First answers to calls with an idempotency key, and how those that name a session are found.
+//! Stored answers of calls with an idempotency key, and an index of those that name a session.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Changes on disk that happen together.
+//! Collects the changes of one transaction.
 
 use nexus_store::Op;
 

@@ -1,4 +1,4 @@
-//! The documents: what of a session, a turn, an agent, a task is kept, and in which fields.
+//! Encodes and decodes the documents of sessions, turns, agents and tasks.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! From facts to changes on disk.
+//! Translates facts into changes on disk.
 
 use bytes::Bytes;
 use nexus_store::Op;

@@ -1,4 +1,4 @@
-//! Index documents: made where they are missing, and known to be right by a stamp.
+//! Index documents: built where they are missing, and validated by a stamp.
 //!
 //! Each transaction that changes tasks, sessions or first answers stamps their table. A version that knows no index
 //! documents stamps nothing, so its changes make the stamp void, and the next start makes the index again.

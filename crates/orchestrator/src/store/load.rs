@@ -1,4 +1,4 @@
-//! State made of what is on disk.
+//! Loads the state from disk.
 
 use nexus_store::Read;
 use prost::Message as _;

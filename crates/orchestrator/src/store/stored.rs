@@ -1,4 +1,4 @@
-//! What is stored, as the engine asks for it.
+//! Queries of the store, in the engine's terms.
 
 use bytes::Bytes;
 use nexus_proto::agent::v1::{Task as WireTask, TaskFilter};
@@ -33,11 +33,11 @@ pub struct Logged {
     /// Of which session, 0 for none.
     pub session: u64,
     pub time: Time,
-    pub what: What,
+    pub what: RecordBody,
 }
 
 #[derive(Debug)]
-pub enum What {
+pub enum RecordBody {
     Message(Message),
     Event(Event),
 }
@@ -153,7 +153,7 @@ impl Stored {
         Ok(kept.map(|value| Answer::decode(key.clone(), value)).transpose()?)
     }
 
-    /// Rows of the log after a sequence, at most so many, and few where they are large.
+    /// Rows of the log after a sequence, at most `limit`, and fewer where they are large.
     pub async fn log(&self, after: u64, limit: usize, bytes: usize) -> Result<(Vec<Logged>, u64, bool), Error> {
         let read = move |read: &mut dyn Read| {
             let rows = read.log(after, limit, bytes)?;
@@ -318,10 +318,10 @@ fn message(row: &Row) -> Result<Message, nexus_store::Error> {
 
 fn logged(row: Row) -> Result<Logged, nexus_store::Error> {
     let what = match row.kind {
-        MESSAGE => What::Message(message(&row)?),
+        MESSAGE => RecordBody::Message(message(&row)?),
         EVENT => {
             let event = Event::decode(row.body.clone());
-            What::Event(event.map_err(|e| damaged(format!("row {}: {e}", row.seq)))?)
+            RecordBody::Event(event.map_err(|e| damaged(format!("row {}: {e}", row.seq)))?)
         }
         other => return Err(damaged(format!("row {} is of kind {other}", row.seq))),
     };

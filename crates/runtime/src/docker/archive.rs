@@ -1,4 +1,4 @@
-//! A file or directory that an image is made of, on its way to the engine.
+//! Packs a file or directory that an image is made from, for upload to the engine.
 //!
 //! An OCI layout is sent as a tar that holds the list of the older format too: Docker before 25 knows only that one, and
 //! both say the same of the same blobs.
@@ -119,7 +119,7 @@ struct Manifest {
 
 /// An OCI layout directory as a tar.
 async fn layout(directory: &Path, root: Dir) -> Result<Archive> {
-    let wrong = |why: String| Error::Invalid(format!("{} is no OCI layout: {why}", directory.display()));
+    let wrong = |why: String| Error::Invalid(format!("{} is not an OCI layout: {why}", directory.display()));
     let read = |name: &str| {
         let text = root
             .open_file(name)

@@ -1,4 +1,4 @@
-//! From the words of the API to ours.
+//! Converts the API's types to ours.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,4 @@
-//! From a spec to what the API takes.
+//! Converts a spec to the API's create request.
 
 use std::collections::HashMap;
 

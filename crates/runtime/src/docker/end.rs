@@ -1,4 +1,4 @@
-//! Ends a command in a container whose time is over, with everything that it started.
+//! Kills a command in a container, with everything that it started, when its timeout is over.
 //!
 //! The API cannot. Each command carries a variable that what it starts inherits; whoever has it, or descends from the
 //! command, is killed: from the host where the container's processes can be seen and signalled, else from inside, with

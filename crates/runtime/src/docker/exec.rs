@@ -1,4 +1,4 @@
-//! One more command in a running container.
+//! Runs a command in a running container.
 
 use std::time::Duration;
 

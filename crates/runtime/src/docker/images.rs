@@ -1,4 +1,4 @@
-//! Images of the engine: it keeps them, and fetches them itself.
+//! Images of the engine, which stores and fetches them itself.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What answers at a place: its name, its version, and what it cannot do.
+//! Probes an engine's address: its name, its version, and what it cannot do.
 
 use std::collections::BTreeSet;
 
@@ -55,7 +55,7 @@ pub(super) async fn look(client: &bollard::Docker, place: &Address) -> Result<Se
     }
     let tells_oom = tells_oom(kind, version.version.as_deref().unwrap_or_default());
     if !tells_oom {
-        notes.push("Podman before 5.0 does not tell that memory ran out: such a container ends with 137".into());
+        notes.push("Podman before 5.0 does not report that memory ran out: such a container ends with 137".into());
     }
     let probe = Probe {
         engine: kind.name(),
@@ -110,7 +110,7 @@ fn check(kind: Kind, version: &SystemVersion) -> Result<()> {
             let (major, minor) = OLDEST_API;
             let newer = "install Docker 20.10 or Podman 4, or newer";
             return unusable(format!(
-                "version {named} speaks API {api}, and {major}.{minor} is needed; {newer}"
+                "version {named} has API {api}, and {major}.{minor} is needed; {newer}"
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! What a container wrote, and what it uses.
+//! Reads the output of a container, and its resource usage.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -157,7 +157,7 @@ impl Docker {
         if !self.counts {
             return Err(Error::Unsupported {
                 engine: self.kind.name(),
-                what: "tell what a container uses: for an ordinary user that needs control groups of version 2".into(),
+                what: "report resource usage: for an ordinary user that needs control groups of version 2".into(),
             });
         }
         Ok(found)

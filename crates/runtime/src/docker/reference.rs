@@ -1,4 +1,4 @@
-//! An image's name taken apart.
+//! Parses the name of an image.
 
 /// The repository, and the tag or digest; `latest` where there is neither, or a pull would bring every tag.
 pub(super) fn split(reference: &str) -> (&str, &str) {

@@ -1,4 +1,4 @@
-//! What an image says of how it is to be run, and who its users are.
+//! The config of an image: how it is run, and its users.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

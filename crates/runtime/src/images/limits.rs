@@ -1,4 +1,4 @@
-//! What images may come to, whichever engine keeps them.
+//! Size limits of images, whichever engine stores them.
 
 /// Bounds on every image that comes here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

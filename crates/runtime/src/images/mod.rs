@@ -1,4 +1,4 @@
-//! Images: what they are called, how they come here, and how far that is.
+//! Images: their names, how they are fetched, and the progress of a fetch.
 
 use std::fmt;
 #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! Images from a registry, to the store of the sandbox.
+//! Fetches images from a registry into the sandbox's store.
 
 use std::fs::File;
 use std::io::Seek;
@@ -9,7 +9,7 @@ use oci_spec::distribution::Reference;
 
 use super::config::ConfigFile;
 use super::document::{Descriptor, Manifest, Search};
-use super::registry::{Client, Failure, Told};
+use super::registry::{Client, Failure, ProgressReport};
 use super::store::{Parts, Store, Unpacking, failed};
 use super::unpack::Bounds;
 use super::{HOST, PullOrder, PullPolicy, Pulled, Waiting, name};
@@ -68,7 +68,7 @@ async fn fetch(store: &Arc<Store>, order: &PullOrder<'_>, bounds: Bounds) -> Res
     }
     let mut layers = Vec::new();
     for (index, layer) in found.manifest.layers.iter().enumerate() {
-        let told = Told {
+        let told = ProgressReport {
             progress: order.progress.as_ref(),
             what: format!("layer {}", index + 1),
             total: layer.size,
@@ -112,7 +112,7 @@ async fn find(client: &Client, named: &Reference, work: &Dir) -> std::result::Re
                 manifest.config.size
             )));
         }
-        let told = Told {
+        let told = ProgressReport {
             progress: None,
             what: String::new(),
             total: manifest.config.size,
@@ -138,7 +138,7 @@ async fn stored(
     blob: &Descriptor,
     work: &Dir,
     name: &str,
-    told: &Told<'_>,
+    told: &ProgressReport<'_>,
 ) -> std::result::Result<File, Failure> {
     let disk = |error: std::io::Error| Failure::Final(format!("a part of it cannot be stored: {error}"));
     // A manifest may be named twice by its indexes.
@@ -158,7 +158,7 @@ async fn install(store: &Arc<Store>, order: &PullOrder<'_>, parts: Parts, bounds
     let progress = order.progress.clone();
     let installed = tokio::task::spawn_blocking(move || {
         let told = |index: usize| {
-            let told = Told {
+            let told = ProgressReport {
                 progress: progress.as_ref(),
                 what: format!("layer {}", index + 1),
                 total: 0,

@@ -1,4 +1,4 @@
-//! What a spec comes to where nothing isolates: a command on the host, in the directory that would have been mounted.
+//! Runs a spec without isolation: a command on the host, in the directory that would have been mounted.
 //! What would need a mount is refused, as it cannot be had.
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The containers of one directory: which there are, what becomes of them, and who is told.
+//! The containers of one directory: their records, their states, and who watches them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -121,7 +121,7 @@ impl Containers {
         Ok(record.id.clone())
     }
 
-    /// Goes on to its end even if nobody waits for it any more.
+    /// Goes on to its end even if its reader is gone.
     pub async fn start(self: &Arc<Self>, id: &str, helper: &Path) -> Result<()> {
         let record = self.get(id)?;
         if matches!(record.life().map_err(failed)?, Life::Running(_)) {

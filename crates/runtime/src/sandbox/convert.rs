@@ -1,4 +1,4 @@
-//! From the trait's words to the helper's.
+//! Converts the trait's types to the helper's.
 
 use std::path::{Path, PathBuf};
 

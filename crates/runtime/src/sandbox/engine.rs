@@ -1,4 +1,4 @@
-//! The trait, for the sandbox: each call in a few lines over `containers`, `helper` and the image store.
+//! Implements the engine trait for the sandbox, over `containers`, `helper` and the image store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -134,7 +134,7 @@ fn check_name(name: &str) -> Result<()> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(fine) || name.starts_with('.') {
         return Err(Error::Invalid(format!(
-            "{name:?} is no name for a container: letters, digits, -, _ and . are"
+            "{name:?} is not a valid container name: letters, digits, -, _ and . are"
         )));
     }
     Ok(())

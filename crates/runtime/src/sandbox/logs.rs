@@ -1,4 +1,4 @@
-//! Reads the log that a helper keeps: what is there, and then what comes.
+//! Reads the log that a helper writes: stored lines first, then new ones.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -18,7 +18,7 @@ const AHEAD: usize = 64;
 /// A reader that follows looks again after this; the helper tells nobody when it writes.
 const PAUSE: Duration = Duration::from_millis(20);
 const READ: usize = 256 << 10;
-const DROPPED: &str = "nexus: older output was dropped, as the log is bounded\n";
+const DROPPED: &str = "nexus: older output was dropped because the log is limited\n";
 
 pub fn stream(record: Arc<Record>, options: LogOptions) -> Chunks {
     let (sender, mut receiver) = mpsc::channel(AHEAD);

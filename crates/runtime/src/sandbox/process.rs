@@ -1,4 +1,4 @@
-//! Processes that may not be ours any more, and are never mistaken for others of the same number.
+//! Identifies processes by more than their pid, so that a reused pid is never mistaken for them.
 
 use std::fs;
 use std::io;
@@ -43,7 +43,7 @@ fn open(process: Process) -> io::Result<Option<OwnedFd>> {
 pub fn signal(process: Process, number: i32) -> io::Result<bool> {
     let Some(fd) = open(process)? else { return Ok(false) };
     let signal = Signal::from_named_raw(number)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{number} is no signal")))?;
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{number} is not a signal")))?;
     match pidfd_send_signal(fd, signal) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::SRCH) => Ok(false),

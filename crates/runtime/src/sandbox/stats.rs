@@ -1,4 +1,4 @@
-//! What a running sandbox uses: from its control groups, and from `/proc` where it has none.
+//! The resource usage of a running sandbox: from its control groups, or from `/proc` where it has none.
 
 use std::fs;
 use std::path::Path;

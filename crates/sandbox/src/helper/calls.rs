@@ -1,4 +1,4 @@
-//! The lists of system calls that `filter.rs` is made of.
+//! The lists of system calls that `filter.rs` is built from.
 
 /// What ordinary programs use.
 #[rustfmt::skip]

@@ -1,4 +1,4 @@
-//! The control groups of one sandbox: where they may be made, made, used, and removed again.
+//! The control groups of one sandbox: found, created, used and removed.
 //!
 //! Each controller is looked for by itself, as in hybrid set-ups some belong to version 1 and some to version 2.
 

@@ -1,4 +1,4 @@
-//! The system calls that a command may make.
+//! The seccomp filter: the system calls that a command may make.
 //!
 //! What ordinary programs use is allowed; what would reach beyond the sandbox is "not permitted", so that programs see a
 //! reason; everything else is "not implemented", as an older kernel would say.

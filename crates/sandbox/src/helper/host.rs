@@ -1,4 +1,4 @@
-//! A command on the bare host, for who asked for exactly that: no namespaces, no root of its own, no filter.
+//! Runs a command on the bare host, for callers that asked for exactly that: no namespaces, no root, no filter.
 //!
 //! What is left of a sandbox is what lies around a command: its log, limits where control groups can be made, no way to
 //! more rights than its user has, and that what it started ends with it.

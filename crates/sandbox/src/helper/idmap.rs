@@ -1,4 +1,4 @@
-//! User namespaces and their maps: who is who inside and on disk.
+//! User namespaces and their id maps: which user inside is which user on disk.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;

@@ -1,4 +1,4 @@
-//! One more command in a sandbox that runs, held by everything that holds the first.
+//! Runs a command in a running sandbox, under everything that restricts the first one.
 //!
 //! Its namespaces are taken from the monitor, which keeps them open. This process goes into them and forks once, as a
 //! process itself never changes its pid namespace. Signals to it go to the command's process group; USR2 kills everything

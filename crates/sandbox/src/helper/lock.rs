@@ -1,4 +1,4 @@
-//! Rights, given up for good. The order matters: each step needs what a later one takes away.
+//! Drops rights permanently. The order matters: each step needs what a later one takes away.
 
 use std::os::fd::BorrowedFd;
 

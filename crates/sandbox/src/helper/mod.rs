@@ -1,4 +1,4 @@
-//! The helper: from its arguments to its exit code.
+//! The helper program: from its arguments to its exit code.
 
 mod access;
 mod account;

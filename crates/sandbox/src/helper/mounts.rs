@@ -1,4 +1,4 @@
-//! Mounts that are held by descriptor until they have a place.
+//! Mounts that are held by descriptor until they are attached.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;

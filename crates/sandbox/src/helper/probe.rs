@@ -1,4 +1,4 @@
-//! `nexus-sandbox --probe`: runs a sandbox in which nothing happens, and says what came of it.
+//! `nexus-sandbox --probe`: runs an empty sandbox, and reports the result.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The root that the command sees.
+//! Builds the root file system that the command sees.
 //!
 //! A small tmpfs holds one mount for each top directory of the host's system or of the image, so that both are built
 //! the same way. Where the root is writable each of them is an overlay into memory. The tmpfs itself is read-only in the
@@ -21,7 +21,7 @@ use super::step::{Result, Step, failed};
 
 /// What of the host a program needs to run, next to parts of `/etc`.
 const SYSTEM: [&str; 8] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix"];
-/// Made anew, never taken from an image.
+/// Always created here, never taken from an image.
 const OURS: [&str; 4] = ["dev", "proc", "sys", "tmp"];
 /// Where the scratch memory has a name while the root is put together: over a directory of the host that is not looked
 /// into any more, and is left behind with it.

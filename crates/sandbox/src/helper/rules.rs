@@ -1,4 +1,4 @@
-//! Landlock: the same boundaries once more, by the kernel's other means, so that one mistake is not enough.
+//! Landlock: enforces the same boundaries by a second mechanism, so that one mistake is not enough.
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,

@@ -1,4 +1,4 @@
-//! Failures by the name of the step.
+//! Failures that name the step that failed.
 
 use std::io;
 

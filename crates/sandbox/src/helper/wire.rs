@@ -1,4 +1,4 @@
-//! What the monitor and pid 1 say to each other, over a socket pair that keeps messages whole.
+//! The messages between the monitor and pid 1, over a socket pair that preserves message boundaries.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

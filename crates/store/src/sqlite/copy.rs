@@ -1,4 +1,4 @@
-//! Files of the engine seen from outside: copied while others write them, looked over, told apart.
+//! Inspects and copies database files from outside, while others write them.
 //!
 //! It reads and never writes what it is shown: a connection of its own, opened for reading only, leaves even the
 //! write-ahead log as it is. The one exception says so: [`renew`].
@@ -223,7 +223,7 @@ pub struct Tables {
     pub oldest: u32,
 }
 
-/// What this program makes of a store that it opens for writing.
+/// The schema that this program migrates a store to when it opens it for writing.
 pub const KNOWN: Tables = Tables {
     schema: schema::KNOWN,
     oldest: schema::OLDEST,

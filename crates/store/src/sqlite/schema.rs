@@ -1,4 +1,5 @@
-//! The tables, and the steps that lead to them. A step is never changed once it has shipped; a new one is added.
+//! The tables, and the migrations that lead to them. A migration is never changed once it has shipped; a new one is
+//! added.
 //!
 //! First expand, then contract: a step may add (a column with a default, a table, an index, a trigger), and what an older
 //! program writes stays right under it. Only when every program that one could go back to knows the new tables may a
@@ -123,7 +124,7 @@ pub(super) fn look(backend: &Sqlite, connection: &Connection) -> Result<Found, E
     })
 }
 
-/// Whether a program that knows so much can work with a file.
+/// Whether a program that knows this schema can work with a file.
 fn can_work(known: u32, found: Found) -> bool {
     found.schema <= known || found.oldest <= known
 }

@@ -1,4 +1,4 @@
-//! Whether a write-ahead log that a dead process left has lost transactions that were committed.
+//! Detects whether the write-ahead log of a dead process has lost committed transactions.
 //!
 //! SQLite reads a write-ahead log up to the first frame that is not what it should be, and forgets the rest without a
 //! word: it cannot know whether that rest was ever committed. Often the files can tell. This looks before SQLite opens

@@ -1,4 +1,4 @@
-//! An engine that goes away, or hangs: the service limps, and comes back by itself.
+//! An engine that goes away, or hangs: the service is degraded, and recovers by itself.
 
 use nexus_client::Connection;
 use nexus_proto::common::v1::Health;

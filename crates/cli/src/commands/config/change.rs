@@ -1,4 +1,4 @@
-//! Settings changed: tried out with the daemons first, then one rename, then whoever runs is told.
+//! Changes settings: checks them with the daemons, replaces the file by one rename, then notifies running daemons.
 
 use std::{
     env, fs,
@@ -20,7 +20,7 @@ use crate::{
         ask::{self, Program, Sees},
         catalogue::Catalogue,
         edit, tell,
-        tell::{Applies, Told},
+        tell::{Applies, Notified},
         trial, write,
     },
 };
@@ -93,11 +93,11 @@ async fn commit(
     };
     let one: Vec<Program> = readers.into_iter().take(1).collect();
     let answers = ask::values(&one, &context.root, None, Sees::Everything, false).await?;
-    let standing = answers
+    let effective = answers
         .into_iter()
         .flat_map(|answer| answer.settings)
         .find(|one| one.section == setting.section && one.key == setting.key);
-    let (value, origin) = standing.map_or((None, Origin::Default), |one| (one.toml, one.origin));
+    let (value, origin) = effective.map_or((None, Origin::Default), |one| (one.toml, one.origin));
     if output.json {
         output.value(
             &json!({ "key": setting.name(), "value": value, "origin": origin, "changed": before != after,
@@ -132,12 +132,14 @@ fn readers(catalogue: &Catalogue, setting: &Described) -> Vec<Program> {
     }
 }
 
-fn say(told: &[Told], output: &Output) {
-    for Told { service, pid, applies } in told {
+fn say(told: &[Notified], output: &Output) {
+    for Notified { service, pid, applies } in told {
         output.note(&match applies {
             Applies::Live => format!("{service} (pid {pid}) was told and applies it now"),
             Applies::Restart => format!("{service} (pid {pid}) needs a restart: nexus services restart {service}"),
-            Applies::Unreached => format!("{service} (pid {pid}) could not be told: nexus services restart {service}"),
+            Applies::Unreached => {
+                format!("{service} (pid {pid}) could not be notified: nexus services restart {service}")
+            }
         });
     }
 }
@@ -240,7 +242,7 @@ fn editor() -> Result<String, Failure> {
         .find(there)
         .map(|name| (*name).to_owned())
         .ok_or_else(|| {
-            Failure::new(Exit::Failed, "there is no editor here")
+            Failure::new(Exit::Failed, "no editor found")
                 .hint("name one in EDITOR, or change single values with: nexus config set KEY VALUE")
         })
 }

@@ -1,8 +1,8 @@
-//! Settings as they are: nothing here changes a file.
+//! Shows settings; nothing here changes a file.
 
 use std::{collections::BTreeMap, env, time::Duration};
 
-use nexus_config::{Described, Origin, Standing};
+use nexus_config::{Described, EffectiveSetting, Origin};
 use serde_json::json;
 
 use super::{ListArgs, catalogue, sections};
@@ -19,18 +19,22 @@ use crate::{
 const WIDTH: usize = 48;
 
 /// What holds, by name, for daemons started from this shell.
-async fn standing(context: &Context, programs: &[Program]) -> Result<BTreeMap<String, Standing>, Failure> {
+async fn effective(context: &Context, programs: &[Program]) -> Result<BTreeMap<String, EffectiveSetting>, Failure> {
     let answers = ask::values(programs, &context.root, None, Sees::Everything, false).await?;
     let all = answers.into_iter().flat_map(|answer| answer.settings);
     Ok(all.map(|one| (format!("{}.{}", one.section, one.key), one)).collect())
 }
 
-async fn one(context: &Context, catalogue: &Catalogue, setting: &Described) -> Result<Standing, Failure> {
+async fn one(context: &Context, catalogue: &Catalogue, setting: &Described) -> Result<EffectiveSetting, Failure> {
     // Any reader will do: they all lay the same sources over each other.
     let readers: Vec<Program> = catalogue.readers(&setting.section).into_iter().take(1).collect();
-    let mut all = standing(context, &readers).await?;
-    all.remove(&setting.name())
-        .ok_or_else(|| Failure::new(Exit::Failed, format!("nobody told the value of {}", setting.name())))
+    let mut all = effective(context, &readers).await?;
+    all.remove(&setting.name()).ok_or_else(|| {
+        Failure::new(
+            Exit::Failed,
+            format!("no daemon reported the value of {}", setting.name()),
+        )
+    })
 }
 
 pub async fn get(context: &Context, key: &str, output: &Output) -> Result<Exit, Failure> {
@@ -49,7 +53,7 @@ pub async fn get(context: &Context, key: &str, output: &Output) -> Result<Exit, 
 }
 
 /// Without the quotes of a text, so that scripts can use it.
-fn bare(one: &Standing) -> String {
+fn bare(one: &EffectiveSetting) -> String {
     match &one.value {
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Null => String::new(),
@@ -57,7 +61,7 @@ fn bare(one: &Standing) -> String {
     }
 }
 
-fn shown(one: &Standing) -> String {
+fn shown(one: &EffectiveSetting) -> String {
     match (&one.toml, one.hidden) {
         (_, true) => "(secret, set)".to_owned(),
         (Some(text), _) => text.clone(),
@@ -75,13 +79,13 @@ pub async fn list(context: &Context, args: &ListArgs, output: &Output) -> Result
                 .hint(format!("one of: {}", sections(&catalogue).join(", "))),
         );
     }
-    let standing = standing(context, &catalogue.programs).await?;
+    let effective = effective(context, &catalogue.programs).await?;
     let wanted = |setting: &&Described| args.section.as_ref().is_none_or(|section| *section == setting.section);
-    let lines: Vec<(&Described, &Standing)> = catalogue
+    let lines: Vec<(&Described, &EffectiveSetting)> = catalogue
         .settings
         .iter()
         .filter(wanted)
-        .filter_map(|setting| Some((setting, standing.get(&setting.name())?)))
+        .filter_map(|setting| Some((setting, effective.get(&setting.name())?)))
         .filter(|(_, one)| !args.changed || one.origin != Origin::Default)
         .collect();
     if output.json {

@@ -1,4 +1,4 @@
-//! What may be asked of containers on the command line.
+//! The command line of `nexus containers`.
 
 use clap::{Args, Subcommand};
 use nexus_proto::orchestrator::v1::{Mount, MountType};

@@ -1,4 +1,4 @@
-//! Containers: run, listed, read, stopped. Whatever takes an id takes its unambiguous beginning too.
+//! `nexus containers`: runs, lists, reads and stops containers. An unambiguous prefix of an id is accepted as the id.
 
 mod args;
 mod run;

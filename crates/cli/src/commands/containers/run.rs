@@ -1,4 +1,4 @@
-//! `run`: a container of its own session, followed to its end, and gone with whoever breaks it off.
+//! `nexus containers run`: runs a container to its end, and removes it when interrupted.
 
 use std::time::Duration;
 
@@ -110,7 +110,7 @@ async fn run_in(
         _ = interrupt.recv() => {
             let failure = Failure::new(Exit::Interrupted, "interrupted before it was made");
             return Err(match &args.session {
-                Some(_) => failure.hint("it may still be made; see: nexus containers list"),
+                Some(_) => failure.hint("it may still be created; see: nexus containers list"),
                 None => failure,
             });
         }

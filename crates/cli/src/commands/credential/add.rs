@@ -1,4 +1,4 @@
-//! Making, replacing and forgetting an account.
+//! Creates, replaces and deletes accounts.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +17,7 @@ use crate::{
 pub async fn add(resolver: &Resolver, args: AddArgs, output: &Output) -> Result<Exit, Failure> {
     if args.value.is_some() {
         return Err(Failure::usage(
-            "a secret is no argument: every user of this host can read the arguments of a process",
+            "a secret must not be an argument: every user of this host can read the arguments of a process",
         )
         .hint("leave --value out: it is asked for, or read from standard input; and replace the one just shown"));
     }

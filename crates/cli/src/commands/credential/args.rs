@@ -1,4 +1,4 @@
-//! What `nexus credential` takes. A secret is never among it: arguments can be read by everybody on the host.
+//! The command line of `nexus credential`. It takes no secret: any user of the host can read arguments.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Secrets that are somewhere else today.
+//! Imports secrets that are stored elsewhere.
 
 use std::{
     env, fs,

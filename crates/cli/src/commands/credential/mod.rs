@@ -1,4 +1,4 @@
-//! Accounts and their secrets: where they are, whether they resolve, and how they are replaced.
+//! `nexus credential`: accounts and where their secrets are stored, checked and replaced.
 //!
 //! A secret comes from the terminal without echo or from standard input, and goes to its store or to a pipe; it is
 //! never an argument, never in a table, and never in a message.

@@ -1,4 +1,4 @@
-//! Where a secret that was given to us is kept.
+//! Stores a secret that the user entered.
 
 use nexus_credential::{Account, Kind, Reference, Resolver, Secret};
 

@@ -1,4 +1,4 @@
-//! Asking the stores.
+//! Checks that each account's secret can be read.
 
 use nexus_credential::{Error, Reference, Resolved, Resolver};
 use serde_json::{Value, json};

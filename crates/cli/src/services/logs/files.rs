@@ -1,4 +1,4 @@
-//! The files of one service, old and new, and where reading them has come to.
+//! The log files of one service, current and rotated, and the read position in them.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,4 @@
-//! `nexus services logs`: what the daemons wrote, of all services in the order of time.
+//! `nexus services logs`: the logs of all services, merged by time.
 //!
 //! Each daemon writes `state/logs/<service>.log`, one JSON object a line, and turns to a new file when it is full;
 //! what it prints past that is in `<service>.err.log`. Here the files are only read.

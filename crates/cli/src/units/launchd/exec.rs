@@ -1,4 +1,4 @@
-//! `nexus services exec`: what launchd starts. It becomes the daemon; it is never its parent.
+//! `nexus services exec`: what launchd starts. It replaces itself by the daemon, and is never its parent.
 //!
 //! launchd starts again whatever did not end as a success, every few seconds and for ever, so what no start can heal
 //! must end as one: the config is looked at first, and said to be wrong in the log.

@@ -1,4 +1,4 @@
-//! Installing and removing launchd's agents.
+//! Installs and removes launchd agents.
 
 use super::{SERVICES, domain, file, label, plist, target};
 use crate::{

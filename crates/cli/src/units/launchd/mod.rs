@@ -1,4 +1,4 @@
-//! One service under launchd: what it is doing, and telling it what to do. Everything goes through `launchctl`.
+//! The state of one service under launchd, and how to change it. Everything goes through `launchctl`.
 //!
 //! Agents of one user only: nothing of Nexus needs to run before anybody has logged in to a Mac.
 

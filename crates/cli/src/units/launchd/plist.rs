@@ -1,4 +1,4 @@
-//! From a property list as it is checked in to one of this installation.
+//! Adapts a checked-in property list to one installation.
 
 use crate::units::Installation;
 

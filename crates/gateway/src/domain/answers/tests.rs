@@ -1,9 +1,9 @@
 use super::*;
 use proptest::prelude::*;
 
-fn said(content: &str) -> Said {
+fn said(content: &str) -> StoredMessage {
     let extra = BTreeMap::from([("in_reply_to".into(), "q".into())]);
-    Said {
+    StoredMessage {
         id: "a".into(),
         sequence: 2,
         content: content.into(),

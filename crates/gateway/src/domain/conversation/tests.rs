@@ -16,7 +16,7 @@ fn message(id: &str) -> Outgoing {
 
 fn answer(sequence: u64, to: &str, content: &str) -> Incoming {
     let extra = BTreeMap::from([("in_reply_to".into(), to.into())]);
-    Incoming::Answer(Said {
+    Incoming::Answer(StoredMessage {
         id: format!("to-{to}"),
         sequence,
         content: content.into(),
@@ -135,7 +135,7 @@ fn an_answer_that_breaks_off_is_given_as_far_as_it_came_and_its_error_is_told_on
     chat.next_message();
     let error = "UNAVAILABLE: rack: cuda died";
     let extra = [("in_reply_to", "q"), ("incomplete", "true"), ("error", error)];
-    let broken = Incoming::Answer(Said {
+    let broken = Incoming::Answer(StoredMessage {
         id: "a".into(),
         sequence: 2,
         content: "Well, ".into(),
@@ -176,7 +176,7 @@ fn by_what_an_answer_was_cut_short_is_said_with_its_end() {
         ),
     ] {
         let mut chat = Conversation::new(Follow::All, DELTAS, 100, 0);
-        let said = Said {
+        let said = StoredMessage {
             id: "a".into(),
             sequence: 2,
             content: "Well, ".into(),

@@ -1,4 +1,4 @@
-//! Answers as the Messages API words them, streamed or whole.
+//! Parses answers of the Messages API, streamed or whole.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -1,4 +1,4 @@
-//! A request as OpenAI's chat API wants it.
+//! Encodes a request for OpenAI's chat API.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Answers as OpenAI's chat API words them, and as those word them who say that they speak it.
+//! Parses answers of OpenAI's chat API, and of servers that claim to be compatible.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ use crate::{
         failure::Failure,
     },
     provider::{
-        http::Told,
+        http::ProviderError,
         reply::{self, Dialect},
         sse::Event,
     },
@@ -99,7 +99,7 @@ impl Chunks {
         for (place, call) in delta["tool_calls"].as_array().into_iter().flatten().enumerate() {
             out.push_back(self.calls.take(place, call));
         }
-        if let Some(told) = Told::within(choice) {
+        if let Some(told) = ProviderError::within(choice) {
             return Err(told.failure());
         }
         if let Some(reason) = choice["finish_reason"].as_str().filter(|reason| !reason.is_empty()) {

@@ -1,4 +1,4 @@
-//! Registration, signs of life, and what follows when they stop.
+//! Registration, heartbeats, and what follows when heartbeats stop.
 
 use std::collections::BTreeMap;
 

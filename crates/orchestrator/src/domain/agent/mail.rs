@@ -1,4 +1,4 @@
-//! Messages for agents that hold no stream: kept in order, within a bound and until they expire.
+//! Messages for agents without a stream: kept in order, within a bound, until they expire.
 
 use nexus_daemon::Caller;
 use nexus_proto::agent::v1::AgentMessage;

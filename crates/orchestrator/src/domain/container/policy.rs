@@ -1,4 +1,4 @@
-//! What a container may be: the session's rules within the operator's.
+//! The policy of containers: the session's rules within the operator's.
 //!
 //! Checked before any engine is asked. What is malformed is INVALID_ARGUMENT; what is forbidden is PERMISSION_DENIED and
 //! says which rule forbids it.
@@ -191,7 +191,7 @@ pub fn is_registry(text: &str) -> bool {
 pub fn check_reference(field: &str, reference: &str) -> Result<(), Error> {
     let odd = |byte: u8| byte.is_ascii_whitespace() || byte.is_ascii_control();
     if reference.len() > LONGEST_REFERENCE || reference.bytes().any(odd) {
-        return Err(Error::Invalid(format!("{field} is no image's name")));
+        return Err(Error::Invalid(format!("{field} is not an image name")));
     }
     Ok(())
 }
@@ -203,7 +203,7 @@ fn well_formed(config: &ContainerConfig) -> Result<(), Error> {
     }
     for (name, value) in &config.env {
         if name.is_empty() || name.contains(['=', '\0']) || nul(value) {
-            return invalid(format!("config.env: {name:?} is no name of a variable"));
+            return invalid(format!("config.env: {name:?} is not a variable name"));
         }
     }
     if let Some(name) = config.labels.keys().find(|name| name.starts_with(OWN_LABELS)) {
@@ -289,7 +289,7 @@ fn network(policy: &SessionPolicy, config: &mut ContainerConfig) -> Result<(), E
         }
         match port.host_ip.parse::<std::net::IpAddr>() {
             Ok(ip) if !ip.is_loopback() => return denied("ports are only bound on loopback"),
-            Err(_) if !port.host_ip.is_empty() => return invalid("config.ports: host_ip is no address"),
+            Err(_) if !port.host_ip.is_empty() => return invalid("config.ports: host_ip is not an address"),
             _ => {}
         }
     }

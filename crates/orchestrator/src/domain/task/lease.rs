@@ -1,4 +1,4 @@
-//! Which worker a task is offered to, and what becomes of it when that one is lost.
+//! Selects the worker that a task is offered to, and handles the loss of that worker.
 
 use std::collections::HashMap;
 
@@ -111,7 +111,7 @@ impl State {
             } else {
                 let error = TaskError {
                     code: "AGENT_LOST".into(),
-                    message: "the agent that had to do it is gone".into(),
+                    message: "the agent that had the task is gone".into(),
                     occurred_at: Some(timestamp(step.now)),
                     ..TaskError::default()
                 };

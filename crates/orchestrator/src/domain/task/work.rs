@@ -1,4 +1,4 @@
-//! A task in the hands of its worker: taken, told about, and ended one way or another.
+//! A task while a worker has it: started, reported on, and ended.
 
 use nexus_proto::agent::v1::stream_task_request::Payload as Said;
 use nexus_proto::agent::v1::{TaskError, TaskProgress, TaskResult, TaskState};
@@ -219,7 +219,7 @@ impl State {
         let message = if late {
             "it ran longer than its timeout"
         } else {
-            "nobody did it before it expired"
+            "no worker finished it before it expired"
         };
         step.effect(Effect::Task {
             task: key,

@@ -1,4 +1,4 @@
-//! What an assistant says about the turn it runs, and what is said to it.
+//! What an assistant sends about the turn it runs, and what it is sent.
 
 use std::collections::HashMap;
 

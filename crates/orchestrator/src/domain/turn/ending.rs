@@ -1,4 +1,4 @@
-//! How turns end, and how one that lost its assistant goes on.
+//! Ends turns, and offers a turn again when its assistant was lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Calls about containers that are there.
+//! The calls about existing containers.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use nexus_proto::orchestrator::v1::{
 };
 use nexus_runtime::{Chunks, ExecSpec, Found, LogOptions};
 
-use super::{Containers, Who, time};
+use super::{Containers, Requester, time};
 use crate::domain::Error;
 use crate::domain::container::{Container, Phase};
 use crate::engine::Once;
@@ -19,7 +19,7 @@ const EXEC_TIMEOUT: Duration = Duration::from_secs(30);
 const LONGEST_EXEC: Duration = Duration::from_secs(24 * 3600);
 
 impl Containers {
-    fn find(&self, id: &str, who: &Who) -> Result<Container, Error> {
+    fn find(&self, id: &str, who: &Requester) -> Result<Container, Error> {
         self.engine()
             .look(|core| core.state.containers.find(id, who.view()).cloned())
     }
@@ -32,7 +32,7 @@ impl Containers {
         self.engine_of(&one.engine).await
     }
 
-    pub async fn get(&self, id: &str, who: &Who) -> Result<Wire, Error> {
+    pub async fn get(&self, id: &str, who: &Requester) -> Result<Wire, Error> {
         let one = self.find(id, who)?;
         if one.phase == Phase::Running {
             match self.look_at(&one).await {
@@ -52,7 +52,7 @@ impl Containers {
         }
     }
 
-    pub fn list(&self, filter: &ContainerFilter, who: &Who) -> Vec<Wire> {
+    pub fn list(&self, filter: &ContainerFilter, who: &Requester) -> Vec<Wire> {
         self.engine().look(|core| {
             let all = core.state.containers.iter();
             let shown = all.filter(|one| core.state.containers.find(&one.id, who.view()).is_ok() && one.shows(filter));
@@ -74,7 +74,7 @@ impl Containers {
         &self,
         once: Option<Once>,
         request: StopContainerRequest,
-        who: &Who,
+        who: &Requester,
     ) -> Result<StopContainerResponse, Error> {
         let timeout = match u64::try_from(request.timeout_ns) {
             Err(_) => return Err(Error::Invalid("timeout_ns must not be negative".into())),
@@ -137,7 +137,7 @@ impl Containers {
         &self,
         once: Option<Once>,
         request: RemoveContainerRequest,
-        who: &Who,
+        who: &Requester,
     ) -> Result<RemoveContainerResponse, Error> {
         let answer = RemoveContainerResponse {
             container_id: request.container_id.clone(),
@@ -152,7 +152,12 @@ impl Containers {
         }
     }
 
-    async fn remove_now(&self, once: Option<Once>, request: RemoveContainerRequest, who: &Who) -> Result<(), Error> {
+    async fn remove_now(
+        &self,
+        once: Option<Once>,
+        request: RemoveContainerRequest,
+        who: &Requester,
+    ) -> Result<(), Error> {
         let one = self.find(&request.container_id, who)?;
         if !request.force && matches!(one.phase, Phase::Running | Phase::Paused | Phase::Restarting { .. }) {
             return Err(state(&one, "stop it first, or use force"));
@@ -238,14 +243,14 @@ impl Containers {
             .await
     }
 
-    pub async fn logs(&self, id: &str, options: LogOptions, who: &Who) -> Result<Chunks, Error> {
+    pub async fn logs(&self, id: &str, options: LogOptions, who: &Requester) -> Result<Chunks, Error> {
         let one = self.find(id, who)?;
         let found = self.engine_of(&one.engine).await?;
         self.ask(&found, "read logs", found.engine.logs(&one.engine_id, options))
             .await
     }
 
-    pub async fn exec(&self, request: ExecContainerRequest, who: &Who) -> Result<ExecContainerResponse, Error> {
+    pub async fn exec(&self, request: ExecContainerRequest, who: &Requester) -> Result<ExecContainerResponse, Error> {
         let one = self.find(&request.container_id, who)?;
         if request.command.is_empty() {
             return Err(Error::Required("command"));
@@ -279,7 +284,7 @@ impl Containers {
         })
     }
 
-    pub async fn stats(&self, id: &str, who: &Who) -> Result<ResourceUsage, Error> {
+    pub async fn stats(&self, id: &str, who: &Requester) -> Result<ResourceUsage, Error> {
         let one = self.find(id, who)?;
         self.running(&one, "only a running one uses anything").await?;
         self.look_at(&one).await

@@ -1,4 +1,4 @@
-//! Removes the files of sessions that are gone.
+//! Removes the files of deleted sessions.
 //!
 //! A session's directory is moved into a trash directory by one rename, and emptied there in steps, so that nothing waits
 //! for it however much it holds and however deep it is. What a crash leaves is found again at the next start. What cannot
@@ -41,7 +41,7 @@ impl Containers {
             let next = match cleaned {
                 Ok(()) => LOOK_EVERY,
                 Err(ref why) => {
-                    tracing::warn!(error = %why, "failed to remove files of sessions that are gone; it is tried again");
+                    tracing::warn!(error = %why, "failed to remove files of deleted sessions; trying again later");
                     AGAIN
                 }
             };
@@ -134,7 +134,7 @@ impl Containers {
             let listed = tokio::task::spawn_blocking(move || list(&parent)).await;
             match listed {
                 Ok(Ok(listed)) => names.extend(listed),
-                Ok(Err(error)) => tracing::warn!(%error, "failed to look for files of sessions that are gone"),
+                Ok(Err(error)) => tracing::warn!(%error, "failed to look for files of deleted sessions"),
                 Err(_) => {}
             }
         }

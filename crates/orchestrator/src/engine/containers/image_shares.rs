@@ -1,4 +1,4 @@
-//! Which images which user had fetched: their bytes count against that user's share.
+//! Which user had which images fetched: their bytes count against that user's limit.
 //!
 //! Kept in a file beside the images, as images outlive this process. Without it nobody has a share to answer for, which is
 //! what a new host begins with.

@@ -1,4 +1,4 @@
-//! Images of the engine in use.
+//! The calls about images.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use nexus_proto::orchestrator::v1::Image as Wire;
 use nexus_runtime::{Found, Image, Progress, PullOrder, PullPolicy, Pulled};
 use tokio::sync::mpsc;
 
-use super::{Containers, Who};
+use super::{Containers, Requester};
 use crate::domain::Error;
 use crate::domain::container::check_reference;
 use crate::domain::container::policy::HOST_IMAGE;
@@ -50,7 +50,7 @@ impl Containers {
     pub(super) async fn fetch_for(
         &self,
         found: &Found,
-        who: &Who,
+        who: &Requester,
         reference: &str,
         policy: PullPolicy,
     ) -> Result<(), Error> {

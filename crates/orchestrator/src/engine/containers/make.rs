@@ -1,4 +1,4 @@
-//! Making a container: noted first, then made, then told. Whatever fails in between leaves nothing behind.
+//! Creates a container: recorded first, then created, then reported. A failure in between leaves nothing behind.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -8,7 +8,7 @@ use nexus_proto::orchestrator::v1::{
 use nexus_runtime::{ContainerSpec, Found, Limit, Limits, NetworkMode, Port, Protocol, PullPolicy};
 
 use super::mounts::ResolvedMounts;
-use super::{CONTAINER, Containers, Hold, SESSION, Who};
+use super::{CONTAINER, Containers, Hold, Requester, SESSION};
 use crate::domain::Error;
 use crate::domain::container::{Made, Phase};
 use crate::engine::Once;
@@ -18,7 +18,7 @@ impl Containers {
     pub async fn create(
         &self,
         once: Option<Once>,
-        who: Who,
+        who: Requester,
         request: CreateContainerRequest,
     ) -> Result<CreateContainerResponse, Error> {
         let this = self.clone();
@@ -30,7 +30,7 @@ impl Containers {
     async fn create_once(
         &self,
         once: Option<Once>,
-        who: &Who,
+        who: &Requester,
         request: CreateContainerRequest,
     ) -> Result<CreateContainerResponse, Error> {
         let Some(once) = once else {
@@ -46,7 +46,7 @@ impl Containers {
     async fn make(
         &self,
         once: Option<&Once>,
-        who: &Who,
+        who: &Requester,
         request: CreateContainerRequest,
     ) -> Result<CreateContainerResponse, Error> {
         self.engine().room()?;
@@ -163,7 +163,7 @@ impl Containers {
     async fn allowed(
         &self,
         session: u64,
-        who: &Who,
+        who: &Requester,
         config: ContainerConfig,
     ) -> Result<(ContainerConfig, ResolvedMounts), Error> {
         let (rules, id, creator) = self.engine().look(|core| {
@@ -193,14 +193,14 @@ impl Containers {
     async fn build(
         &self,
         found: &Found,
-        who: &Who,
+        who: &Requester,
         spec: &ContainerSpec,
         place: &ResolvedMounts,
     ) -> Result<String, Error> {
         let (engine, image) = (&found.engine, &spec.image);
         let newest = self.options().pull == PullPolicy::Always
             && *image != crate::domain::container::policy::HOST_IMAGE
-            // For a user whose image is not fetched anew, what is here is what there is.
+            // For a user whose image is not fetched again, the stored image is the only one.
             && self.options().policy.may_fetch(image, who.admin).is_ok();
         let id = match self.ask(found, "make a container", engine.create(spec)).await {
             Err(Error::Runtime(nexus_runtime::Error::ImageNotFound { .. }))
@@ -265,7 +265,7 @@ impl Containers {
             Ok(())
         });
         if let Err(error) = gone.await {
-            tracing::warn!(%error, container = id, "failed to note that a container is gone");
+            tracing::warn!(%error, container = id, "failed to record that a container was removed");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Carries out what is decided about containers: asks their engine, and tells the domain what it says.
+//! Executes decisions about containers: calls their engine, and reports the result to the domain.
 //!
 //! A call is carried to its end also where its caller goes away: half a container is nobody's. Two hands never work on
 //! one container at once; who finds it taken leaves it to the other ([`Hold`]).
@@ -113,18 +113,18 @@ impl Drop for Hold {
 
 /// Who asks.
 #[derive(Clone, Debug)]
-pub struct Who {
+pub struct Requester {
     pub principal: Arc<str>,
     /// `Some` where only own sessions are seen.
     pub only_own: bool,
     pub admin: bool,
 }
 
-impl Who {
+impl Requester {
     /// Refuses those whose role has no business with containers.
-    pub fn of(caller: &Caller) -> Result<Who, Error> {
+    pub fn of(caller: &Caller) -> Result<Requester, Error> {
         View::of(caller, "use containers")?;
-        Ok(Who {
+        Ok(Requester {
             principal: caller.principal.clone(),
             only_own: !caller.is_admin(),
             admin: caller.is_admin(),
@@ -198,8 +198,8 @@ impl Containers {
         self.ask_for(found, doing, self.options().engine_timeout, work).await
     }
 
-    /// An engine that does not answer makes us limp; one that does ends that, and is looked over: what it was asked
-    /// before it went away it may have done.
+    /// An engine that does not answer degrades this daemon; once it answers the daemon recovers, and the engine is
+    /// reconciled: what it was asked before it went away it may have done.
     async fn ask_for<T>(
         &self,
         found: &Found,

@@ -1,4 +1,4 @@
-//! The files of the host that a container gets: its session's directory, volumes, and paths that are allowed.
+//! Resolves the mounts of a container: its session's directory, volumes, and allowed host paths.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -18,7 +18,7 @@ use crate::domain::container::policy::WORKSPACE;
 #[derive(Debug)]
 pub(super) struct ResolvedMounts {
     pub mounts: Vec<Mount>,
-    /// Whose rights the container has there.
+    /// The user whose rights the container has on them.
     pub owner: HostUser,
     /// Paths of the host that were asked for, and whether they are to be written to.
     asked: Vec<(PathBuf, bool)>,

@@ -1,4 +1,4 @@
-//! Whose rights the containers of a session have on this host's files, and who owns what they make there.
+//! The user whose rights the containers of a session have on host files, and who owns the files they create.
 //!
 //! It is the user who made the session. Root's containers, and those of callers who are no user of this host, have the
 //! rights of nobody; the settings can name another user for a caller (`orchestrator.container_owners`).

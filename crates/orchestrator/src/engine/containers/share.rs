@@ -1,4 +1,4 @@
-//! What each user has in workspaces and volumes, counted: bytes on the disk and files.
+//! Counts each user's workspaces and volumes: bytes on disk and files.
 //!
 //! Counting goes over the directories in the background, beneath their handles, and ends early where a share is used up.
 //! A user over its share gets no further container, and those that run are stopped, as they may be what fills the disk.

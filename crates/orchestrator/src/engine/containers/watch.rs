@@ -1,4 +1,4 @@
-//! Keeps the records and the engines in step: at the start, on what engines tell, and now and then.
+//! Reconciles records and engines: at the start, on engine events, and periodically.
 //!
 //! What an engine has of ours and no record knows is removed; what a record says runs and its engine does not have is
 //! lost; what was being made when we were killed is unmade. An engine that does not answer holds nothing up but the look
@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Containers worked on at once.
 const AT_ONCE: usize = 8;
 
-enum Told {
+enum EngineEvent {
     /// An engine's stream is open: what happened before was not heard.
     Open(Found),
     /// Something happened to the container with this id of ours.
@@ -53,8 +53,8 @@ impl Containers {
                 () = self.engine().inner.containers_moved.notified() => self.work(),
                 () = tokio::time::sleep(self.next_due()) => self.work(),
                 told = told.recv() => match told {
-                    Some(Told::Open(found)) => self.spawn_look(found),
-                    Some(Told::Happened(found, id, kind)) => self.happened(&found, &id, kind).await,
+                    Some(EngineEvent::Open(found)) => self.spawn_look(found),
+                    Some(EngineEvent::Happened(found, id, kind)) => self.happened(&found, &id, kind).await,
                     None => return,
                 },
                 _ = look.tick() => {
@@ -71,7 +71,7 @@ impl Containers {
     async fn listen_to_all(
         &self,
         listening: &mut Vec<&'static str>,
-        tell: &mpsc::Sender<Told>,
+        tell: &mpsc::Sender<EngineEvent>,
         stop: &CancellationToken,
     ) {
         let mut wanted: Vec<String> = self.engine().look(|core| {
@@ -328,7 +328,7 @@ impl Containers {
 }
 
 /// Hears what an engine tells, for ever.
-async fn listen(containers: Containers, found: Found, tell: mpsc::Sender<Told>, stop: CancellationToken) {
+async fn listen(containers: Containers, found: Found, tell: mpsc::Sender<EngineEvent>, stop: CancellationToken) {
     let owner = containers.engine().log_id().to_owned();
     // Said once, and not with every try.
     let mut told_away = false;
@@ -337,7 +337,7 @@ async fn listen(containers: Containers, found: Found, tell: mpsc::Sender<Told>, 
             let mut events = containers.ask(&found, "listen", found.engine.events()).await?;
             containers.ask(&found, "say what it is", found.engine.probe()).await?;
             told_away = false;
-            if tell.send(Told::Open(found.clone())).await.is_err() {
+            if tell.send(EngineEvent::Open(found.clone())).await.is_err() {
                 return Ok(());
             }
             while let Some(event) = events.next().await {
@@ -347,7 +347,7 @@ async fn listen(containers: Containers, found: Found, tell: mpsc::Sender<Told>, 
                     continue;
                 };
                 if tell
-                    .send(Told::Happened(found.clone(), id.clone(), kind))
+                    .send(EngineEvent::Happened(found.clone(), id.clone(), kind))
                     .await
                     .is_err()
                 {

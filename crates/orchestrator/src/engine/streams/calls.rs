@@ -1,4 +1,4 @@
-//! What the two sides of an open StreamMessages ask of the engine.
+//! The operations that both sides of an open StreamMessages need from the engine.
 
 use nexus_proto::orchestrator::v1::{EventType, Message, StreamMessageResponse, stream_message_response::Payload};
 use nexus_proto::words;

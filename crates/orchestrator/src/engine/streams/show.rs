@@ -1,4 +1,4 @@
-//! What a stream is shown: messages in the form that suits it, and pieces of the running answer.
+//! Selects what a stream is sent: messages, and pieces of the running answer.
 
 use nexus_proto::orchestrator::v1::{
     Event, EventMetadata, EventType, Message, MessageRole, StreamMessageResponse, stream_message_response::Payload,

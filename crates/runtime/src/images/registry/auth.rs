@@ -1,4 +1,4 @@
-//! How a registry wants to know who asks: a password, or a token that it gives for one.
+//! Authentication at a registry: a password, or a token that is exchanged for one.
 
 use http_auth::{ChallengeParser, ParamValue};
 use reqwest::Url;

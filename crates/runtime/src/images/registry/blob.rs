@@ -19,16 +19,16 @@ const STEP: u64 = 1 << 20;
 /// How often one blob is asked for, however far each try came.
 const MAX_TRIES: u32 = 32;
 
-/// Whom the progress of one blob is told.
-pub struct Told<'a> {
+/// Receives the progress of one blob.
+pub struct ProgressReport<'a> {
     pub progress: Option<&'a mpsc::Sender<Progress>>,
     pub what: String,
     /// Bytes.
     pub total: u64,
 }
 
-impl Told<'_> {
-    /// Tells it as far as the receiver keeps up.
+impl ProgressReport<'_> {
+    /// Sends it if the receiver keeps up.
     pub fn say(&self, status: &str, bytes: u64) {
         if let Some(progress) = self.progress {
             let _ = progress.try_send(Progress {
@@ -74,7 +74,7 @@ fn disk(error: std::io::Error) -> Failure {
 
 impl Client {
     /// Fetches a blob into an empty file, which is left at its end.
-    pub async fn blob(&self, descriptor: &Descriptor, file: &File, told: &Told<'_>) -> Result<(), Failure> {
+    pub async fn blob(&self, descriptor: &Descriptor, file: &File, told: &ProgressReport<'_>) -> Result<(), Failure> {
         let digest = &descriptor.digest;
         if layers::hex(digest).is_none() {
             return Err(Failure::Final("the manifest names a digest that is not SHA-256".into()));
@@ -115,7 +115,7 @@ impl Client {
     }
 
     /// One try: from where the last one broke off to the end.
-    async fn rest(&self, digest: &str, partial: &mut Partial<'_>, told: &Told<'_>) -> Result<(), Failure> {
+    async fn rest(&self, digest: &str, partial: &mut Partial<'_>, told: &ProgressReport<'_>) -> Result<(), Failure> {
         if partial.done == partial.size && partial.done > 0 {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! Bodies of answers, bounded while they are read: how long one is decides who sends it.
+//! Reads bodies of answers within a bound: their length is decided by the server.
 
 use std::time::Duration;
 

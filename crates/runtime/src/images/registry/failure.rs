@@ -78,11 +78,11 @@ impl From<Refused> for Failure {
 
 #[derive(Deserialize)]
 struct Envelope {
-    errors: Vec<Said>,
+    errors: Vec<RegistryError>,
 }
 
 #[derive(Deserialize)]
-struct Said {
+struct RegistryError {
     code: String,
 }
 

@@ -25,7 +25,7 @@ use reqwest::{RequestBuilder, Response, StatusCode, Url, redirect};
 
 use self::address::{Guard, Kind, Reach};
 use self::auth::Challenge;
-pub use self::blob::Told;
+pub use self::blob::ProgressReport;
 pub use self::failure::Failure;
 use super::layers;
 use crate::Credentials;
@@ -183,7 +183,7 @@ impl Client {
         }
         let to = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
         to.and_then(|to| from.join(to).ok())
-            .ok_or_else(|| Failure::Final("the registry redirects to what is no URL".into()))
+            .ok_or_else(|| Failure::Final("the registry redirects to an invalid URL".into()))
     }
 
     fn entered(&self, request: RequestBuilder) -> RequestBuilder {

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::address::{Kind, Reach};
-use super::{Client, Failure, Told};
+use super::{Client, Failure, ProgressReport};
 use crate::images::document::Descriptor;
 use crate::images::{layers, name};
 
@@ -89,8 +89,8 @@ fn public(server: &Server) -> Client {
     Client::within(reach, origin, &named, None).unwrap()
 }
 
-fn told() -> Told<'static> {
-    Told {
+fn told() -> ProgressReport<'static> {
+    ProgressReport {
         progress: None,
         what: String::new(),
         total: 0,

@@ -39,7 +39,7 @@ struct Metered<'a, R> {
 impl<R: Read> Read for Metered<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.allowance.stop.load(Ordering::Relaxed) {
-            return Err(io::Error::other("nobody waits for it any more"));
+            return Err(io::Error::other("its reader is gone"));
         }
         let length = self.from.read(buffer)?;
         let position = self.meter.position.get() + length as u64;

@@ -1,4 +1,4 @@
-//! What a provider says about its own error, in whichever form it says it, and what kind of failure that is.
+//! Parses the error that a provider returns, in any of its forms, and classifies it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,14 +20,14 @@ const ERROR_BODY_WITHIN: Duration = Duration::from_secs(5);
 
 /// A provider's error: its words, and its code where it gives one.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct ProviderError {
     pub message: String,
     pub code: String,
     /// The request's field that it is about, where the provider says so by name.
     pub param: String,
 }
 
-impl Told {
+impl ProviderError {
     /// From an object that describes an error, or from the error's text alone.
     pub fn of(error: &Value) -> Self {
         let code = [&error["code"], &error["type"], &error["status"]]
@@ -99,7 +99,7 @@ impl Told {
     }
 }
 
-impl From<&[u8]> for Told {
+impl From<&[u8]> for ProviderError {
     fn from(body: &[u8]) -> Self {
         match serde_json::from_slice::<Value>(body) {
             // Some wrap it into a list.
@@ -113,7 +113,7 @@ impl From<&[u8]> for Told {
     }
 }
 
-impl Told {
+impl ProviderError {
     fn of_document(document: &Value) -> Self {
         Self::within(document).unwrap_or_else(|| Self::of(document))
     }
@@ -137,7 +137,7 @@ pub async fn of_status(mut response: Response, model: &str) -> Failure {
         Ok(Ok(body)) => body,
         _ => Vec::new(),
     };
-    let told = Told::from(body.as_slice());
+    let told = ProviderError::from(body.as_slice());
     let kind = kind(status, &told, model);
     let mut message = if told.message.is_empty() {
         format!("HTTP {}", status.as_u16())
@@ -155,7 +155,7 @@ pub async fn of_status(mut response: Response, model: &str) -> Failure {
     failure
 }
 
-fn kind(status: StatusCode, told: &Told, model: &str) -> Kind {
+fn kind(status: StatusCode, told: &ProviderError, model: &str) -> Kind {
     let lower = format!("{} {}", told.message, told.code).to_lowercase();
     match status {
         _ if told.code == "insufficient_quota" => Kind::Refused,
@@ -175,7 +175,7 @@ fn kind(status: StatusCode, told: &Told, model: &str) -> Kind {
 
 /// The optional field that an endpoint does not take: the one it names, or the first that its text mentions. An error
 /// about a field's value is no such refusal.
-fn refused_field(told: &Told, body: &str) -> Option<Field> {
+fn refused_field(told: &ProviderError, body: &str) -> Option<Field> {
     let lower = body.to_lowercase();
     const OF_VALUE: [&str; 6] = [
         "too large",
@@ -280,7 +280,7 @@ mod tests {
             ),
             ("<html>\n bad\tgateway</html>", "<html> bad gateway</html>", ""),
         ] {
-            let told = Told::from(body.as_bytes());
+            let told = ProviderError::from(body.as_bytes());
             assert_eq!((told.message.as_str(), told.code.as_str()), (message, code));
         }
     }
@@ -313,7 +313,7 @@ mod tests {
             ),
             (r#"{"error":{"message":"my_temperature_x is wrong"}}"#, None),
         ] {
-            let told = Told::from(body.as_bytes());
+            let told = ProviderError::from(body.as_bytes());
             assert_eq!(refused_field(&told, body), field, "{body}");
         }
     }

@@ -1,4 +1,4 @@
-//! How this daemon is, in a small file beside its socket: for who wants to know it without waking anybody.
+//! The status file of this daemon, beside its socket: for readers that do not want to call the daemon.
 //!
 //! ```text
 //! Health ──▶ changed ──▶ state/run/<service>.json   read by the supervisor and by `nexus services status`
@@ -24,26 +24,26 @@ use crate::{Health, Stop, ready::tell};
 /// Between two writes: what changes in quick succession is not worth one each.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How a daemon is, as its file tells it.
+/// The status of a daemon, as its status file holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Standing {
-    /// The process that tells.
+pub struct StatusFile {
+    /// The process id.
     pub pid: u32,
     /// The version of its program.
     pub version: String,
     /// Whether it serves.
     pub serving: bool,
-    /// The parts that work badly, each with its reason.
+    /// The degraded parts, each with its reason.
     #[serde(rename = "limping")]
     pub degraded: BTreeMap<String, String>,
-    /// Why the orchestrator does not know it.
+    /// Why it is not registered with the orchestrator.
     pub unlinked: Option<String>,
-    /// What its settings name, and what came of asking for it. Never a value.
+    /// The credentials that its settings name, and whether they could be read. Never a value.
     pub credentials: Vec<Credential>,
     /// After the last sleep, freeze or jump of the clock.
     pub recovered: Option<String>,
-    /// When it was told, RFC 3339.
+    /// When this was written, RFC 3339.
     pub observed_at: String,
 }
 
@@ -60,15 +60,15 @@ pub struct Credential {
     pub status: String,
 }
 
-impl Standing {
+impl StatusFile {
     /// Where the file of `service` is.
     pub fn file(root: &Root, service: &str) -> PathBuf {
         root.run_dir().join(format!("{service}.json"))
     }
 
     /// `None` if there is none of this process: it has not said anything, or a file of another one lies there.
-    pub fn of(pid: u32, file: &Path) -> Option<Standing> {
-        let told: Standing = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    pub fn of(pid: u32, file: &Path) -> Option<StatusFile> {
+        let told: StatusFile = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
         (told.pid == pid).then_some(told)
     }
 
@@ -77,7 +77,7 @@ impl Standing {
         self.credentials.iter().any(|credential| credential.status == "locked")
     }
 
-    /// Whether it still finds out what came of a credential.
+    /// Whether it is still reading a credential.
     pub fn is_asking(&self) -> bool {
         self.credentials.iter().any(|credential| credential.status == "pending")
     }
@@ -93,8 +93,8 @@ impl Standing {
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 
-    fn new(health: &Health) -> Standing {
-        Standing {
+    fn new(health: &Health) -> StatusFile {
+        StatusFile {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             serving: health.is_serving("").unwrap_or_default(),
@@ -123,7 +123,7 @@ impl Standing {
 
 /// Returns it in one line.
 pub(crate) fn write(file: &Path, health: &Health) -> String {
-    let standing = Standing::new(health);
+    let standing = StatusFile::new(health);
     if let Err(error) = standing.write(file) {
         tracing::warn!(%error, file = %file.display(), "how this daemon is cannot be written down");
         // An older word would be a wrong one.
@@ -171,9 +171,9 @@ mod tests {
         let changed = health.changed();
         let status = write(&file, &health);
         let pid = std::process::id();
-        let told = Standing::of(pid, &file).unwrap();
+        let told = StatusFile::of(pid, &file).unwrap();
         assert!(told.serving && told.degraded.is_empty());
-        assert_eq!(Standing::of(pid + 1, &file), None, "of another process");
+        assert_eq!(StatusFile::of(pid + 1, &file), None, "of another process");
 
         let keeping = tokio::spawn(keep(file.clone(), health.clone(), changed, status, stop.clone()));
         tokio::task::yield_now().await;
@@ -185,7 +185,7 @@ mod tests {
         }]);
         let told = tokio::time::timeout(Duration::from_secs(10), async {
             loop {
-                match Standing::of(pid, &file).filter(Standing::waits) {
+                match StatusFile::of(pid, &file).filter(StatusFile::waits) {
                     Some(told) => return told,
                     None => tokio::time::sleep(Duration::from_millis(5)).await,
                 }

@@ -1,4 +1,4 @@
-//! The sessions that are open now.
+//! The table of open sessions.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::session::{Session, State};
 
 #[derive(Debug, Default)]
-pub(super) struct Book {
+pub(super) struct SessionTable {
     entries: HashMap<String, Entry>,
     /// Places taken by sessions that are being made.
     making: usize,
@@ -38,9 +38,9 @@ impl Entry {
     }
 }
 
-impl Book {
+impl SessionTable {
     /// Those that were never finished are handed back.
-    pub fn of(sessions: Vec<Session>) -> (Book, Vec<Session>) {
+    pub fn of(sessions: Vec<Session>) -> (SessionTable, Vec<Session>) {
         let (unfinished, open): (Vec<_>, Vec<_>) = sessions
             .into_iter()
             .partition(|session| session.state == State::Initializing);
@@ -48,7 +48,7 @@ impl Book {
             .into_iter()
             .map(|session| (session.id.clone(), Entry::new(session)))
             .collect();
-        (Book { entries, making: 0 }, unfinished)
+        (SessionTable { entries, making: 0 }, unfinished)
     }
 
     pub fn len(&self) -> usize {
