@@ -263,7 +263,7 @@ impl Daemon for Agent {
             .reload(move |fresh: &Config| *style.write() = Arc::new(fresh.style()))
             .flush(async move {
                 if let Err(error) = running.await {
-                    tracing::error!(%error, "the engine ended badly");
+                    tracing::error!(%error, "the engine ended with an error");
                 }
             }))
     }

@@ -34,8 +34,8 @@ pub(crate) async fn start<D: Daemon>(
     plan.root.create().map_err(|error| BootError::Failed(chain(&error)))?;
     match token::sweep(&plan.root.token_file()) {
         Ok(0) => {}
-        Ok(files) => tracing::info!(files, "removed what killed commands left beside the tokens"),
-        Err(error) => tracing::warn!(reason = chain(&error), "what a killed command left cannot be removed"),
+        Ok(files) => tracing::info!(files, "removed leftovers of killed commands beside the token file"),
+        Err(error) => tracing::warn!(reason = chain(&error), "failed to remove leftovers of a killed command"),
     }
     // Before the store is opened: whoever holds the socket holds the store.
     let listeners = listener::bind(&plan.listen).await?;
@@ -89,7 +89,7 @@ pub(crate) async fn start<D: Daemon>(
 async fn show_metrics(bind: metrics::MetricsBind, health: Health, stop: Stop) {
     if let Err(error) = metrics::expose(bind, stop).await {
         let reason = chain(&error);
-        tracing::error!(reason, "metrics are not shown");
+        tracing::error!(reason, "metrics are not served");
         health.degrade("metrics", Some(reason));
     }
 }

@@ -81,7 +81,7 @@ impl Pressure {
         let reason = reason(state.refused);
         let waits = std::mem::replace(&mut state.waiting, true);
         drop(state);
-        tracing::warn!(reason, "connections run short");
+        tracing::warn!(reason, "few connections are left");
         self.health.degrade(PART, Some(reason));
         if !waits {
             tokio::spawn(self.clone().until_quiet());
@@ -101,7 +101,7 @@ impl Pressure {
             };
             tokio::time::sleep(wait).await;
         }
-        tracing::info!("connections are enough again");
+        tracing::info!("connections are available again");
         self.health.degrade(PART, None);
     }
 

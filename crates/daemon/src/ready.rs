@@ -53,9 +53,9 @@ async fn feed(limit: Duration, socket: PathBuf, health: Health, stop: Stop, ping
         }
         match (health.is_serving(""), answers(&socket, limit / 3).await) {
             (Some(true), Ok(())) => ping(),
-            (_, Err(reason)) => tracing::error!(reason, "the watchdog goes unfed"),
+            (_, Err(reason)) => tracing::error!(reason, "the watchdog is not notified"),
             (_, Ok(())) if stop.is_requested() => return,
-            (_, Ok(())) => tracing::error!("the watchdog goes unfed: the daemon is not serving"),
+            (_, Ok(())) => tracing::error!("the watchdog is not notified: the daemon is not serving"),
         }
     }
 }

@@ -69,7 +69,7 @@ pub(crate) fn on_hangup<D: Daemon>(plan: &mut Plan<D>, args: &Args, apply: Optio
         Ok(outcome) => {
             let log_level = outcome.applied.iter().any(|key| key == "common.log_level");
             if log_level && !level.set(&plan.common.log_level) {
-                tracing::warn!("log_level has no effect while RUST_LOG decides");
+                tracing::warn!("log_level has no effect while RUST_LOG is set");
             }
             let file = file.map(|f| f.display().to_string()).unwrap_or_default();
             tracing::info!(file, applied = outcome.applied.join(" "), "settings read again");

@@ -141,7 +141,7 @@ async fn live<D: Daemon>(
 ) -> Result<(), BootError> {
     if let Some(target) = plan.traces.as_ref().filter(|_| !otel_disabled()) {
         spans::start(target, &plan.service).map_err(|error| BootError::Config(vec![error]))?;
-        tracing::info!(endpoint = target.endpoint, sampling = target.ratio, "traces go out");
+        tracing::info!(endpoint = target.endpoint, sampling = target.ratio, "exporting traces");
     }
     let health = Health::new();
     let clock = SystemClock::new(plan.common.wake_check)
@@ -188,7 +188,7 @@ async fn live<D: Daemon>(
     let flushed = started.flushed().await;
     stop.trigger();
     if let Err(error) = telling.await {
-        tracing::error!(%error, "telling how this daemon is ended by a bug");
+        tracing::error!(%error, "the task that writes the status file panicked");
     }
     spans::flush(LAST_SPANS).await;
     flushed

@@ -397,7 +397,7 @@ async fn supplementary(rules: &Rules, uid: u32, gid: u32) -> Vec<u32> {
         _ => {
             tracing::warn!(
                 uid,
-                "the groups of a caller could not be found out, it has only its first one"
+                "the groups of a caller could not be determined; only its primary group counts"
             );
             Vec::new()
         }

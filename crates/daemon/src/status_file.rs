@@ -125,7 +125,7 @@ impl StatusFile {
 pub(crate) fn write(file: &Path, health: &Health) -> String {
     let standing = StatusFile::new(health);
     if let Err(error) = standing.write(file) {
-        tracing::warn!(%error, file = %file.display(), "how this daemon is cannot be written down");
+        tracing::warn!(%error, file = %file.display(), "failed to write the status file");
         // An older word would be a wrong one.
         let _gone = fs::remove_file(file);
     }

@@ -190,7 +190,7 @@ impl Checker {
         });
         if known.looked.is_none() || stamp != known.stamp || known.entries.is_err() {
             known.entries = read(&self.path).map_err(|error| {
-                tracing::error!(%error, "no token is accepted until the token file is put right");
+                tracing::error!(%error, "no token is accepted until the token file is repaired");
             });
         }
         known.stamp = stamp;

@@ -451,7 +451,7 @@ fn watch_disk(engine: &Engine, boot: &Boot<Config>) {
             let _told = room.check();
             let low = changed.borrow_and_update().clone();
             match &low {
-                Some(error) if !was_low => tracing::error!(%error, "too little room on the disk: nothing new is taken"),
+                Some(error) if !was_low => tracing::error!(%error, "too little room on the disk: new data is refused"),
                 None if was_low => tracing::info!("there is enough room on the disk again"),
                 _ => {}
             }

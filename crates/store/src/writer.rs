@@ -141,7 +141,7 @@ pub fn commit(write: &mut dyn Write, group: &[&[Op]], seqs: &mut Vec<u64>) -> Re
             Commit::Refused(error) => return Err(error),
             Commit::Unknown(cause) => cause,
         };
-        tracing::warn!(%cause, "the answer to a commit was lost; asking what became of it");
+        tracing::warn!(%cause, "the answer to a commit was lost; asking for its outcome");
         answer = match write.outcome(id, group, lease, seqs) {
             Outcome::Done => return Ok(()),
             Outcome::Refused(error) => return Err(error),

@@ -70,7 +70,7 @@ pub fn restore(
     let there = state.symlink_metadata().is_ok();
     if there && !force && !is_empty(&state) {
         return Err(Failure::new(Exit::Failed, format!("{} is not empty", state.display()))
-            .hint("with --force it is moved aside, and nothing is deleted"));
+            .hint("with --force the old one is moved aside, and nothing is deleted"));
     }
     // A link is followed: the new state takes the place of what it points to.
     let state = state.canonicalize().unwrap_or(state);

@@ -106,7 +106,7 @@ async fn make(context: &Context, file: Option<PathBuf>, with_keys: bool, output:
         ));
     }
     if with_keys {
-        output.warn("it holds keys: whoever can read it can use them");
+        output.warn("the backup contains keys: everyone who can read it can use them");
     }
     output.note(&format!("check it with: nexus backup verify {}", done.display()));
     Ok(Exit::Ok)
@@ -192,7 +192,7 @@ async fn verify(file: PathBuf, output: &Output) -> Result<Exit, Failure> {
         manifest.nexus
     ))?;
     if !manifest.with_keys {
-        output.note("keys are not in it");
+        output.note("the backup does not contain keys");
     }
     Ok(Exit::Ok)
 }

@@ -148,7 +148,7 @@ impl Conversation {
         };
         let late = |_| {
             Failure::new(Exit::TimedOut, "the supervisor does not answer")
-                .hint("end it by its process id; the daemons go on, and the next nexus up finds them again")
+                .hint("end it by its process id; the daemons keep running, and the next nexus up finds them again")
         };
         let first = timeout(PATIENCE, conversation.next()).await.map_err(late)??;
         Ok(first.map(|first| (conversation, first)))

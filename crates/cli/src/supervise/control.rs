@@ -9,7 +9,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{dispatcher::Heard, executor, server};
+use super::{dispatcher::Input, executor, server};
 use crate::services::model::Snapshot;
 
 pub struct Control {
@@ -17,7 +17,7 @@ pub struct Control {
     /// `None` while the path cannot be bound.
     kept: Option<Kept>,
     answering: JoinHandle<()>,
-    heard: mpsc::Sender<Heard>,
+    heard: mpsc::Sender<Input>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     room: Arc<Semaphore>,
 }
@@ -34,7 +34,7 @@ impl Control {
     pub fn new(
         path: PathBuf,
         kept: Kept,
-        heard: mpsc::Sender<Heard>,
+        heard: mpsc::Sender<Input>,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         room: Arc<Semaphore>,
     ) -> io::Result<Control> {

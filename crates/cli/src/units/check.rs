@@ -44,7 +44,7 @@ pub fn may(which: &Which) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(Exit::Refused, "units of the system are root's to change")
-        .hint("with sudo; or leave --system out: units of your own need nobody's permission"))
+        .hint("use sudo; or leave --system out: units of your own need no permission"))
 }
 
 /// This installation, with all that the units will need in place.
@@ -55,7 +55,7 @@ pub fn installation(context: &Context, entries: &[&Entry], scope: Scope) -> Resu
     if !missing.is_empty() {
         return Err(
             Failure::new(Exit::Failed, format!("{} lacks {}", bin.display(), missing.join(", ")))
-                .hint("all programs must lie in one folder; NEXUS_BIN_DIR says which"),
+                .hint("all programs must be in one directory, which NEXUS_BIN_DIR names"),
         );
     }
     let here = Installation {

@@ -371,7 +371,8 @@ impl<'a> Work<'a> {
                 for version in &self.removed {
                     self.output.note(&format!("removed {version}"));
                 }
-                self.output.note("back to the version before: nexus upgrade --rollback");
+                self.output
+                    .note("to roll back to the previous version: nexus upgrade --rollback");
             }
             End::Returned(trouble) => {
                 self.tell(trouble);

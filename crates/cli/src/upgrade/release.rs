@@ -71,7 +71,7 @@ pub fn about(folder: &Path) -> Result<About, Failure> {
 
 fn not_a_release(folder: &Path) -> Failure {
     Failure::new(Exit::NotFound, format!("{} is no release of nexus", folder.display()))
-        .hint("it is what cargo xtask dist makes: nexus-VERSION-TARGET.tar.gz, or that unpacked")
+        .hint("a release is what cargo xtask dist builds: nexus-VERSION-TARGET.tar.gz, or the folder it unpacks to")
 }
 
 fn sums(folder: &Path) -> Result<BTreeMap<String, String>, Failure> {
@@ -155,7 +155,7 @@ pub fn stage(
             Exit::Failed,
             format!("{} is not what it was when it was packed", source.display()),
         )
-        .hint("its checksum is another one: download it again, with its SHA256SUMS"));
+        .hint("its checksum differs: download it again, with its SHA256SUMS"));
     }
     let into = to("tarball");
     room(&into, unpacked(&mut file).map_err(unread)?)?;

@@ -123,7 +123,7 @@ fn told(failing: &mut bool, failed: Option<String>) {
         }
         None if *failing => {
             *failing = false;
-            tracing::info!("the collector takes spans again");
+            tracing::info!("the collector accepts spans again");
         }
         _ => {}
     }

@@ -98,7 +98,7 @@ impl Ledger {
             Err(error) => Err(format!("failed to write usage: {error}")),
         };
         if let Err(reason) = &saved {
-            tracing::warn!(reason, "usage is not kept");
+            tracing::warn!(reason, "usage is not saved");
             self.0.dirty.store(true, Ordering::Release);
         }
         saved

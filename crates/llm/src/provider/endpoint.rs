@@ -131,7 +131,7 @@ impl Endpoint {
                     tracing::info!(
                         url = http::shown(&url),
                         field = field.name(),
-                        "asks again without a refused field"
+                        "asking again without a refused field"
                     );
                     without.insert(field);
                 }

@@ -129,7 +129,7 @@ impl Engine {
             if let Some(link) = link
                 && let Err(error) = engine.unlink(&link).await
             {
-                tracing::warn!(%error, agent, "failed to note the end of an agent's stream");
+                tracing::warn!(%error, agent, "failed to record the end of an agent's stream");
             }
             if mail && let Err(error) = engine.deliver_later(agent, refused).await {
                 tracing::warn!(%error, agent, "failed to keep a message for an agent");

@@ -26,7 +26,7 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
         }
         sleep = EVERY;
         if let Err(error) = engine.tidy().await {
-            tracing::warn!(%error, "failed to tidy the store; the next round tries again");
+            tracing::warn!(%error, "failed to clean up the store; the next round tries again");
         }
     }
 }

@@ -17,7 +17,7 @@ impl Engine {
     /// Says that this run ends, and waits until everything is on disk.
     pub async fn shut_down(&self, budget: Duration) {
         if let Err(error) = self.say(words::event::SYSTEM_SHUTDOWN, "orchestrator").await {
-            tracing::warn!(%error, "failed to note the stop");
+            tracing::warn!(%error, "failed to record the stop");
         }
         if !self.close(budget).await {
             tracing::warn!("the store did not close within the budget; what was acknowledged is on disk");

@@ -28,7 +28,7 @@ impl Engine {
                 let engine = engine.clone();
                 async move {
                     if let Err(error) = engine.tell(words::event::SYSTEM_SLEEP, &[]).await {
-                        tracing::warn!(%error, "failed to note that the host sleeps");
+                        tracing::warn!(%error, "failed to record that the host sleeps");
                     }
                 }
             }
@@ -56,7 +56,7 @@ impl Engine {
             let signal = match signals.recv().await {
                 Ok(signal) => signal,
                 Err(RecvError::Lagged(missed)) => {
-                    tracing::warn!(missed, "wakes and network changes came too fast to be written down");
+                    tracing::warn!(missed, "wakes and network changes came too fast to be recorded");
                     continue;
                 }
                 Err(RecvError::Closed) => return,
@@ -70,7 +70,7 @@ impl Engine {
                 Signal::Sleeping | Signal::Woke(_) => Ok(()),
             };
             if let Err(error) = told {
-                tracing::warn!(%error, "failed to note a wake or a change of the network");
+                tracing::warn!(%error, "failed to record a wake or a change of the network");
             }
         }
     }

@@ -340,7 +340,7 @@ impl Drop for Talking {
         let (engine, link) = (self.engine.clone(), self.link.clone());
         tokio::spawn(async move {
             if let Err(error) = engine.unlink(&link).await {
-                tracing::warn!(%error, "failed to note the end of an agent's stream");
+                tracing::warn!(%error, "failed to record the end of an agent's stream");
             }
         });
     }

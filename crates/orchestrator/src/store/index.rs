@@ -78,7 +78,7 @@ pub fn prepare(write: &mut dyn Write, read: &mut dyn Read) -> Result<(), Error> 
         if read.stamped(table)? == Some(VERSION) {
             continue;
         }
-        tracing::info!(table = table.0, "making the index of what is stored");
+        tracing::info!(table = table.0, "building the index of the store");
         let mut making = Making { write, ops: Vec::new() };
         match bit {
             TASK_STAMP => making.tasks(read)?,

@@ -132,7 +132,7 @@ impl Docker {
         let shown: String = why.chars().take(SHOWN).flat_map(char::escape_debug).collect();
         tracing::info!(engine = self.kind.name(), image = name, why = %shown, "an image was not pulled");
         match reason(&why.replace(name, "")) {
-            Reason::Absent => missing(name, "its registry does not have it, or wants a login for it"),
+            Reason::Absent => missing(name, "its registry does not have it, or requires a login for it"),
             Reason::Known(why) => Error::Pull {
                 image: name.into(),
                 why: why.into(),

@@ -108,7 +108,7 @@ async fn commit(
     let value = value.unwrap_or_else(|| "(not set)".to_owned());
     output.line(format!("{} = {value}  # {origin}", setting.name()))?;
     if before == after {
-        output.note("it was so already; nothing was changed");
+        output.note("it had this value already; nothing was changed");
     }
     if let Origin::Env(name) = &origin {
         output.note(&format!(

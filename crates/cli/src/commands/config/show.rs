@@ -175,7 +175,7 @@ pub async fn explain(context: &Context, key: &str, output: &Output) -> Result<Ex
             "\n{name} is set in this shell and wins over the file. A daemon that runs already may have been started without it."
         ));
     } else if !set.is_empty() {
-        output.note("\nvariables of this shell that name it are passed over");
+        output.note("\nvariables of this shell that name it are ignored");
     }
     Ok(Exit::Ok)
 }

@@ -250,7 +250,7 @@ async fn exec(connection: &Connection, args: ExecArgs, output: &Output) -> Resul
         show(output, &done.stderr, true)?;
     }
     if done.truncated {
-        output.warn("it wrote more than is shown");
+        output.warn("the output was longer than is shown");
     }
     if done.timed_out {
         return Err(Failure::new(Exit::TimedOut, "the command took too long"));

@@ -19,7 +19,9 @@ pub async fn add(resolver: &Resolver, args: AddArgs, output: &Output) -> Result<
         return Err(Failure::usage(
             "a secret must not be an argument: every user of this host can read the arguments of a process",
         )
-        .hint("leave --value out: it is asked for, or read from standard input; and replace the one just shown"));
+        .hint(
+            "leave --value out: the secret is asked for, or read from standard input; and replace the one just shown",
+        ));
     }
     let account = match (&args.name, &args.service) {
         (Some(name), _) => name.clone(),

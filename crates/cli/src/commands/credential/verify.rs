@@ -31,7 +31,7 @@ pub async fn run(resolver: &Resolver, args: &VerifyArgs, output: &Output) -> Res
 pub async fn sync(resolver: &Resolver, output: &Output) -> Result<Exit, Failure> {
     let answers = ask(resolver, accounts(resolver)?).await?;
     show(&answers, output)?;
-    output.note("running daemons ask their stores again");
+    output.note("running daemons read their secrets again");
     let sound = answers.iter().all(|(_, answer)| answer.is_ok());
     Ok(if sound { Exit::Ok } else { Exit::Failed })
 }

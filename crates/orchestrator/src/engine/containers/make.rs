@@ -118,7 +118,7 @@ impl Containers {
         if let Err(Error::Forbidden(what)) = &built {
             // Whether that can be told or not: what was begun is taken away below.
             if let Err(error) = self.violated(session, what).await {
-                tracing::warn!(%error, container = %id, "failed to note that a policy forbids a container");
+                tracing::warn!(%error, container = %id, "failed to record that a policy forbids a container");
             }
         }
         let made = match built {

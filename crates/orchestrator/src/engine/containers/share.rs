@@ -114,7 +114,7 @@ impl Containers {
             if !over.contains(&owner.user.uid) {
                 continue;
             }
-            tracing::warn!(container = %one.id, uid = owner.user.uid, "stopping a container: its user has more in workspaces than its share");
+            tracing::warn!(container = %one.id, uid = owner.user.uid, "stopping a container: its user's workspaces exceed the limit");
             if let Err(error) = self.stop_now(&one, self.options().stop_timeout).await {
                 tracing::warn!(%error, container = %one.id, "failed to stop a container; the next count tries again");
             }

@@ -153,7 +153,7 @@ impl Containers {
                     _ => this.start_again(&one).await,
                 };
                 if let Err(error) = done {
-                    tracing::warn!(%error, container = %one.id, "failed to bring a container to where it has to be");
+                    tracing::warn!(%error, container = %one.id, "failed to bring a container to its desired state");
                     tokio::time::sleep(AGAIN).await;
                 }
                 drop(hold);
@@ -361,7 +361,7 @@ async fn listen(containers: Containers, found: Found, tell: mpsc::Sender<EngineE
             ended = heard => if let Err(error) = ended {
                 containers.inner.health.degrade(found.engine.name(), Some(error.to_string()));
                 if !std::mem::replace(&mut told_away, true) {
-                    tracing::warn!(%error, engine = found.engine.name(), "a container engine is away; it is tried again every second");
+                    tracing::warn!(%error, engine = found.engine.name(), "a container engine does not answer; trying again every second");
                 }
             },
         }
