@@ -98,7 +98,7 @@ pub(crate) fn read(path: &Path, schemas: &[&Schema], mistakes: &mut Vec<Mistake>
             mistakes.push(match value.get_ref().as_table() {
                 Some(_) => mistake("there is no such section", nearest(name, known)),
                 None => mistake(
-                    "is outside a section; settings belong in [common] or a daemon's own",
+                    "stands outside a section; settings belong into [common] or a daemon's own",
                     None,
                 ),
             });
