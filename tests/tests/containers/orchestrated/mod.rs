@@ -237,8 +237,13 @@ async fn written(connection: &Connection, id: &str) -> (String, String) {
 }
 
 /// Waits until it is so.
-pub async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+pub async fn until(what: &str, so: impl AsyncFnMut() -> bool) {
+    until_within(PATIENCE, what, so).await;
+}
+
+/// The same for what takes longer.
+pub async fn until_within(patience: Duration, what: &str, mut so: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + patience;
     while !so().await {
         assert!(Instant::now() < end, "{what} did not come true");
         tokio::time::sleep(LOOK_AGAIN).await;
