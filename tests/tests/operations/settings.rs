@@ -89,7 +89,7 @@ async fn every_value_says_where_it_came_from() {
         "{out}"
     );
     let (out, _) = ends(&site, &["config", "get", "gateway.answer_timeout"], 0).await;
-    assert_eq!(out, "10m\n");
+    assert_eq!(out, "1h\n");
     ends(&site, &["config", "check"], 0).await;
     let wrong = Site::new().settings("[llm]\nmax_retrys = 1\n");
     let (out, _) = ends(&wrong, &["config", "check"], 78).await;
