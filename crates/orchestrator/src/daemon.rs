@@ -35,6 +35,7 @@ pub struct Config {
     front_door: Vec<String>,
     user_sessions: usize,
     user_agents: usize,
+    user_containers: usize,
     user_open_tasks: usize,
     user_stored_bytes: u64,
     user_events_per_minute: u64,
@@ -140,6 +141,12 @@ impl Daemon for Orchestrator {
                 "sessions of one user that are not closed; administrators have no share",
             ),
             Setting::new("user_agents", COUNT, "100", "agents that one user may have registered"),
+            Setting::new(
+                "user_containers",
+                COUNT,
+                "250",
+                "containers of one user that are not removed, whether or not they have ended",
+            ),
             Setting::new("user_open_tasks", COUNT, "1000", "tasks of one user that are not over"),
             Setting::new(
                 "user_stored_bytes",
@@ -157,7 +164,7 @@ impl Daemon for Orchestrator {
                 "user_metadata_bytes",
                 Kind::Size,
                 "64KiB",
-                "what a user may say of one session beside its messages",
+                "what a user may say of one session beside its messages, and of one container",
             ),
             Setting::new(
                 "agent_ttl",
@@ -368,6 +375,7 @@ fn options(config: &Config, max_message_bytes: usize) -> Options {
                 sessions: config.user_sessions,
                 agents: config.user_agents,
                 open_tasks: config.user_open_tasks,
+                containers: config.user_containers,
                 stored_bytes: config.user_stored_bytes,
                 events_per_minute: config.user_events_per_minute,
                 metadata_bytes: config.user_metadata_bytes,

@@ -24,6 +24,8 @@ pub struct ContainerSpec {
     pub working_dir: String,
     /// `uid`, `uid:gid` or a name of the image; empty: that of the image, in the sandbox the own user.
     pub user: String,
+    /// Whether that is refused if it is root inside, by whatever name.
+    pub deny_root: bool,
     /// Whose rights it has on what is mounted, and who owns on the host what it makes there. `None`: whoever the engine
     /// runs it as.
     pub owner: Option<HostUser>,

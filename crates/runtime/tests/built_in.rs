@@ -400,7 +400,11 @@ fn root_archive() -> Option<Vec<u8>> {
         tar.append_data(&mut header, path, bytes).unwrap();
     };
     add("bin/sh", 0o755, &busybox);
-    add("etc/passwd", 0o644, b"root:x:0:0::/:/bin/sh\ntool:x:77:78::/:/bin/sh\n");
+    add(
+        "etc/passwd",
+        0o644,
+        b"root:x:0:0::/:/bin/sh\ntoor:x:0:0::/:/bin/sh\ntool:x:77:78::/:/bin/sh\n",
+    );
     Some(tar.into_inner().unwrap())
 }
 
@@ -422,6 +426,21 @@ async fn an_imported_root_is_an_image() {
     assert_eq!(image.references, ["tool:1"]);
     let again = engine.pull("tool:1", PullPolicy::Missing, None, None).await.unwrap();
     assert_eq!((again.fetched, &again.image.id), (false, &image.id));
+    // The attack: root inside by another name, where root is not allowed.
+    for (user, expected) in [("0", true), ("+0", true), ("toor", true), ("tool", false)] {
+        let mut spec = shell("denied", "true");
+        (spec.image, spec.user, spec.deny_root) = ("tool:1".into(), user.into(), true);
+        let made = engine.create(&spec).await;
+        assert_eq!(matches!(made, Err(Error::Denied(_))), expected, "{user}: {made:?}");
+        if let Ok(id) = made {
+            engine.remove(&id, true).await.unwrap();
+        }
+    }
+    for user in ["4294967295", "1:4294967295"] {
+        let mut spec = shell("no-such-number", "true");
+        (spec.image, spec.user) = ("tool:1".into(), user.into());
+        assert!(matches!(engine.create(&spec).await, Err(Error::Invalid(_))), "{user}");
+    }
     for (user, writable, script, expected) in [
         (
             "tool",

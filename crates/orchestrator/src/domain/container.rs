@@ -248,6 +248,7 @@ impl State {
         if self.containers.iter().count() >= policy.max_containers {
             return limit("containers", policy.max_containers, "orchestrator.max_containers");
         }
+        self.share_of_containers(session, &config)?;
         let (session_id, creator) = (found.id.clone(), found.creator.clone());
         let (key, id) = step.ids.keyed(step.now);
         let container = Container {

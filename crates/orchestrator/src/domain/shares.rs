@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use nexus_daemon::Caller;
-use nexus_proto::orchestrator::v1::{SessionConfig, SessionContext, SessionMetadata};
+use nexus_proto::orchestrator::v1::{ContainerConfig, SessionConfig, SessionContext, SessionMetadata};
 use prost::Message as _;
 
 use super::session::Session;
@@ -25,11 +25,13 @@ pub struct Shares {
     pub sessions: usize,
     pub agents: usize,
     pub open_tasks: usize,
+    /// Containers that are kept, those included that have ended.
+    pub containers: usize,
     /// Bytes of messages and sessions kept, closed sessions included.
     pub stored_bytes: u64,
     /// Messages sent and sessions made or changed in a minute.
     pub events_per_minute: u64,
-    /// Bytes of the metadata, configuration and context of one session.
+    /// Bytes of the metadata, configuration and context of one session, and of the config of one container.
     pub metadata_bytes: u64,
 }
 
@@ -39,6 +41,7 @@ impl Default for Shares {
             sessions: 1_000,
             agents: 100,
             open_tasks: 1_000,
+            containers: 250,
             stored_bytes: 1 << 30,
             events_per_minute: 6_000,
             metadata_bytes: 64 << 10,
@@ -223,6 +226,29 @@ impl State {
             return Ok(());
         }
         let (what, setting) = ("agents of one user", "orchestrator.user_agents");
+        Err(Error::Limit { what, max, setting })
+    }
+
+    /// Refuses one more container of a session whose user has its share of them, or one of which too much is said: both are
+    /// kept in memory, and listed, for as long as the container is not removed.
+    pub(super) fn share_of_containers(&self, session: u64, config: &ContainerConfig) -> Result<(), Error> {
+        let Some(user) = self.limited_user(session) else {
+            return Ok(());
+        };
+        let most = self.rules.shares.metadata_bytes;
+        if config.encoded_len() as u64 > most {
+            return Err(limit(
+                "bytes of a container's config",
+                most,
+                "orchestrator.user_metadata_bytes",
+            ));
+        }
+        let max = self.rules.shares.containers;
+        if self.containers.iter().filter(|one| one.creator == user).count() < max {
+            return Ok(());
+        }
+        let what = "containers of one user that are not removed";
+        let setting = "orchestrator.user_containers";
         Err(Error::Limit { what, max, setting })
     }
 

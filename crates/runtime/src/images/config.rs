@@ -105,6 +105,11 @@ impl Resolved {
                 }
             },
         };
+        if uid == u32::MAX || gid == u32::MAX {
+            return Err(Error::Invalid(format!(
+                "{text} is no user: the kernel has no such number"
+            )));
+        }
         Ok(User { uid, gid })
     }
 

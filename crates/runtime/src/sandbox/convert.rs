@@ -40,6 +40,13 @@ pub fn run(spec: &ContainerSpec, image: &Resolved, own: u32, state: PathBuf) -> 
     } else {
         User { uid: own, gid: own }
     };
+    if user.uid == 0 && spec.deny_root && !spec.user.is_empty() {
+        let why = format!(
+            "{:?} is root inside, which is not allowed by orchestrator.container_allow_root",
+            spec.user
+        );
+        return Err(Error::Denied(why));
+    }
 
     let mut run = Run::new(command);
     run.rootfs = match &image.rootfs {

@@ -52,15 +52,20 @@ fn mode(path: &Path, mode: u32) {
 }
 
 async fn stage(test: &str, backend: Backend, place: &Path) -> Option<Stage> {
+    stage_with(test, backend, place, &[]).await
+}
+
+async fn stage_with(test: &str, backend: Backend, place: &Path, more: &[(&str, &str)]) -> Option<Stage> {
     if !nix::unistd::geteuid().is_root() {
         skipped(test, "needs root, to be a second user");
         return None;
     }
-    let settings = [
+    let mut settings = vec![
         ("socket_mode", "0666"),
         ("container_paths", place.to_str().unwrap()),
         ("container_allow_root", "true"),
     ];
+    settings.extend(more);
     let roles = format!("uid:{USER}=user");
     // Where a second user can reach the socket.
     let stage = Stage::set_in(test, backend, &settings, &[("NEXUS_COMMON__ROLES", &roles)]).await?;
@@ -134,6 +139,38 @@ async fn sandbox_leaves_files_of_its_user() {
 #[tokio::test]
 async fn docker_leaves_files_of_its_user() {
     leaves("docker_leaves_files_of_its_user", Backend::Docker).await;
+}
+
+/// The attack: a user makes containers that end at once until nobody can make any more, and says megabytes of one.
+#[tokio::test]
+async fn a_users_containers_leave_room_for_others() {
+    let test = "a_users_containers_leave_room_for_others";
+    let shared = shared_directory();
+    let limited = [("max_containers", "4"), ("user_containers", "2")];
+    let Some(stage) = stage_with(test, Backend::Sandbox, &shared.path, &limited).await else {
+        return;
+    };
+    let connection = connect_as(&stage, USER).await;
+    let session = ask::create(&connection, "greedy").await;
+    let mut large = shell(&session, "true");
+    let labels = &mut large.config.as_mut().unwrap().labels;
+    labels.insert("label".into(), "x".repeat(1 << 20));
+    let status = refused(create(&connection, large).await, Code::ResourceExhausted);
+    assert!(status.message().contains("user_metadata_bytes"), "{status:?}");
+    for _ in 0..2 {
+        let made = create(&connection, shell(&session, "true")).await.unwrap();
+        ended(&connection, &made.id).await;
+    }
+    let status = refused(
+        create(&connection, shell(&session, "true")).await,
+        Code::ResourceExhausted,
+    );
+    assert!(status.message().contains("user_containers"), "{status:?}");
+    let own = stage.site.connect();
+    let session = ask::create(&own, "root").await;
+    for _ in 0..2 {
+        create(&own, shell(&session, "true")).await.unwrap();
+    }
 }
 
 /// The attack: a user mounts what only root may reach or read.

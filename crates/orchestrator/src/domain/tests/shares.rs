@@ -1,6 +1,9 @@
 //! What one user may take of what all share.
 
+use nexus_proto::orchestrator::v1::ContainerConfig;
+
 use super::*;
+use crate::domain::container;
 use crate::domain::shares::Shares;
 
 fn world(shares: Shares) -> World {
@@ -157,6 +160,40 @@ fn registrations_and_tasks_have_their_share_too() {
     names(give(), "orchestrator.user_open_tasks");
     world.restart();
     assert_eq!(world.state.tasks.iter().next().unwrap().giver.as_deref(), Some("uid:7"));
+}
+
+/// The attack: a user makes containers that end at once, until nobody can make any more; or says megabytes of one, until no
+/// listing of containers fits into an answer.
+#[test]
+fn containers_of_one_user_leave_room_for_others() {
+    let mut world = world(Shares {
+        containers: 2,
+        metadata_bytes: 1_000,
+        ..Shares::default()
+    });
+    let policy = container::policy::tests::policy();
+    let session = make(&mut world, &caller(Role::User, 7)).unwrap();
+    let others = make(&mut world, &caller(Role::User, 8)).unwrap();
+    let of_admin = make(&mut world, &admin()).unwrap();
+    let mut begin = |session: u64, label: usize| {
+        let config = ContainerConfig {
+            labels: HashMap::from([("label".into(), "x".repeat(label))]),
+            ..ContainerConfig::default()
+        };
+        world.step(|state, step| {
+            let key = state.begin_container(step, session, config, &policy)?;
+            state.containers.get_mut(key).unwrap().phase = container::Phase::Exited;
+            Ok(key)
+        })
+    };
+    names(begin(session, 1_000), "orchestrator.user_metadata_bytes");
+    begin(session, 900).unwrap();
+    begin(session, 900).unwrap();
+    names(begin(session, 900), "orchestrator.user_containers");
+    begin(others, 900).unwrap();
+    for _ in 0..3 {
+        begin(of_admin, 1_000).unwrap();
+    }
 }
 
 #[test]

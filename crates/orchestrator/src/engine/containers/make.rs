@@ -102,6 +102,7 @@ impl Containers {
             env: config.env.clone().into_iter().collect(),
             working_dir: config.working_dir.clone(),
             user: self.user(&config, &found),
+            deny_root: !self.options().policy.allow_root,
             owner: Some(place.owner.clone()),
             labels,
             mounts: place.mounts.clone(),

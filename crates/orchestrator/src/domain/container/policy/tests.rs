@@ -2,7 +2,7 @@ use nexus_proto::orchestrator::v1::{PortBinding, RestartPolicy};
 
 use super::*;
 
-fn policy() -> Policy {
+pub(in crate::domain) fn policy() -> Policy {
     let limits = |nano_cpus, memory_bytes, pids_limit| ResourceLimits {
         nano_cpus,
         memory_bytes,
@@ -184,7 +184,7 @@ fn images_users_labels_and_policies_are_checked() {
         let error = policy().apply(&listed, of(wrong), true).unwrap_err();
         assert!(matches!(error, Error::Forbidden(_)), "{wrong}");
     }
-    for user in ["0", "root", "00:5"] {
+    for user in ["0", "root", "00:5", "+0", "-0:5"] {
         let config = ContainerConfig {
             user: user.into(),
             ..ContainerConfig::default()
