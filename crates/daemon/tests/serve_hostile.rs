@@ -224,7 +224,13 @@ fn holding(daemon: &Daemon, test: &str) -> Option<Child> {
         return None;
     }
     let copy = daemon.dir.path().join("child");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    // By another process: a child that another test starts meanwhile would inherit the open copy, and a file that is
+    // open for writing cannot be executed.
+    let copied = std::process::Command::new("cp")
+        .arg(std::env::current_exe().unwrap())
+        .arg(&copy)
+        .status();
+    assert!(copied.unwrap().success());
     let child = Command::new(copy)
         .args(["--exact", "hold_connections_child", "--ignored", "--nocapture"])
         .env("SERVE_TEST_SOCKET", &daemon.socket)

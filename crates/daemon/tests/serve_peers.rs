@@ -54,7 +54,13 @@ async fn as_another_uid(daemon: &Daemon, test: &str) -> Option<String> {
     }
     // A copy that the other uid can reach, wherever the build directory is.
     let copy = daemon.dir.path().join("child");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    // By another process: a child that another test starts meanwhile would inherit the open copy, and a file that is
+    // open for writing cannot be executed.
+    let copied = std::process::Command::new("cp")
+        .arg(std::env::current_exe().unwrap())
+        .arg(&copy)
+        .status();
+    assert!(copied.unwrap().success());
     let mut child = Command::new(copy);
     child
         .args(["--exact", "as_another_uid_child", "--ignored", "--nocapture"])

@@ -45,7 +45,13 @@ pub fn binary() -> &'static Path {
     let (_, path) = BINARY.get_or_init(|| {
         let dir = place();
         let path = dir.path().join("nexus-sandbox");
-        fs::copy(env!("CARGO_BIN_EXE_nexus-sandbox"), &path).unwrap();
+        // By another process: a child that another test starts meanwhile would inherit the open copy, and a file that is
+        // open for writing cannot be executed.
+        let copied = Command::new("cp")
+            .arg(env!("CARGO_BIN_EXE_nexus-sandbox"))
+            .arg(&path)
+            .status();
+        assert!(copied.unwrap().success());
         (dir, path)
     });
     path
