@@ -110,7 +110,7 @@ impl Dir {
         Ok(Self { fd })
     }
 
-    /// What a name stands for now, a link itself rather than its target.
+    /// What a name stands for at this moment, a link itself rather than its target.
     pub fn meta(&self, name: impl AsRef<OsStr>) -> io::Result<Meta> {
         let name = plain(name.as_ref())?;
         Ok(rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?.into())

@@ -23,7 +23,7 @@ pub struct Allowance<'a> {
     pub stop: &'a AtomicBool,
 }
 
-/// Where the reading is, and how far it may go for now.
+/// The position of the reading, and the furthest position it may reach within the present entry.
 #[derive(Default)]
 struct Meter {
     position: Cell<u64>,
