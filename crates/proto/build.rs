@@ -1,4 +1,4 @@
-//! Compiles `proto/*.proto` without protoc: Rust code for the six packages, and one descriptor set for reflection.
+//! Compiles `proto/*.proto` without protoc: Rust code for the packages, and one descriptor set for reflection.
 //!
 //! The descriptor set carries one thing more than the files: for each `X.v1` service its twin in package
 //! `proto.X.v1`, over the very same messages. The documents call services by that prefix; a layer of the daemons
@@ -10,13 +10,14 @@ use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use protox::prost_reflect::DescriptorPool;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "common.proto",
     "orchestrator.proto",
     "agent.proto",
     "gateway.proto",
     "llm.proto",
     "tool.proto",
+    "runs.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -65,7 +66,7 @@ fn twin(original: &FileDescriptorProto) -> Option<FileDescriptorProto> {
     let mut dependency = original.dependency.clone();
     dependency.push(original.name().to_owned());
     Some(FileDescriptorProto {
-        name: Some(format!("proto/{}/alias.proto", package.replace('.', "/"))),
+        name: Some(format!("proto/{}/{}", package.replace('.', "/"), original.name())),
         package: Some(format!("proto.{package}")),
         dependency,
         service: original.service.clone(),

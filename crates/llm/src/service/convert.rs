@@ -157,6 +157,7 @@ pub fn response(id: &str, metadata: Option<wire::LlmMetadata>, whole: Whole) -> 
         model: whole.model,
         completed_at: Some(whole.completed.into()),
         metadata,
+        ..wire::LlmResponse::default()
     }
 }
 
@@ -257,6 +258,7 @@ mod tests {
             name: "t".into(),
             description: String::new(),
             input_schema: Some(schema),
+            ..Default::default()
         });
         let want = json!({"type":"object","properties":{"p":{"type":"array","items":{}}},"required":["p"]});
         assert_eq!(tool.schema, want);

@@ -177,6 +177,7 @@ fn payloads(output: Output, id: &str, metadata: &Option<wire::LlmMetadata>, inde
                 tool_call_id,
                 name,
                 arguments_delta,
+                ..wire::StreamToolCall::default()
             })]
         }
         // That a chunk was the last is known only now; holding one back would delay every token.

@@ -5,7 +5,6 @@
 pub mod server;
 
 use std::{
-    collections::HashMap,
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -162,7 +161,7 @@ pub fn ask(id: &str, model: &str, text: &str) -> wire::LlmRequest {
         messages: vec![wire::LlmMessage {
             role: "user".into(),
             content: text.into(),
-            extra: HashMap::new(),
+            ..Default::default()
         }],
         ..Default::default()
     }
