@@ -10,8 +10,11 @@ use parking_lot::RwLock;
 use serde::Deserialize;
 
 use crate::{
-    domain::turn_queue::Limits,
-    engine::{self, Board, PART, Style},
+    domain::assistant::turn_queue::Limits,
+    engine::{
+        Board, PART,
+        assistant::{self, Style},
+    },
     remote::{Models, Orchestrator, Profile},
     service::Service,
 };
@@ -243,7 +246,7 @@ impl Daemon for Agent {
         });
         let style = Arc::new(RwLock::new(Arc::new(config.style())));
         let board = Board::new(boot.health.clone());
-        let (handle, engine) = engine::build(engine::Parts {
+        let (handle, engine) = assistant::build(assistant::Parts {
             orchestrator: Orchestrator::new(Connection::lazy(&orchestrator, &options), profile.clone()),
             models: Models::new(Connection::lazy(&llm, &options)),
             style: style.clone(),

@@ -1,7 +1,3 @@
-//! The assistant's rules: which messages a model is given, which turn runs next, and how an answer is assembled.
-//!
-//! Nothing here waits, speaks to anyone, or looks at a clock.
+//! What the two roles decide. Nothing here waits, speaks to anyone, or looks at a clock.
 
-pub mod answer;
-pub mod turn_queue;
-pub mod window;
+pub mod assistant;

@@ -11,7 +11,7 @@ use nexus_proto::words;
 use tonic::{Request, Streaming};
 
 use super::message::new_id;
-use crate::domain::{
+use crate::domain::assistant::{
     answer::{Finish, ModelEvent},
     window::{Entry, Role},
 };

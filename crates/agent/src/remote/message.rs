@@ -8,7 +8,7 @@ use nexus_proto::agent::v1::{
 };
 use nexus_proto::words;
 
-use crate::domain::{answer::CompleteAnswer, turn_queue::TurnId};
+use crate::domain::assistant::{answer::CompleteAnswer, turn_queue::TurnId};
 
 const ORCHESTRATOR: &str = "orchestrator";
 const ERROR_TYPE: &str = "application/vnd.nexus.error+text";

@@ -15,7 +15,7 @@ use nexus_proto::{
 use tokio_stream::Stream;
 use tonic::Streaming;
 
-use crate::domain::window::{Entry, Role};
+use crate::domain::assistant::window::{Entry, Role};
 
 /// How this agent introduces itself.
 #[derive(Clone, Debug)]

@@ -22,8 +22,8 @@ use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
-    domain::turn_queue::TurnId,
-    engine::{Board, Handle},
+    domain::assistant::turn_queue::TurnId,
+    engine::{Board, assistant::Handle},
     remote::Profile,
 };
 

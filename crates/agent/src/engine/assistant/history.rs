@@ -4,7 +4,7 @@ use nexus_client::{Error, Kind};
 
 use super::{Style, kit::Kit};
 use crate::{
-    domain::window::{Budget, Entry, Role, Window},
+    domain::assistant::window::{Budget, Entry, Role, Window},
     remote::{Offer, Page, Refusal, refusal},
 };
 

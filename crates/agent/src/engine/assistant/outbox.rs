@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio_stream::Stream;
 
 use crate::{
-    domain::turn_queue::TurnId,
+    domain::assistant::turn_queue::TurnId,
     remote::{Outbound, Refusal},
 };
 
@@ -238,7 +238,7 @@ mod tests {
         sender.say(delta(2, "c"));
         sender.say(delta(3, "d"));
         sender.say(delta(4, "e"));
-        sender.say(Outbound::Answer(crate::domain::answer::CompleteAnswer {
+        sender.say(Outbound::Answer(crate::domain::assistant::answer::CompleteAnswer {
             text: "abcde".into(),
             ..Default::default()
         }));

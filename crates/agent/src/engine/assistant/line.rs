@@ -11,9 +11,10 @@ use tokio::{
 };
 use tonic::Streaming;
 
-use super::{Command, board::Board, kit::Kit, outbox::Outbox, turn};
+use super::{Command, kit::Kit, outbox::Outbox, turn};
 use crate::{
-    domain::turn_queue::{self, Limits, Outcome, TurnId, TurnQueue},
+    domain::assistant::turn_queue::{self, Limits, Outcome, TurnId, TurnQueue},
+    engine::board::Board,
     remote::{Inbound, Offer, Refusal},
 };
 

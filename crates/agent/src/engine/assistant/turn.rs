@@ -8,7 +8,7 @@ use tracing::Instrument;
 
 use super::{Style, history, kit::Kit, outbox::TurnSender};
 use crate::{
-    domain::{
+    domain::assistant::{
         answer::{self, Answer, AnswerUpdate, CompleteAnswer, Limits, ModelEvent},
         window::Budget,
     },
