@@ -2,7 +2,7 @@
 
 mod support;
 
-use nexus_proto::llm::v1::{self as wire, FinishReason};
+use nexus_proto::llm::v1::{self as wire, FinishReason, block::Kind};
 use support::{KEYS, ask, world};
 
 #[tokio::test]
@@ -66,6 +66,144 @@ async fn tool_calls_come_in_parts_and_whole() {
     }
 }
 
+/// The pieces of a call carry its place, and its end is told once; the whole answer has everything in its order.
+#[tokio::test]
+async fn blocks_come_in_order_and_each_call_ends_once() {
+    let world = world(KEYS, &[]).await;
+    for provider in ["anthropic", "openai"] {
+        let answer = world.stream(ask("r", &format!("{provider}/tools"), "hi")).await;
+        for (index, id) in [(0, "toolu_1"), (1, "toolu_2")] {
+            let of_call: Vec<_> = answer.tools.iter().filter(|call| call.tool_call_id == id).collect();
+            assert!(of_call.iter().all(|call| call.index == index), "{provider}");
+            let done: Vec<bool> = of_call.iter().map(|call| call.done).collect();
+            assert_eq!(done.iter().filter(|done| **done).count(), 1, "{provider}");
+            assert_eq!(done.last(), Some(&true), "{provider}");
+        }
+        let text = answer.text.clone();
+        let kinds: Vec<_> = answer
+            .whole()
+            .blocks
+            .into_iter()
+            .filter_map(|block| block.kind)
+            .collect();
+        let [Kind::Text(said), Kind::ToolCall(first), Kind::ToolCall(second)] = kinds.as_slice() else {
+            panic!("{provider}: {kinds:?}")
+        };
+        assert_eq!(*said, text);
+        assert_eq!((first.id.as_str(), second.id.as_str()), ("toolu_1", "toolu_2"));
+        assert_eq!(second.arguments, "{}");
+    }
+}
+
+/// Blocks of a conversation reach the provider in its own words, a call without a result included.
+#[tokio::test]
+async fn a_conversation_of_blocks_reaches_the_provider() {
+    let world = world(KEYS, &[]).await;
+    let block = |kind: Kind| wire::Block { kind: Some(kind) };
+    let call = |id: &str| {
+        block(Kind::ToolCall(wire::ToolCall {
+            id: id.into(),
+            name: "look".into(),
+            arguments: "{\"at\":1}".into(),
+            malformed: false,
+        }))
+    };
+    let picture = || {
+        block(Kind::Image(wire::Image {
+            media_type: "image/png".into(),
+            data: vec![1, 2, 3].into(),
+        }))
+    };
+    let result = block(Kind::ToolResult(wire::ToolResult {
+        tool_call_id: "a".into(),
+        name: "look".into(),
+        content: vec![block(Kind::Text("a cat".into())), picture()],
+        is_error: false,
+    }));
+    let message = |role: &str, blocks: Vec<wire::Block>| wire::LlmMessage {
+        role: role.into(),
+        blocks,
+        ..Default::default()
+    };
+    let mut request = ask("r", "anthropic/body", "");
+    request.messages = vec![
+        message("user", vec![block(Kind::Text("what is it?".into())), picture()]),
+        message("assistant", vec![call("a"), call("b")]),
+        message("tool", vec![result]),
+    ];
+    request.tools = vec![wire::Tool {
+        name: "look".into(),
+        input_schema_json: r#"{"type":"object","properties":{"at":{"type":"integer"}}}"#.into(),
+        ..Default::default()
+    }];
+    request.tool_choice = "required".into();
+    request.parallel_tool_calls = Some(false);
+    let whole = world.complete(request.clone()).await.expect("answered");
+    let sent: serde_json::Value = serde_json::from_str(&whole.content).expect("JSON");
+    assert_eq!(sent["messages"][0]["content"][1]["source"]["data"], "AQID");
+    assert_eq!(sent["messages"][1]["content"][1]["id"], "b");
+    let results = &sent["messages"][2]["content"];
+    assert_eq!(
+        (&results[0]["tool_use_id"], &results[0]["content"][1]["type"]),
+        (&"a".into(), &"image".into())
+    );
+    assert_eq!(
+        (&results[1]["tool_use_id"], &results[1]["is_error"]),
+        (&"b".into(), &true.into())
+    );
+    assert_eq!(
+        sent["tool_choice"],
+        serde_json::json!({"type": "any", "disable_parallel_tool_use": true})
+    );
+    request.model = "rack/body".into();
+    let whole = world.complete(request).await.expect("answered");
+    let sent: serde_json::Value = serde_json::from_str(&whole.content).expect("JSON");
+    assert_eq!(sent["messages"][2]["tool_call_id"], "a");
+    assert_eq!(sent["messages"][3]["tool_call_id"], "b");
+    let url = &sent["messages"][4]["content"][1]["image_url"]["url"];
+    assert_eq!(url, "data:image/png;base64,AQID", "a tool's message takes no image");
+    assert_eq!(
+        (&sent["tool_choice"], &sent["parallel_tool_calls"]),
+        (&"required".into(), &false.into())
+    );
+}
+
+/// What no provider could take is refused before anything is sent, and the place is named.
+#[tokio::test]
+async fn blocks_that_cannot_be_are_refused_by_their_place() {
+    let world = world(KEYS, &[]).await;
+    let refused = async |kind: Option<Kind>, role: &str| {
+        let mut request = ask("r", "anthropic/text", "hi");
+        request.messages.push(wire::LlmMessage {
+            role: role.into(),
+            blocks: vec![wire::Block { kind }],
+            ..Default::default()
+        });
+        world.complete(request).await.expect_err("refused").message().to_owned()
+    };
+    let call = Kind::ToolCall(wire::ToolCall::default());
+    assert!(
+        refused(None, "user")
+            .await
+            .starts_with("messages[1]: blocks[0]: is empty")
+    );
+    assert_eq!(
+        refused(Some(call), "user").await,
+        "messages[1]: role user cannot hold a tool call"
+    );
+    let picture = Kind::Image(wire::Image {
+        media_type: "image/tiff".into(),
+        data: vec![1].into(),
+    });
+    assert!(
+        refused(Some(picture), "user")
+            .await
+            .contains("media type \"image/tiff\"")
+    );
+    let result = Kind::ToolResult(wire::ToolResult::default());
+    assert!(refused(Some(result), "tool").await.contains("tool_call_id"));
+}
+
 #[tokio::test]
 async fn every_end_has_its_reason() {
     let world = world(KEYS, &[]).await;
@@ -113,7 +251,7 @@ async fn what_the_caller_says_reaches_the_provider() {
     let whole = world.complete(request).await.expect("answered");
     let sent: serde_json::Value = serde_json::from_str(&whole.content).expect("JSON");
     assert_eq!(
-        (&sent["model"], &sent["max_tokens"], &sent["system"]),
+        (&sent["model"], &sent["max_tokens"], &sent["system"][0]["text"]),
         (&"body".into(), &77.into(), &"be kind".into())
     );
     assert_eq!(

@@ -1,6 +1,6 @@
 //! Assembles an answer from the pieces that a provider sends.
 
-use super::request::ToolCall;
+use super::block::{Block, Opaque, ToolCall};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
@@ -22,6 +22,12 @@ pub enum Piece {
         name: String,
         arguments: String,
     },
+    /// The arguments of this call are whole.
+    ToolEnd {
+        id: String,
+    },
+    /// What has to be passed back to this provider and model untouched, at its place in the answer.
+    Opaque(Vec<u8>),
     Usage {
         input: Option<u64>,
         output: Option<u64>,
@@ -52,26 +58,49 @@ impl Tokens {
 pub struct Answer {
     pub content: String,
     pub tool_calls: Vec<ToolCall>,
-    /// Bytes of thinking; the text itself is passed on and not kept.
+    /// What came after what.
+    order: Vec<Place>,
+    /// Which of the calls, by their place, are whole.
+    ended: Vec<bool>,
+    /// Bytes of thinking and of what is opaque; the thinking itself is passed on and not kept.
     thinking: usize,
     input: Option<u64>,
     output: Option<u64>,
     finish: Option<Finish>,
 }
 
+#[derive(Debug, Clone)]
+enum Place {
+    /// A range of the content.
+    Text {
+        from: usize,
+        to: usize,
+    },
+    Call(usize),
+    Opaque(Vec<u8>),
+}
+
 impl Answer {
     pub fn add(&mut self, piece: &Piece) {
         match piece {
-            Piece::Text(text) => self.content.push_str(text),
+            Piece::Text(text) => self.add_text(text),
+            Piece::Opaque(data) => {
+                self.thinking = self.thinking.saturating_add(data.len());
+                self.order.push(Place::Opaque(data.clone()));
+            }
             Piece::Thinking(text) => self.thinking = self.thinking.saturating_add(text.len()),
-            Piece::Alive => {}
-            Piece::Tool { id, name, arguments } => match self.tool_calls.iter_mut().find(|call| call.id == *id) {
-                Some(call) => call.arguments.push_str(arguments),
-                None => self.tool_calls.push(ToolCall {
-                    id: id.clone(),
-                    name: name.clone(),
-                    arguments: arguments.clone(),
-                }),
+            Piece::ToolEnd { .. } | Piece::Alive => {}
+            Piece::Tool { id, name, arguments } => match self.place_of(id) {
+                Some(call) => self.tool_calls[call].arguments.push_str(arguments),
+                None => {
+                    self.order.push(Place::Call(self.tool_calls.len()));
+                    self.ended.push(false);
+                    self.tool_calls.push(ToolCall {
+                        id: id.clone(),
+                        name: name.clone(),
+                        arguments: arguments.clone(),
+                    });
+                }
             },
             Piece::Usage { input, output } => {
                 self.input = input.or(self.input);
@@ -79,6 +108,45 @@ impl Answer {
             }
             Piece::Finish(finish) => self.finish = Some(*finish),
         }
+    }
+
+    fn add_text(&mut self, text: &str) {
+        let from = self.content.len();
+        self.content.push_str(text);
+        match self.order.last_mut() {
+            Some(Place::Text { to, .. }) => *to = self.content.len(),
+            _ => self.order.push(Place::Text {
+                from,
+                to: self.content.len(),
+            }),
+        }
+    }
+
+    /// Which of the answer's calls it is, from 0.
+    pub fn place_of(&self, id: &str) -> Option<usize> {
+        // Nearly always the newest.
+        self.tool_calls.iter().rposition(|call| call.id == id)
+    }
+
+    /// Notes that a call, by its place, is whole; false if that was known.
+    pub fn end(&mut self, call: usize) -> bool {
+        self.ended
+            .get_mut(call)
+            .is_some_and(|ended| !std::mem::replace(ended, true))
+    }
+
+    /// All of it in the order in which it came. `provider` and `model` are those that answered.
+    pub fn blocks(&self, provider: &str, model: &str) -> Vec<Block> {
+        let block = |place: &Place| match place {
+            Place::Text { from, to } => Block::Text(self.content[*from..*to].to_owned()),
+            Place::Call(call) => Block::Call(self.tool_calls[*call].clone()),
+            Place::Opaque(data) => Block::Opaque(Opaque {
+                provider: provider.to_owned(),
+                model: model.to_owned(),
+                data: data.clone(),
+            }),
+        };
+        self.order.iter().map(block).collect()
     }
 
     /// Some of it has gone to the caller, so it cannot start over.
@@ -148,6 +216,39 @@ mod tests {
         let arguments: Vec<_> = answer.tool_calls.iter().map(|call| call.arguments.as_str()).collect();
         assert_eq!(arguments, ["{}", "{\"x\":1}"]);
         assert_eq!(answer.finish(), Finish::ToolUses);
+    }
+
+    #[test]
+    fn everything_stays_in_the_order_in_which_it_came() {
+        let mut answer = Answer::default();
+        for piece in [
+            Piece::Opaque(b"sealed".to_vec()),
+            Piece::Text("let me ".into()),
+            tool("a", "{}"),
+            Piece::Text("see".into()),
+            Piece::Text("!".into()),
+            tool("a", " "),
+        ] {
+            answer.add(&piece);
+        }
+        let call = ToolCall {
+            id: "a".into(),
+            name: "delegate".into(),
+            arguments: "{} ".into(),
+        };
+        let opaque = Opaque {
+            provider: "p".into(),
+            model: "m".into(),
+            data: b"sealed".to_vec(),
+        };
+        let want = [
+            Block::Opaque(opaque),
+            Block::Text("let me ".into()),
+            Block::Call(call),
+            Block::Text("see!".into()),
+        ];
+        assert_eq!(answer.blocks("p", "m"), want);
+        assert_eq!([answer.end(0), answer.end(0), answer.end(1)], [true, false, false]);
     }
 
     #[test]

@@ -49,16 +49,18 @@ pub enum Field {
     Temperature,
     ParallelToolCalls,
     ToolChoice,
+    ReasoningEffort,
 }
 
 impl Field {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::StreamOptions,
         Self::MaxTokens,
         Self::MaxCompletionTokens,
         Self::Temperature,
         Self::ParallelToolCalls,
         Self::ToolChoice,
+        Self::ReasoningEffort,
     ];
 
     /// As it stands in the request's JSON.
@@ -70,6 +72,7 @@ impl Field {
             Self::Temperature => "temperature",
             Self::ParallelToolCalls => "parallel_tool_calls",
             Self::ToolChoice => "tool_choice",
+            Self::ReasoningEffort => "reasoning_effort",
         }
     }
 

@@ -2,10 +2,12 @@
 //! functions; nothing here waits, reads a clock or knows of gRPC or HTTP.
 
 pub mod answer;
+pub mod block;
 pub mod breaker;
 pub mod catalogue;
 pub mod error;
 pub mod failure;
+pub mod history;
 pub mod request;
 pub mod retry;
 pub mod route;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::error::Error;
+use super::{block::Block, error::Error};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -24,41 +24,51 @@ impl Role {
             _ => None,
         }
     }
-}
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ToolCall {
-    pub id: String,
-    pub name: String,
-    /// As the model wrote it: JSON, if the model made no mistake.
-    pub arguments: String,
-}
-
-impl ToolCall {
-    /// The arguments are not JSON. No arguments at all are none, and no mistake.
-    pub fn is_malformed(&self) -> bool {
-        !self.arguments.trim().is_empty() && serde_json::from_str::<serde::de::IgnoredAny>(&self.arguments).is_err()
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+        }
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     pub role: Role,
-    pub content: String,
-    /// What an assistant's message asked tools for; from `extra["tool_calls"]`.
-    pub tool_calls: Vec<ToolCall>,
-    /// Which call a tool's message answers; from `extra["tool_call_id"]`.
-    pub tool_call_id: String,
+    pub blocks: Vec<Block>,
+    /// The provider that wrote it, where the caller says so (`extra["provider"]`): its ids of calls are that
+    /// provider's.
+    pub origin: Option<String>,
 }
 
 impl Message {
-    pub fn text(role: Role, content: impl Into<String>) -> Self {
+    pub fn new(role: Role, blocks: Vec<Block>) -> Self {
         Self {
             role,
-            content: content.into(),
-            tool_calls: Vec::new(),
-            tool_call_id: String::new(),
+            blocks,
+            origin: None,
         }
+    }
+
+    pub fn text(role: Role, content: impl Into<String>) -> Self {
+        Self::new(role, vec![Block::Text(content.into())])
+    }
+
+    /// All of its text, without results of tools.
+    pub fn joined_text(&self) -> String {
+        let texts = self.blocks.iter().filter_map(|block| match block {
+            Block::Text(text) => Some(text.as_str()),
+            _ => None,
+        });
+        texts.collect::<Vec<_>>().join("\n")
+    }
+
+    /// How much of a request it makes up, for an estimate of its tokens.
+    pub fn bytes(&self) -> usize {
+        self.blocks.iter().map(Block::bytes).sum()
     }
 }
 
@@ -68,6 +78,12 @@ pub struct Tool {
     pub description: String,
     /// A JSON schema of type object.
     pub schema: Value,
+}
+
+impl Tool {
+    fn bytes(&self) -> usize {
+        self.name.len() + self.description.len() + self.schema.to_string().len()
+    }
 }
 
 /// On the wire zero means unset, so a temperature of exactly 0 cannot be asked for.
@@ -80,6 +96,94 @@ pub struct Parameters {
     pub stop: Vec<String>,
 }
 
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    #[default]
+    Auto,
+    None,
+    /// Any tool, but one at least.
+    Required,
+    /// This one.
+    Named(String),
+}
+
+impl ToolChoice {
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "" | "auto" => Self::Auto,
+            "none" => Self::None,
+            "required" => Self::Required,
+            name => Self::Named(name.to_owned()),
+        }
+    }
+
+    /// The model has to call a tool.
+    pub fn is_forced(&self) -> bool {
+        matches!(self, Self::Required | Self::Named(_))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    Low,
+    Medium,
+    High,
+}
+
+impl Effort {
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "low" => Some(Self::Low),
+            "medium" => Some(Self::Medium),
+            "high" => Some(Self::High),
+            _ => None,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+
+    /// For providers that want a number.
+    fn tokens(self) -> u32 {
+        match self {
+            Self::Low => 2_048,
+            Self::Medium => 8_192,
+            Self::High => 24_576,
+        }
+    }
+}
+
+/// How much the model may think before it answers. One of the two is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thinking {
+    Tokens(u32),
+    Effort(Effort),
+}
+
+impl Thinking {
+    pub fn tokens(self) -> u32 {
+        match self {
+            Self::Tokens(tokens) => tokens,
+            Self::Effort(effort) => effort.tokens(),
+        }
+    }
+
+    /// For providers that want a word.
+    pub fn effort(self) -> Effort {
+        match self {
+            Self::Effort(effort) => effort,
+            Self::Tokens(..=4_096) => Effort::Low,
+            Self::Tokens(..=16_384) => Effort::Medium,
+            Self::Tokens(_) => Effort::High,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     pub id: String,
@@ -89,11 +193,42 @@ pub struct Request {
     pub messages: Vec<Message>,
     pub tools: Vec<Tool>,
     pub parameters: Parameters,
+    pub tool_choice: ToolChoice,
+    /// Whether the model may ask for several calls at once; `None` is the provider's default.
+    pub parallel_tool_calls: Option<bool>,
+    pub thinking: Option<Thinking>,
+    /// The conversation it belongs to: a key for the provider's cache.
+    pub session: String,
     /// The whole time this request may take; `None` is the setting's.
     pub timeout: Option<Duration>,
 }
 
 impl Request {
+    /// How much is sent, for an estimate of its tokens.
+    pub fn bytes(&self) -> usize {
+        let messages: usize = self.messages.iter().map(Message::bytes).sum();
+        let tools: usize = self.tools.iter().map(Tool::bytes).sum();
+        messages + tools
+    }
+
+    /// With nothing in it yet.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            model: String::new(),
+            provider: String::new(),
+            fallbacks: Vec::new(),
+            messages: Vec::new(),
+            tools: Vec::new(),
+            parameters: Parameters::default(),
+            tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: None,
+            thinking: None,
+            session: String::new(),
+            timeout: None,
+        }
+    }
+
     /// What is wrong with it whatever provider is asked. An empty id is the caller's to check: its text is fixed.
     pub fn check(&self) -> Result<(), Error> {
         let invalid = |what: String| Err(Error::Invalid(what));
@@ -107,12 +242,20 @@ impl Request {
             return invalid("messages hold nothing to answer: add one with role user".into());
         }
         for (place, message) in self.messages.iter().enumerate() {
-            if message.role == Role::Tool && message.tool_call_id.is_empty() {
-                return invalid(format!("messages[{place}]: role tool needs extra[\"tool_call_id\"]"));
+            if let Some(wrong) = wrong_in(message) {
+                return invalid(format!("messages[{place}]: {wrong}"));
             }
         }
         if let Some(tool) = self.tools.iter().find(|tool| tool.name.is_empty()) {
             return invalid(format!("a tool has no name (its description: {:?})", tool.description));
+        }
+        if let ToolChoice::Named(name) = &self.tool_choice
+            && !self.tools.iter().any(|tool| tool.name == *name)
+        {
+            return invalid(format!("tool_choice: no tool is called {name:?}"));
+        }
+        if self.tool_choice == ToolChoice::Required && self.tools.is_empty() {
+            return invalid("tool_choice: a tool is required, and there is none".into());
         }
         let numbers = [
             ("temperature", self.parameters.temperature, 2.0),
@@ -129,20 +272,41 @@ impl Request {
 
 const MAX_ID: usize = 512;
 
+/// What a message of this role cannot hold.
+fn wrong_in(message: &Message) -> Option<String> {
+    for block in &message.blocks {
+        let wrong = match (block, message.role) {
+            (Block::Result(result), Role::Tool | Role::User) if result.call_id.is_empty() => {
+                "role tool needs extra[\"tool_call_id\"], or a tool_result with its tool_call_id".to_owned()
+            }
+            (Block::Result(result), Role::Tool | Role::User) => {
+                match result.content.iter().find_map(|part| part.image()?.wrong()) {
+                    Some(wrong) => wrong,
+                    None => continue,
+                }
+            }
+            (Block::Text(_), _) | (Block::Call(_) | Block::Opaque(_), Role::Assistant) => continue,
+            (Block::Image(image), Role::User | Role::Tool) => match image.wrong() {
+                Some(wrong) => wrong,
+                None => continue,
+            },
+            (block, role) => format!("role {} cannot hold {}", role.name(), block.name()),
+        };
+        return Some(wrong);
+    }
+    let is_result = |block: &Block| matches!(block, Block::Result(_));
+    (message.role == Role::Tool && !message.blocks.iter().any(is_result))
+        .then(|| "role tool needs extra[\"tool_call_id\"], or a tool_result with its tool_call_id".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn request(messages: Vec<Message>) -> Request {
         Request {
-            id: "r".into(),
-            model: String::new(),
-            provider: String::new(),
-            fallbacks: Vec::new(),
             messages,
-            tools: Vec::new(),
-            parameters: Parameters::default(),
-            timeout: None,
+            ..Request::new("r")
         }
     }
 

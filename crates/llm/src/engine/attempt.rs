@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{
-        answer::{Answer, LONGEST, MOST_CALLS, Piece, Tokens},
+        answer::{Answer, Finish, LONGEST, MOST_CALLS, Piece, Tokens},
         catalogue,
         failure::{Failure, Kind},
         request::Request,
@@ -46,6 +46,7 @@ pub async fn once(
         provider.name(),
         call.model.strip_prefix("openrouter/").unwrap_or(&call.model)
     );
+    let own_name = call.model.clone();
     let asking = Span::call("ask provider");
     asking.note("gen_ai.provider.name", provider.name().to_owned());
     asking.note("gen_ai.request.model", call.model.clone());
@@ -63,7 +64,7 @@ pub async fn once(
                     attempt.failure = Some(failure.clone());
                     return Err(Ended { failure, begun: true });
                 }
-                waiting.extend(output(piece));
+                waiting.extend(output(piece, &mut attempt.answer));
             }
             Err(failure) => {
                 let begun = attempt.answer.has_begun();
@@ -77,11 +78,20 @@ pub async fn once(
             let _ = out.send(output).await;
         }
     }
+    // A call that the limit cut off is not whole.
+    if attempt.answer.finish() != Finish::Length {
+        for call in 0..attempt.answer.tool_calls.len() {
+            if let Some(last) = end_call(&mut attempt.answer, call) {
+                let _ = out.send(last).await;
+            }
+        }
+    }
     let tokens = attempt.tokens();
     attempt.took = Some(attempt.began.elapsed());
     asking.note("gen_ai.usage.input_tokens", number(tokens.input));
     asking.note("gen_ai.usage.output_tokens", number(tokens.output));
     Ok(Whole {
+        blocks: attempt.answer.blocks(provider.name(), &own_name),
         content: std::mem::take(&mut attempt.answer.content),
         tool_calls: std::mem::take(&mut attempt.answer.tool_calls),
         finish: attempt.answer.finish(),
@@ -122,13 +132,41 @@ async fn next(
     })
 }
 
-fn output(piece: Piece) -> Option<Output> {
+/// `answer` holds the piece already.
+fn output(piece: Piece, answer: &mut Answer) -> Option<Output> {
     match piece {
         Piece::Text(text) => Some(Output::Text(text)),
-        Piece::Tool { id, name, arguments } => Some(Output::Tool { id, name, arguments }),
+        Piece::Tool { id, name, arguments } => Some(Output::Tool {
+            index: answer.place_of(&id)?,
+            id,
+            name,
+            arguments,
+            done: false,
+        }),
+        Piece::ToolEnd { id } => {
+            let call = answer.place_of(&id)?;
+            end_call(answer, call)
+        }
         Piece::Thinking(text) => Some(Output::Thinking(text)),
-        Piece::Usage { .. } | Piece::Finish(_) | Piece::Alive => None,
+        Piece::Opaque(_) | Piece::Usage { .. } | Piece::Finish(_) | Piece::Alive => None,
     }
+}
+
+/// Says once that a call is whole. Without any arguments it has an empty object of them.
+fn end_call(answer: &mut Answer, index: usize) -> Option<Output> {
+    if !answer.end(index) {
+        return None;
+    }
+    let call = &mut answer.tool_calls[index];
+    let arguments = if call.arguments.trim().is_empty() { "{}" } else { "" };
+    call.arguments.push_str(arguments);
+    Some(Output::Tool {
+        index,
+        id: call.id.clone(),
+        name: call.name.clone(),
+        arguments: arguments.to_owned(),
+        done: true,
+    })
 }
 
 /// One attempt with one provider, counted however it ends: whole, failed, or left by the caller.
@@ -158,7 +196,7 @@ impl<'a, 'b> Attempt<'a, 'b> {
             engine,
             setup,
             provider: provider.to_owned(),
-            asked_bytes: request.messages.iter().map(|message| message.content.len()).sum(),
+            asked_bytes: request.bytes(),
             began: Instant::now(),
             answer: Answer::default(),
             took: None,

@@ -28,10 +28,11 @@ use super::{
 use crate::{
     domain::{
         answer::{Finish, Tokens},
+        block::{Block, ToolCall},
         catalogue,
         error::Error,
         failure::{Failure, Kind},
-        request::{Request, ToolCall},
+        request::Request,
         route::Target,
     },
     provider::{Call, Limits, Provider},
@@ -47,10 +48,15 @@ const LOADING_PAUSE: Duration = Duration::from_millis(500);
 pub enum Output {
     Text(String),
     Thinking(String),
+    /// A piece of a call's arguments.
     Tool {
+        /// Which call of the answer, from 0.
+        index: usize,
         id: String,
         name: String,
         arguments: String,
+        /// Nothing follows.
+        done: bool,
     },
     Whole(Box<Whole>),
     Failed(Error),
@@ -61,6 +67,8 @@ pub enum Output {
 pub struct Whole {
     pub content: String,
     pub tool_calls: Vec<ToolCall>,
+    /// All of it in the order in which it came.
+    pub blocks: Vec<Block>,
     pub tokens: Tokens,
     pub finish: Finish,
     pub provider: String,

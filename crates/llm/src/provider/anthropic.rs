@@ -5,14 +5,16 @@
 //! ```
 //! with `ping` and `error` anywhere. Events and blocks that we do not know are passed over.
 
+mod body;
 mod events;
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use reqwest::header::{HeaderMap, HeaderValue};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+pub use self::body::body;
 use super::{
     Call, Http, Pieces, Provider,
     endpoint::{Endpoint, Post},
@@ -23,7 +25,6 @@ use crate::{
     domain::{
         catalogue::{self, Model},
         failure::Failure,
-        request::{Message, Role},
     },
     keys::Key,
 };
@@ -64,7 +65,7 @@ impl Provider for Anthropic {
             let post = Post {
                 path: "/messages",
                 headers: headers(call.key.as_ref())?,
-                body: body(&call),
+                body: body(&call)?,
                 key: call.key,
                 within,
             };
@@ -114,88 +115,6 @@ fn listed(model: &Value) -> Option<Model> {
         thinking: false,
         id,
     })
-}
-
-fn body(call: &Call) -> Value {
-    let request = &call.request;
-    let system: Vec<&str> = request
-        .messages
-        .iter()
-        .filter(|message| message.role == Role::System)
-        .map(|message| message.content.as_str())
-        .collect();
-    // The provider insists on a limit.
-    let limit = request.parameters.max_tokens.unwrap_or_else(|| {
-        let most = catalogue::find(catalogue::ANTHROPIC, &call.model).and_then(|model| model.max_output);
-        call.limits.max_output_tokens.min(most.unwrap_or(u32::MAX))
-    });
-    let mut body = json!({
-        "model": call.model,
-        "max_tokens": limit,
-        "messages": turns(&request.messages),
-        "stream": true,
-    });
-    let mut set = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            body[name] = value;
-        }
-    };
-    set("system", (!system.is_empty()).then(|| system.join("\n\n").into()));
-    set("temperature", request.parameters.temperature.map(Value::from));
-    set("top_p", request.parameters.top_p.map(Value::from));
-    set("top_k", request.parameters.top_k.map(Value::from));
-    set(
-        "stop_sequences",
-        (!request.parameters.stop.is_empty()).then(|| request.parameters.stop.clone().into()),
-    );
-    let tools = request
-        .tools
-        .iter()
-        .map(|tool| json!({"name": tool.name, "description": tool.description, "input_schema": tool.schema}));
-    set("tools", (!request.tools.is_empty()).then(|| tools.collect()));
-    body
-}
-
-/// Roles alternate, so neighbours of one role become one turn; results of tools belong to the user's side.
-fn turns(messages: &[Message]) -> Vec<Value> {
-    let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
-    for message in messages {
-        let role = match message.role {
-            Role::System => continue,
-            Role::User | Role::Tool => "user",
-            Role::Assistant => "assistant",
-        };
-        let blocks = blocks(message);
-        match turns.last_mut() {
-            Some((last, all)) if *last == role => all.extend(blocks),
-            _ => turns.push((role, blocks)),
-        }
-    }
-    turns
-        .into_iter()
-        .filter(|(_, blocks)| !blocks.is_empty())
-        .map(|(role, blocks)| json!({"role": role, "content": blocks}))
-        .collect()
-}
-
-/// An empty text is refused there, so it is left out.
-fn blocks(message: &Message) -> Vec<Value> {
-    if message.role == Role::Tool {
-        return vec![json!({
-            "type": "tool_result", "tool_use_id": message.tool_call_id, "content": message.content,
-        })];
-    }
-    let text = (!message.content.trim().is_empty()).then(|| json!({"type": "text", "text": message.content}));
-    let calls = message.tool_calls.iter().map(|call| {
-        // Only an object is taken there; what the model wrote goes back to it unrepaired within one.
-        let input = match serde_json::from_str::<Value>(&call.arguments) {
-            Ok(input) if input.is_object() => input,
-            _ if call.arguments.trim().is_empty() => json!({}),
-            _ => json!({"malformed_arguments": call.arguments}),
-        };
-        json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input})
-    });
-    text.into_iter().chain(calls).collect()
 }
 
 #[cfg(test)]

@@ -176,7 +176,8 @@ impl Endpoint {
 /// Fields that this daemon adds itself: the request for usage, and the name of the limit.
 fn may_leave_out(field: Field, without: &BTreeSet<Field>) -> bool {
     match field {
-        Field::StreamOptions => true,
+        // How much to think is a wish, and a model that cannot think answers all the same.
+        Field::StreamOptions | Field::ReasoningEffort => true,
         Field::MaxTokens | Field::MaxCompletionTokens => {
             other_name(field).is_some_and(|other| !without.contains(&other))
         }
@@ -188,7 +189,11 @@ fn other_name(field: Field) -> Option<Field> {
     match field {
         Field::MaxTokens => Some(Field::MaxCompletionTokens),
         Field::MaxCompletionTokens => Some(Field::MaxTokens),
-        Field::StreamOptions | Field::Temperature | Field::ParallelToolCalls | Field::ToolChoice => None,
+        Field::StreamOptions
+        | Field::Temperature
+        | Field::ParallelToolCalls
+        | Field::ToolChoice
+        | Field::ReasoningEffort => None,
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     domain::{
         answer::Piece,
         catalogue::{self, Model},
-        failure::Failure,
+        failure::{Failure, Kind},
         request::Request,
     },
     keys::Key,
@@ -89,4 +89,14 @@ pub fn all(config: &Config, http: &Http) -> Vec<Arc<dyn Provider>> {
         });
     }
     providers
+}
+
+/// A conversation of nothing but system text and blanks.
+fn nothing_to_answer() -> Failure {
+    Failure::new(Kind::Invalid, "the messages hold nothing to answer")
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    STANDARD.encode(bytes)
 }

@@ -70,7 +70,7 @@ fn pieces(request: &Request) -> VecDeque<Piece> {
     let asked = request
         .messages
         .iter()
-        .map(|message| message.content.split_whitespace().count() as u64)
+        .map(|message| message.joined_text().split_whitespace().count() as u64)
         .sum();
     let finish = if said < words.len() {
         Finish::Length
@@ -90,17 +90,18 @@ fn pieces(request: &Request) -> VecDeque<Piece> {
 }
 
 fn text(request: &Request) -> String {
-    let said: Vec<&Message> = request
+    let said: Vec<String> = request
         .messages
         .iter()
         .filter(|message| message.role == Role::User)
+        .map(Message::joined_text)
         .collect();
-    let last = said.last().map(|message| message.content.trim()).unwrap_or_default();
+    let last = said.last().map(|text| text.trim()).unwrap_or_default();
     let body = body(last);
     if said.len() <= 1 {
         return format!("{WHAT_I_AM}\n\n{body}\n\n{HOW_TO_LEAVE}");
     }
-    let first: String = said[0].content.trim().chars().take(60).collect();
+    let first: String = said[0].trim().chars().take(60).collect();
     format!(
         "(offline model) {body}\n\nThis was message {} of yours in this conversation; it began with \"{first}\".",
         said.len()
@@ -168,17 +169,12 @@ mod tests {
 
     fn ask(messages: &[&str], max_tokens: Option<u32>) -> Vec<Piece> {
         let request = Request {
-            id: "r".into(),
-            model: String::new(),
-            provider: String::new(),
-            fallbacks: Vec::new(),
             messages: messages.iter().map(|text| Message::text(Role::User, *text)).collect(),
-            tools: Vec::new(),
             parameters: Parameters {
                 max_tokens,
                 ..Parameters::default()
             },
-            timeout: None,
+            ..Request::new("r")
         };
         pieces(&request).into()
     }

@@ -13,6 +13,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use serde_json::Value;
 
+pub use self::body::body;
 use super::{
     Call, Http, Pieces, Provider,
     endpoint::{Endpoint, Post},
@@ -59,12 +60,12 @@ impl Provider for OpenAi {
     fn answer(&self, call: Call) -> Pieces {
         let (http, endpoint, key) = (self.http.clone(), self.endpoint.clone(), call.key.clone());
         let (within, idle) = (call.limits.first_byte, call.limits.idle);
-        let body = body::body(&self.name, &call);
+        let body = body(&self.name, &call);
         let open = async move {
             let post = Post {
                 path: "/chat/completions",
                 headers: headers(call.key.as_ref())?,
-                body,
+                body: body?,
                 key: call.key,
                 within,
             };

@@ -1,7 +1,8 @@
 //! Converts between the wire's messages and the domain's types.
 //!
-//! The wire has no place for tool calls within a conversation, so they travel in `extra`: an assistant's message carries
-//! `tool_calls`, a JSON array of `{"id","name","arguments"}`; a message with role `tool` carries `tool_call_id`.
+//! A message is a list of blocks. Clients that know none put tool calls into `extra`: an assistant's message carries
+//! `tool_calls`, a JSON array of `{"id","name","arguments"}`; a message with role `tool` carries `tool_call_id`. With
+//! either an assistant's message may carry `provider`, who wrote it: ids of calls then only go back to that provider.
 
 use std::{
     collections::HashMap,
@@ -14,12 +15,14 @@ use nexus_proto::{
 };
 use serde_json::{Map, Value, json};
 
+use super::blocks;
 use crate::{
     domain::{
         answer::{Finish, Tokens},
+        block::{Block, Part, ToolCall, ToolResult},
         catalogue::Model,
         error::Error,
-        request::{Message, Parameters, Request, Role, Tool, ToolCall},
+        request::{Effort, Message, Parameters, Request, Role, Thinking, Tool, ToolChoice},
     },
     engine::Whole,
 };
@@ -43,8 +46,12 @@ pub fn request(wire: wire::LlmRequest) -> Result<Request, Error> {
         provider: wire.provider,
         fallbacks: wire.fallback_providers,
         messages: messages.collect::<Result<_, _>>()?,
-        tools: wire.tools.into_iter().map(tool).collect(),
+        tools: wire.tools.into_iter().map(tool).collect::<Result<_, _>>()?,
         parameters: parameters(wire.parameters.unwrap_or_default())?,
+        tool_choice: ToolChoice::parse(&wire.tool_choice),
+        parallel_tool_calls: wire.parallel_tool_calls,
+        thinking: thinking(wire.thinking)?,
+        session: wire.session_id,
         timeout,
     })
 }
@@ -53,19 +60,31 @@ fn message(place: usize, mut wire: wire::LlmMessage) -> Result<Message, Error> {
     let invalid = |what: String| Error::Invalid(format!("messages[{place}]: {what}"));
     let role = Role::parse(&wire.role.to_ascii_lowercase())
         .ok_or_else(|| invalid(format!("role {:?} is none of system, user, assistant, tool", wire.role)))?;
-    let tool_calls = match wire.extra.get("tool_calls") {
-        Some(text) if role == Role::Assistant => {
-            tool_calls(text).ok_or_else(|| invalid("extra[\"tool_calls\"] is not what it should be".into()))?
-        }
+    let origin = wire.extra.remove("provider").filter(|name| !name.is_empty());
+    let blocks = if wire.blocks.is_empty() {
+        older(role, wire).ok_or_else(|| invalid("extra[\"tool_calls\"] is not what it should be".into()))?
+    } else {
+        blocks::received(wire.blocks).map_err(invalid)?
+    };
+    Ok(Message { role, blocks, origin })
+}
+
+/// A message of a client that knows no blocks.
+fn older(role: Role, mut wire: wire::LlmMessage) -> Option<Vec<Block>> {
+    if role == Role::Tool {
+        return Some(vec![Block::Result(ToolResult {
+            call_id: wire.extra.remove("tool_call_id").unwrap_or_default(),
+            name: String::new(),
+            content: vec![Part::Text(wire.content)],
+            is_error: false,
+        })]);
+    }
+    let calls = match wire.extra.get("tool_calls") {
+        Some(text) if role == Role::Assistant => tool_calls(text)?,
         _ => Vec::new(),
     };
-    let tool_call_id = wire.extra.remove("tool_call_id").unwrap_or_default();
-    Ok(Message {
-        role,
-        content: wire.content,
-        tool_calls,
-        tool_call_id,
-    })
+    let text = std::iter::once(Block::Text(wire.content));
+    Some(text.chain(calls.into_iter().map(Block::Call)).collect())
 }
 
 fn tool_calls(text: &str) -> Option<Vec<ToolCall>> {
@@ -102,8 +121,51 @@ fn parameters(wire: wire::LlmParameters) -> Result<Parameters, Error> {
     })
 }
 
-fn tool(wire: wire::Tool) -> Tool {
-    let schema = wire.input_schema.unwrap_or_default();
+/// Nothing said is no wish.
+fn thinking(wire: Option<wire::Thinking>) -> Result<Option<Thinking>, Error> {
+    let Some(wire) = wire else { return Ok(None) };
+    let effort = match wire.effort.as_str() {
+        "" => None,
+        name => Some(
+            Effort::parse(name)
+                .ok_or_else(|| Error::Invalid(format!("thinking.effort {name:?} is none of low, medium, high")))?,
+        ),
+    };
+    match (u32::try_from(wire.budget_tokens), effort) {
+        (Err(_), _) => Err(Error::Invalid("thinking.budget_tokens is negative".into())),
+        (Ok(0), effort) => Ok(effort.map(Thinking::Effort)),
+        (Ok(tokens), _) => Ok(Some(Thinking::Tokens(tokens))),
+    }
+}
+
+fn tool(wire: wire::Tool) -> Result<Tool, Error> {
+    let schema = if wire.input_schema_json.is_empty() {
+        properties(wire.input_schema.unwrap_or_default())
+    } else {
+        schema(&wire.input_schema_json)
+            .map_err(|wrong| Error::Invalid(format!("tool {:?}: input_schema_json {wrong}", wire.name)))?
+    };
+    Ok(Tool {
+        name: wire.name,
+        description: wire.description,
+        schema,
+    })
+}
+
+/// Providers take a schema of type object only.
+fn schema(text: &str) -> Result<Value, String> {
+    let Ok(mut schema) = serde_json::from_str::<Map<String, Value>>(text) else {
+        return Err("is not a JSON object".into());
+    };
+    match schema.get("type") {
+        None => _ = schema.insert("type".into(), "object".into()),
+        Some(kind) if kind == "object" => {}
+        Some(kind) => return Err(format!("is of type {kind} instead of \"object\"")),
+    }
+    Ok(schema.into())
+}
+
+fn properties(schema: wire::ToolInputSchema) -> Value {
     let properties: Map<String, Value> = schema
         .properties
         .into_iter()
@@ -113,11 +175,7 @@ fn tool(wire: wire::Tool) -> Tool {
     if !schema.required.is_empty() {
         whole["required"] = schema.required.into();
     }
-    Tool {
-        name: wire.name,
-        description: wire.description,
-        schema: whole,
-    }
+    whole
 }
 
 fn property(wire: wire::ToolProperty) -> Value {
@@ -141,23 +199,16 @@ fn property(wire: wire::ToolProperty) -> Value {
 pub fn response(id: &str, metadata: Option<wire::LlmMetadata>, whole: Whole) -> wire::LlmResponse {
     let calls = whole.tool_calls.into_iter();
     wire::LlmResponse {
+        blocks: whole.blocks.into_iter().map(blocks::sent).collect(),
         request_id: id.to_owned(),
         content: whole.content,
-        tool_calls: calls
-            .map(|call| wire::ToolCall {
-                malformed: call.is_malformed(),
-                id: call.id,
-                name: call.name,
-                arguments: call.arguments,
-            })
-            .collect(),
+        tool_calls: calls.map(blocks::call).collect(),
         usage: Some(usage(whole.tokens)),
         finish_reason: finish(whole.finish).into(),
         provider: whole.provider,
         model: whole.model,
         completed_at: Some(whole.completed.into()),
         metadata,
-        ..wire::LlmResponse::default()
     }
 }
 
@@ -243,7 +294,14 @@ mod tests {
             ..Default::default()
         };
         let message = message(0, wire).expect("valid");
-        let arguments: Vec<_> = message.tool_calls.iter().map(|call| call.arguments.as_str()).collect();
+        let arguments: Vec<_> = message
+            .blocks
+            .iter()
+            .filter_map(|block| match block {
+                Block::Call(call) => Some(call.arguments.as_str()),
+                _ => None,
+            })
+            .collect();
         assert_eq!(arguments, ["{\"a\":1}", "{}"]);
         let property = wire::ToolProperty {
             r#type: "array".into(),
@@ -259,9 +317,29 @@ mod tests {
             description: String::new(),
             input_schema: Some(schema),
             ..Default::default()
-        });
+        })
+        .expect("valid");
         let want = json!({"type":"object","properties":{"p":{"type":"array","items":{}}},"required":["p"]});
         assert_eq!(tool.schema, want);
+    }
+
+    #[test]
+    fn a_whole_schema_is_taken_as_it_is_if_it_is_one() {
+        let tool = |schema: &str| {
+            tool(wire::Tool {
+                name: "t".into(),
+                input_schema_json: schema.into(),
+                ..Default::default()
+            })
+        };
+        let nested = r#"{"properties":{"p":{"type":"object","properties":{"q":{"type":"string"}}}}}"#;
+        let schema = tool(nested).expect("valid").schema;
+        assert_eq!(schema["properties"]["p"]["properties"]["q"]["type"], "string");
+        assert_eq!(schema["type"], "object", "added where it is left out");
+        for wrong in ["[]", "{", r#"{"type":"string"}"#] {
+            let told = tool(wrong).expect_err("no schema of an object").to_string();
+            assert!(told.contains("tool \"t\": input_schema_json"), "{told}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `llm.v1` on the wire: decodes, calls the engine, encodes. Nothing is decided here.
 
+mod blocks;
 mod convert;
 mod llm;
 mod status;

@@ -167,9 +167,11 @@ fn payloads(output: Output, id: &str, metadata: &Option<wire::LlmMetadata>, inde
         Output::Text(text) => vec![chunk(text, String::new(), false)],
         Output::Thinking(thinking) => vec![chunk(String::new(), thinking, false)],
         Output::Tool {
+            index,
             id: tool_call_id,
             name,
             arguments,
+            done,
         } => {
             let arguments_delta = arguments;
             vec![Out::ToolCall(wire::StreamToolCall {
@@ -177,7 +179,8 @@ fn payloads(output: Output, id: &str, metadata: &Option<wire::LlmMetadata>, inde
                 tool_call_id,
                 name,
                 arguments_delta,
-                ..wire::StreamToolCall::default()
+                index: i32::try_from(index).unwrap_or(i32::MAX),
+                done,
             })]
         }
         // That a chunk was the last is known only now; holding one back would delay every token.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     domain::{
@@ -19,6 +19,8 @@ use crate::{
 pub struct Events {
     /// Open tool calls by block.
     tools: BTreeMap<u64, Tool>,
+    /// Open blocks of thinking.
+    thoughts: BTreeMap<u64, Thought>,
     /// Ids of all calls: each call has one of its own, whatever the server sends.
     ids: Vec<String>,
     input: u64,
@@ -32,6 +34,12 @@ struct Tool {
     /// Sent with the block's start by servers that do not stream it.
     input: Value,
     begun: bool,
+}
+
+#[derive(Default)]
+struct Thought {
+    text: String,
+    signature: String,
 }
 
 impl Dialect for Events {
@@ -111,7 +119,19 @@ impl Events {
                 self.tools.insert(block, tool);
             }
             Some("text") => out.extend(text(&content["text"]).map(Piece::Text)),
-            Some("thinking") => out.extend(text(&content["thinking"]).map(Piece::Thinking)),
+            Some("thinking") => {
+                self.block_ends(block, out);
+                let thought = Thought {
+                    text: text(&content["thinking"]).unwrap_or_default(),
+                    signature: text(&content["signature"]).unwrap_or_default(),
+                };
+                out.extend(text(&content["thinking"]).map(Piece::Thinking));
+                self.thoughts.insert(block, thought);
+            }
+            Some("redacted_thinking") => {
+                let block = json!({"type": "redacted_thinking", "data": content["data"]});
+                out.push_back(Piece::Opaque(block.to_string().into_bytes()));
+            }
             _ => {}
         }
     }
@@ -119,7 +139,16 @@ impl Events {
     fn delta(&mut self, block: u64, delta: &Value, out: &mut VecDeque<Piece>) {
         match (delta["type"].as_str(), self.tools.get_mut(&block)) {
             (Some("text_delta"), _) => out.extend(text(&delta["text"]).map(Piece::Text)),
-            (Some("thinking_delta"), _) => out.extend(text(&delta["thinking"]).map(Piece::Thinking)),
+            (Some("thinking_delta"), _) => {
+                if let Some(text) = text(&delta["thinking"]) {
+                    self.thoughts.entry(block).or_default().text.push_str(&text);
+                    out.push_back(Piece::Thinking(text));
+                }
+            }
+            (Some("signature_delta"), _) => {
+                let signature = text(&delta["signature"]).unwrap_or_default();
+                self.thoughts.entry(block).or_default().signature.push_str(&signature);
+            }
             (Some("input_json_delta"), Some(tool)) => {
                 let arguments = match &delta["partial_json"] {
                     Value::String(text) => text.clone(),
@@ -139,24 +168,32 @@ impl Events {
         }
     }
 
-    /// A call without arguments has an empty object of them.
+    /// A call without arguments has an empty object of them. Thinking is passed back with its signature or not at all.
     fn block_ends(&mut self, block: u64, out: &mut VecDeque<Piece>) {
-        let Some(tool) = self.tools.remove(&block).filter(|tool| !tool.begun) else {
-            return;
-        };
-        let arguments = match tool.input {
-            Value::Null => "{}".to_owned(),
-            input => input.to_string(),
-        };
-        out.push_back(Piece::Tool {
-            id: tool.id,
-            name: tool.name,
-            arguments,
-        });
+        if let Some(thought) = self.thoughts.remove(&block)
+            && !thought.signature.is_empty()
+        {
+            let block = json!({"type": "thinking", "thinking": thought.text, "signature": thought.signature});
+            out.push_back(Piece::Opaque(block.to_string().into_bytes()));
+        }
+        let Some(tool) = self.tools.remove(&block) else { return };
+        if !tool.begun {
+            let arguments = match tool.input {
+                Value::Null => "{}".to_owned(),
+                input => input.to_string(),
+            };
+            out.push_back(Piece::Tool {
+                id: tool.id.clone(),
+                name: tool.name,
+                arguments,
+            });
+        }
+        out.push_back(Piece::ToolEnd { id: tool.id });
     }
 
     fn end_blocks(&mut self, out: &mut VecDeque<Piece>) {
-        while let Some(block) = self.tools.keys().next().copied() {
+        let open = |events: &Self| events.thoughts.keys().chain(events.tools.keys()).next().copied();
+        while let Some(block) = open(self) {
             self.block_ends(block, out);
         }
     }

@@ -1,11 +1,14 @@
 use std::collections::VecDeque;
 
+use serde_json::json;
+
 use super::{events::Events, *};
 use crate::{
     domain::{
         answer::{Finish, Piece},
+        block::{Block, Part, ToolCall, ToolResult},
         failure::Kind,
-        request::{Parameters, Request, Tool, ToolCall},
+        request::{Message, Parameters, Request, Role, Tool},
     },
     provider::{Limits, reply::Dialect, sse::Event},
 };
@@ -27,10 +30,6 @@ fn events(lines: &[&str]) -> (Vec<Piece>, Result<(), Failure>) {
 
 fn call(messages: Vec<Message>) -> Call {
     let request = Request {
-        id: "r".into(),
-        model: String::new(),
-        provider: String::new(),
-        fallbacks: Vec::new(),
         messages,
         tools: vec![Tool {
             name: "t".into(),
@@ -41,7 +40,7 @@ fn call(messages: Vec<Message>) -> Call {
             temperature: Some(0.7),
             ..Parameters::default()
         },
-        timeout: None,
+        ..Request::new("r")
     };
     Call {
         request: Arc::new(request),
@@ -98,31 +97,47 @@ fn an_error_and_an_early_end_are_failures() {
 
 #[test]
 fn the_body_is_as_the_api_wants_it() {
-    let mut asks = Message::text(Role::Assistant, "");
-    asks.tool_calls.push(ToolCall {
-        id: "tu1".into(),
-        name: "t".into(),
-        arguments: "{\"a\":1}".into(),
-    });
-    let mut result = Message::text(Role::Tool, "42");
-    result.tool_call_id = "tu1".into();
+    let asks = Message::new(
+        Role::Assistant,
+        vec![Block::Call(ToolCall {
+            id: "tu1".into(),
+            name: "t".into(),
+            arguments: "{\"a\":1}".into(),
+        })],
+    );
+    let result = Message::new(
+        Role::Tool,
+        vec![Block::Result(ToolResult {
+            call_id: "tu1".into(),
+            name: "t".into(),
+            content: vec![Part::Text("42".into())],
+            is_error: false,
+        })],
+    );
     let body = body(&call(vec![
         Message::text(Role::System, "be kind"),
         Message::text(Role::User, "hi"),
         asks,
         result,
         Message::text(Role::User, "and?"),
-    ]));
-    assert_eq!(body["system"], "be kind");
+    ]))
+    .expect("something to answer");
+    let hour = json!({"type": "ephemeral", "ttl": "1h"});
+    assert_eq!(
+        body["system"],
+        json!([{"type": "text", "text": "be kind", "cache_control": hour}])
+    );
+    assert_eq!(body["tools"][0]["cache_control"], hour);
     assert_eq!(body["max_tokens"], 4096);
     assert_eq!(body["stream"], true);
     assert!(body.get("top_p").is_none());
     let want = json!([
         {"role": "user", "content": [{"type": "text", "text": "hi"}]},
-        {"role": "assistant", "content": [{"type": "tool_use", "id": "tu1", "name": "t", "input": {"a": 1}}]},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "tu1", "name": "t", "input": {"a": 1},
+            "cache_control": {"type": "ephemeral"}}]},
         {"role": "user", "content": [
             {"type": "tool_result", "tool_use_id": "tu1", "content": "42"},
-            {"type": "text", "text": "and?"},
+            {"type": "text", "text": "and?", "cache_control": {"type": "ephemeral"}},
         ]},
     ]);
     assert_eq!(body["messages"], want);

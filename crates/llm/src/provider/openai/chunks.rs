@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::calls::Calls;
 use crate::{
@@ -20,6 +20,8 @@ use crate::{
 #[derive(Default)]
 pub struct Chunks {
     calls: Calls,
+    /// What was thought since the last text or call, under the names that the server has for it.
+    thought: Map<String, Value>,
     refused: bool,
     finished: bool,
     done: bool,
@@ -84,19 +86,29 @@ impl Chunks {
         } else {
             &choice["message"]
         };
+        for detail in delta["reasoning_details"].as_array().into_iter().flatten() {
+            self.detail(detail);
+        }
         for field in ["reasoning_content", "reasoning", "thinking"] {
             if let Some(text) = delta[field].as_str().filter(|text| !text.is_empty()) {
                 out.push_back(Piece::Thinking(text.to_owned()));
+                self.thinks(field, text);
                 // Some give the same words under two names.
                 break;
             }
         }
-        content(&delta["content"], out);
+        let mut said = VecDeque::new();
+        content(&delta["content"], &mut said);
+        if said.iter().any(|piece| matches!(piece, Piece::Text(_))) {
+            self.end_thought(out);
+        }
+        out.append(&mut said);
         if let Some(text) = delta["refusal"].as_str().filter(|text| !text.is_empty()) {
             self.refused = true;
             out.push_back(Piece::Text(text.to_owned()));
         }
         for (place, call) in delta["tool_calls"].as_array().into_iter().flatten().enumerate() {
+            self.end_thought(out);
             out.push_back(self.calls.take(place, call));
         }
         if let Some(told) = ProviderError::within(choice) {
@@ -109,8 +121,46 @@ impl Chunks {
         Ok(())
     }
 
+    fn thinks(&mut self, field: &str, more: &str) {
+        match self.thought.get_mut(field) {
+            Some(Value::String(text)) => text.push_str(more),
+            _ => _ = self.thought.insert(field.to_owned(), more.into()),
+        }
+    }
+
+    /// A router's list of what the model behind it thought. Neighbours of one kind and index are one entry in pieces.
+    fn detail(&mut self, detail: &Value) {
+        let list = self
+            .thought
+            .entry("reasoning_details")
+            .or_insert_with(|| Value::Array(Vec::new()));
+        let Some(list) = list.as_array_mut() else { return };
+        let same = |one: &&mut Value| one["type"] == detail["type"] && one["index"] == detail["index"];
+        let Some(before) = list.last_mut().filter(same) else {
+            return list.push(detail.clone());
+        };
+        for (field, more) in detail.as_object().into_iter().flatten() {
+            match (&mut before[field], more) {
+                (_, Value::Null) => {}
+                (Value::String(text), Value::String(more)) if matches!(field.as_str(), "text" | "summary" | "data") => {
+                    text.push_str(more);
+                }
+                (value, more) => *value = more.clone(),
+            }
+        }
+    }
+
+    /// It is passed back where it stood.
+    fn end_thought(&mut self, out: &mut VecDeque<Piece>) {
+        if !self.thought.is_empty() {
+            let thought = Value::Object(std::mem::take(&mut self.thought));
+            out.push_back(Piece::Opaque(thought.to_string().into_bytes()));
+        }
+    }
+
     fn finish(&mut self, finish: Finish, out: &mut VecDeque<Piece>) {
         self.finished = true;
+        self.end_thought(out);
         out.extend(self.calls.finish());
         let refused = self.refused && finish == Finish::Stop && self.calls.is_empty();
         out.push_back(Piece::Finish(if refused { Finish::Filter } else { finish }));

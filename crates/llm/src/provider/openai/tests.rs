@@ -2,12 +2,13 @@ use std::collections::VecDeque;
 
 use serde_json::json;
 
-use super::{body::body, chunks::Chunks, *};
+use super::{chunks::Chunks, *};
 use crate::{
     domain::{
         answer::{Answer, Finish},
+        block::{Block, Part, ToolCall, ToolResult},
         failure::Kind,
-        request::{Message, Parameters, Request, Role, ToolCall},
+        request::{Message, Parameters, Request, Role},
     },
     provider::{Limits, reply::Dialect, sse::Event},
 };
@@ -65,32 +66,37 @@ fn the_end_must_have_come() {
 
 #[test]
 fn the_body_is_as_each_endpoint_wants_it() {
-    let mut asks = Message::text(Role::Assistant, "let me see");
-    asks.tool_calls.push(ToolCall {
+    let call = ToolCall {
         id: "c0".into(),
         name: "t".into(),
         arguments: "{}".into(),
-    });
-    let mut result = Message::text(Role::Tool, "42");
-    result.tool_call_id = "c0".into();
+    };
+    let asks = Message::new(
+        Role::Assistant,
+        vec![Block::Text("let me see".into()), Block::Call(call)],
+    );
+    let result = Message::new(
+        Role::Tool,
+        vec![Block::Result(ToolResult {
+            call_id: "c0".into(),
+            name: "t".into(),
+            content: vec![Part::Text("42".into())],
+            is_error: false,
+        })],
+    );
     let request = Request {
-        id: "r".into(),
-        model: String::new(),
-        provider: String::new(),
-        fallbacks: Vec::new(),
         messages: vec![
             Message::text(Role::System, "be kind"),
             Message::text(Role::User, "hi"),
             asks,
             result,
         ],
-        tools: Vec::new(),
         parameters: Parameters {
             max_tokens: Some(10),
             top_k: Some(3),
             ..Parameters::default()
         },
-        timeout: None,
+        ..Request::new("r")
     };
     let limits = Limits {
         first_byte: Duration::ZERO,
@@ -103,7 +109,10 @@ fn the_body_is_as_each_endpoint_wants_it() {
         key: None,
         limits,
     };
-    let (openai, ollama) = (body("openai", &call), body("ollama", &call));
+    let (openai, ollama) = (
+        body("openai", &call).expect("valid"),
+        body("ollama", &call).expect("valid"),
+    );
     assert_eq!(
         (&openai["max_completion_tokens"], &openai["top_k"]),
         (&json!(10), &Value::Null)
