@@ -307,7 +307,7 @@ impl State {
         if let Some(one) = self.containers.get(key)
             && let Some(session) = self.sessions.get_mut(one.session)
         {
-            session.containers.push(one.id.clone());
+            session.add_container(one.id.clone());
         }
         step.fact(Fact::Container(key));
         Ok(true)
@@ -442,7 +442,7 @@ impl State {
             return;
         };
         if let Some(session) = self.sessions.get_mut(one.session) {
-            session.containers.retain(|id| *id != one.id);
+            session.remove_container(&one.id);
         }
         step.fact(Fact::ContainerGone(key));
     }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use nexus_proto::orchestrator::v1::{Message, MessageRole, SessionState};
+use nexus_proto::orchestrator::v1::{Message, MessageRole};
 use prost::Message as _;
 
 use super::event::timestamp;
 use super::sessions::session_not_found;
+use super::step::MessageOrigin;
 use super::turn::Turn;
 use super::{Effect, Error, Fact, State, Step};
 
@@ -32,36 +33,24 @@ impl State {
             self.share_of_change(step, key, 0, bytes)?;
         }
         let session = self.sessions.get_mut(key).expect("it was here a line ago");
-        let n = session.head + 1;
-        let chosen_id = !message.id.is_empty();
-        if chosen_id {
-            session.remember(&message.id, n);
-        } else {
+        let n = session.add_message(step.now);
+        let chose_id = !message.id.is_empty();
+        if !chose_id {
             message.id = step.ids.with(n);
         }
         if message.timestamp.is_none_or(|t| t.seconds == 0 && t.nanos == 0) {
             message.timestamp = Some(timestamp(step.now));
         }
         message.sequence = n;
-        session.head = n;
-        session.updated = step.now;
         if asks {
-            session
-                .turns
-                .push_back(Turn::new(&message, step.ids.with(n | Turn::ANSWER)));
+            session.open_turn(Turn::new(&message, step.ids.with(n | Turn::ANSWER)));
         }
-        let message = Arc::new(message);
-        let grown = session.push(message.clone());
-        let woken = session.state == SessionState::Idle;
-        if woken {
-            session.state = SessionState::Active;
-        }
-        self.sessions.grew(key, n, grown);
+        let woken = session.wake();
         step.fact(Fact::Message {
             session: key,
             n,
-            message,
-            chosen_id,
+            message: Arc::new(message),
+            origin: MessageOrigin::Client { chose_id },
         });
         if let Some(bytes) = counted {
             self.charge(step, key, bytes as i64);

@@ -12,6 +12,7 @@ pub mod event;
 pub mod filter;
 pub mod ids;
 pub mod message;
+pub mod reload;
 pub mod session;
 pub mod sessions;
 pub mod shares;

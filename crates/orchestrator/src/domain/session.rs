@@ -5,28 +5,31 @@
 //!                │ └────idle timeout──▲ │      deletion; nothing leads out of CLOSED
 //!                └──────▶ CLOSED ◀──────┘
 //! ```
+//!
+//! Everybody reads a session; only the methods here change it. Which of its messages are in memory and which are on disk
+//! is the engine's business.
+
+mod wire;
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::Arc;
 
-use nexus_proto::common::v1::{ResourceUsage, Status};
-use nexus_proto::orchestrator::v1::{
-    Message, Session as Wire, SessionConfig, SessionContext, SessionMetadata, SessionPolicy, SessionState,
-    UserPreferences,
-};
+use nexus_daemon::Caller;
+use nexus_proto::common::v1::Status;
+use nexus_proto::orchestrator::v1::{SessionConfig, SessionMetadata, SessionState, UserPreferences};
 
 use super::turn::Turn;
-use super::{Error, Time, event};
+use super::{Error, Time};
 
-/// Most messages of one session that are kept in memory.
-const TAIL_MESSAGES: usize = 64;
-/// A session's messages in memory may take this many bytes.
-const TAIL_BYTES: usize = 64 << 10;
-/// Message ids chosen by clients that are remembered without a look at the disk, beside those not on disk yet.
-pub const KNOWN_IDS: usize = 1024;
+pub use wire::wire;
 
+/// Tasks that a session lists.
+const LISTED_TASKS: usize = 100;
+
+/// What is stored of a session beside its messages and turns.
 #[derive(Debug)]
-pub struct Session {
+pub struct Record {
     pub key: u64,
     pub id: Arc<str>,
     pub state: SessionState,
@@ -39,45 +42,45 @@ pub struct Session {
     pub config: SessionConfig,
     pub current_task: String,
     pub task_history: Vec<String>,
-    /// Who made it; a caller with the role `user` sees only its own.
+    /// The principal of the caller who created it; a caller with the role `user` sees only its own sessions.
     pub creator: Arc<str>,
-    /// Its creator is no administrator: what is kept of it counts against that one's share.
+    /// The creator is no administrator: what is stored of the session counts against the creator's share.
     pub limited: bool,
-    /// Bytes that count against the share.
-    pub stored: u64,
-    /// Number of the newest message, committed or not.
-    pub head: u64,
-    /// Number of the newest message that is on disk.
-    pub committed: u64,
-    /// The newest messages, oldest first, without a hole up to `head`.
-    pub tail: VecDeque<Arc<Message>>,
-    pub tail_bytes: usize,
-    /// Ids chosen by clients, newest last, with their numbers.
-    pub known: VecDeque<(Box<str>, u64)>,
-    /// Every id that a client ever chose here is in `known`: one that is not there is new, without a look at the disk.
-    pub knows_all: bool,
-    /// How many such ids were ever added since this session was loaded.
-    pub known_added: u64,
-    pub turns: VecDeque<Turn>,
-    /// How many turns were ever over since this session was loaded.
-    pub turns_over: u64,
-    /// The newest answer that came in pieces: a reader that missed some gets them before the whole.
-    pub streamed: Option<Arc<str>>,
-    /// Open StreamMessages.
-    pub streams: usize,
-    /// The last transaction that changed it; a reader waits until that is on disk.
-    pub version: u64,
-    /// Whether it stands against the limit of sessions.
-    pub counted: bool,
-    /// Whether it stands against its creator's share of sessions.
-    pub live: bool,
+}
+
+#[derive(Debug)]
+pub struct Session {
+    record: Record,
+    /// Number of the newest message.
+    head: u64,
+    /// Bytes that count against the creator's share.
+    stored: u64,
+    /// Turns that are not over, in the order of their messages. Only the first may run.
+    turns: VecDeque<Turn>,
+    /// Open StreamMessages: an IDLE session with one of them counts against the limit of sessions.
+    streams: usize,
     /// Ids of its containers, oldest first; those of a closed session are not looked up.
-    pub containers: Vec<Arc<str>>,
+    containers: Vec<Arc<str>>,
+}
+
+/// For reading: `session.state`, `session.creator`.
+impl Deref for Session {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        &self.record
+    }
 }
 
 impl Session {
-    pub fn new(key: u64, id: String, now: Time) -> Self {
-        Session {
+    pub(super) fn create(
+        key: u64,
+        id: String,
+        caller: &Caller,
+        (metadata, config): (SessionMetadata, SessionConfig),
+        now: Time,
+    ) -> Self {
+        let mut session = Session::load(Record {
             key,
             id: id.into(),
             state: SessionState::Active,
@@ -85,37 +88,87 @@ impl Session {
             updated: now,
             expires: None,
             closed: None,
-            metadata: Arc::default(),
+            metadata: Arc::new(metadata),
             preferences: UserPreferences::default(),
-            config: SessionConfig {
-                policy: Some(SessionPolicy::default()),
-                ..SessionConfig::default()
-            },
+            config: SessionConfig::default(),
             current_task: String::new(),
             task_history: Vec::new(),
-            creator: "".into(),
-            limited: false,
-            stored: 0,
+            creator: caller.principal.clone(),
+            limited: !caller.is_admin(),
+        });
+        session.configure(config);
+        session
+    }
+
+    /// A session as it is stored, without its messages, turns and containers.
+    pub fn load(record: Record) -> Self {
+        Session {
+            record,
             head: 0,
-            committed: 0,
-            tail: VecDeque::new(),
-            tail_bytes: 0,
-            known: VecDeque::new(),
-            knows_all: true,
-            known_added: 0,
+            stored: 0,
             turns: VecDeque::new(),
-            turns_over: 0,
-            streamed: None,
             streams: 0,
-            version: 0,
-            counted: false,
-            live: false,
             containers: Vec::new(),
         }
     }
 
+    /// For the store: the number of the newest stored message and its time.
+    pub fn load_head(&mut self, head: u64, time: Time) {
+        self.head = head;
+        self.record.updated = self.updated.max(time);
+    }
+
+    /// For the store: the bytes that count against the creator's share.
+    pub fn load_stored(&mut self, bytes: u64) {
+        self.stored = bytes;
+    }
+
+    /// For the store: a turn that is not over.
+    pub fn load_turn(&mut self, turn: Turn) {
+        self.turns.push_back(turn);
+    }
+
     pub fn is_closed(&self) -> bool {
         matches!(self.state, SessionState::Closed | SessionState::Closing)
+    }
+
+    /// Whether it counts against the limit of sessions.
+    pub fn counts(&self) -> bool {
+        match self.state {
+            SessionState::Active | SessionState::Initializing => true,
+            SessionState::Idle => self.streams > 0,
+            _ => false,
+        }
+    }
+
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    pub fn stored(&self) -> u64 {
+        self.stored
+    }
+
+    pub fn streams(&self) -> usize {
+        self.streams
+    }
+
+    pub fn containers(&self) -> &[Arc<str>] {
+        &self.containers
+    }
+
+    pub fn turns(&self) -> &VecDeque<Turn> {
+        &self.turns
+    }
+
+    /// The turn that runs, or is the next to run.
+    pub fn turn(&self) -> Option<&Turn> {
+        self.turns.front()
+    }
+
+    /// The turn of a message, while it is open.
+    pub fn turn_of(&self, n: u64) -> Option<&Turn> {
+        self.turns.iter().find(|turn| turn.n == n)
     }
 
     pub fn status(&self) -> Status {
@@ -139,7 +192,7 @@ impl Session {
         }
     }
 
-    /// How long it may be silent before it is IDLE; 0 for ever.
+    /// The time without a message after which it is IDLE; 0 for never.
     pub fn idle_timeout(&self, default: i64) -> i64 {
         if self.config.idle_timeout_ns > 0 {
             self.config.idle_timeout_ns
@@ -148,7 +201,7 @@ impl Session {
         }
     }
 
-    /// When it has to be looked at again.
+    /// When its timer is due next.
     pub fn next_look(&self, idle_default: i64) -> Option<Time> {
         if self.is_closed() {
             return None;
@@ -156,57 +209,6 @@ impl Session {
         let idle = self.idle_timeout(idle_default);
         let idle = (self.state == SessionState::Active && idle > 0).then(|| self.updated.saturating_add(idle));
         [idle, self.expires].into_iter().flatten().min()
-    }
-
-    /// Keeps a message in memory. Returns by how much the memory grew, negative where it shrank.
-    pub fn push(&mut self, message: Arc<Message>) -> isize {
-        let before = self.tail_bytes as isize;
-        self.tail_bytes += weight(&message);
-        self.tail.push_back(message);
-        while self.tail.len() > TAIL_MESSAGES || (self.tail_bytes > TAIL_BYTES && self.tail.len() > 1) {
-            self.shrink();
-        }
-        self.tail_bytes as isize - before
-    }
-
-    /// Drops the oldest message from memory; returns the bytes that freed.
-    pub fn shrink(&mut self) -> usize {
-        let freed = self.tail.pop_front().map_or(0, |oldest| weight(&oldest));
-        self.tail_bytes -= freed;
-        freed
-    }
-
-    /// The number of the oldest message in memory, `head + 1` if there is none.
-    pub fn tail_start(&self) -> u64 {
-        self.tail.front().map_or(self.head + 1, |oldest| oldest.sequence)
-    }
-
-    /// A message in memory by its number.
-    pub fn in_tail(&self, n: u64) -> Option<&Arc<Message>> {
-        let start = self.tail_start();
-        if n < start {
-            None
-        } else {
-            self.tail.get((n - start) as usize)
-        }
-    }
-
-    pub fn known(&self, id: &str) -> Option<u64> {
-        self.known
-            .iter()
-            .rev()
-            .find(|(known, _)| **known == *id)
-            .map(|(_, n)| *n)
-    }
-
-    pub fn remember(&mut self, id: &str, n: u64) {
-        self.known_added += 1;
-        self.known.push_back((id.into(), n));
-        let committed = self.committed;
-        while self.known.len() > KNOWN_IDS && self.known.front().is_some_and(|(_, n)| *n <= committed) {
-            self.known.pop_front();
-            self.knows_all = false;
-        }
     }
 
     /// Refuses one more turn where too many wait.
@@ -219,12 +221,113 @@ impl Session {
     }
 }
 
-fn weight(message: &Message) -> usize {
-    let extra = message
-        .metadata
-        .as_ref()
-        .map_or(0, |m| m.extra.iter().map(|(k, v)| k.len() + v.len() + 64).sum());
-    message.content.len() + message.id.len() + extra + 160
+/// What may happen to a session.
+impl Session {
+    /// A message is added. Returns its number.
+    pub(super) fn add_message(&mut self, now: Time) -> u64 {
+        self.head += 1;
+        self.record.updated = now;
+        self.head
+    }
+
+    /// IDLE becomes ACTIVE. Returns whether it was IDLE.
+    pub(super) fn wake(&mut self) -> bool {
+        let idle = self.state == SessionState::Idle;
+        if idle {
+            self.record.state = SessionState::Active;
+        }
+        idle
+    }
+
+    pub(super) fn fall_idle(&mut self) {
+        self.record.state = SessionState::Idle;
+    }
+
+    pub(super) fn close(&mut self, now: Time) {
+        self.record.state = SessionState::Closed;
+        self.record.closed = Some(now);
+        self.record.updated = now;
+    }
+
+    pub(super) fn describe(&mut self, metadata: SessionMetadata) {
+        self.record.metadata = Arc::new(metadata);
+    }
+
+    pub(super) fn configure(&mut self, config: SessionConfig) {
+        let longest = config.max_duration_ns;
+        self.record.expires = (longest > 0).then(|| self.created.saturating_add(longest));
+        self.record.config = config;
+    }
+
+    pub(super) fn prefer(&mut self, preferences: UserPreferences) {
+        self.record.preferences = preferences;
+    }
+
+    /// Replaces the tasks that it lists, where the caller gives any.
+    pub(super) fn list_tasks(&mut self, current: String, history: Vec<String>) {
+        if !current.is_empty() {
+            self.record.current_task = current;
+        }
+        if !history.is_empty() {
+            self.record.task_history = history;
+        }
+    }
+
+    /// A task was given for this session.
+    pub(super) fn add_task(&mut self, id: String) {
+        self.record.current_task.clone_from(&id);
+        self.record.task_history.push(id);
+        if self.record.task_history.len() > LISTED_TASKS {
+            self.record.task_history.remove(0);
+        }
+    }
+
+    pub(super) fn touch(&mut self, now: Time) {
+        self.record.updated = now;
+    }
+
+    pub(super) fn charge(&mut self, bytes: i64) {
+        self.stored = self.stored.saturating_add_signed(bytes);
+    }
+
+    pub(super) fn open_turn(&mut self, turn: Turn) {
+        self.turns.push_back(turn);
+    }
+
+    pub(super) fn turn_mut(&mut self) -> Option<&mut Turn> {
+        self.turns.front_mut()
+    }
+
+    pub(super) fn turns_mut(&mut self) -> impl Iterator<Item = &mut Turn> {
+        self.turns.iter_mut()
+    }
+
+    /// Takes off the first turn.
+    pub(super) fn end_turn(&mut self) -> Option<Turn> {
+        self.turns.pop_front()
+    }
+
+    /// Takes off a turn that waits behind others.
+    pub(super) fn drop_turn(&mut self, place: usize) -> Option<Turn> {
+        self.turns.remove(place)
+    }
+
+    pub(super) fn count_stream(&mut self, open: bool) {
+        self.streams = if open {
+            self.streams + 1
+        } else {
+            self.streams.saturating_sub(1)
+        };
+    }
+
+    /// A container of it was created.
+    pub fn add_container(&mut self, id: Arc<str>) {
+        self.containers.push(id);
+    }
+
+    pub(super) fn remove_container(&mut self, id: &str) {
+        self.containers.retain(|known| **known != *id);
+    }
 }
 
 /// Refuses what no session can be run with.
@@ -241,30 +344,5 @@ pub fn check_config(config: &SessionConfig) -> Result<(), Error> {
     match numbers.iter().find(|(_, value)| *value < 0) {
         Some((name, _)) => Err(Error::Invalid(format!("config.{name} must not be negative"))),
         None => Ok(()),
-    }
-}
-
-/// A session as clients see it, with these messages. Metadata and context are always there: old clients rely on it.
-pub fn wire(session: &Session, messages: Vec<Message>, omitted: u64) -> Wire {
-    let stamp = event::timestamp;
-    Wire {
-        id: session.id.to_string(),
-        state: session.state.into(),
-        status: session.status().into(),
-        created_at: Some(stamp(session.created)),
-        updated_at: Some(stamp(session.updated)),
-        expires_at: session.expires.map(stamp),
-        closed_at: session.closed.map(stamp),
-        metadata: Some(SessionMetadata::clone(&session.metadata)),
-        context: Some(SessionContext {
-            messages,
-            current_task_id: session.current_task.clone(),
-            task_history: session.task_history.clone(),
-            preferences: Some(session.preferences.clone()),
-            config: Some(session.config.clone()),
-            resource_usage: Some(ResourceUsage::default()),
-            messages_omitted: omitted,
-        }),
-        container_ids: session.containers.iter().map(ToString::to_string).collect(),
     }
 }

@@ -1,6 +1,6 @@
 //! All sessions in memory: those that are open, and closed ones that were used recently.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -12,26 +12,15 @@ use super::event::{self, About, ORCHESTRATOR};
 use super::session::{Session, check_config};
 use super::shares::{metadata_bytes, session_bytes};
 use super::timers::Timer;
-use super::{Effect, Error, Fact, State, Step, Time, ids};
-
-/// Bytes of messages kept in memory for all sessions together.
-const TAILS_BYTES: usize = 8 << 20;
-/// Closed sessions kept in memory.
-const CLOSED_KEPT: usize = 256;
+use super::{Effect, Error, Fact, State, Step, ids};
 
 #[derive(Debug, Default)]
 pub struct Sessions {
     by_key: BTreeMap<u64, Session>,
-    /// Sessions that stand against the limit.
-    pub counted: usize,
+    /// Sessions that count against the limit.
+    counted: HashSet<u64>,
     /// The sessions that are not closed, by creator.
     live: HashMap<Arc<str>, BTreeSet<u64>>,
-    pub tails_bytes: usize,
-    /// Messages in memory in order of their arrival: the oldest goes first when memory is short.
-    tails: VecDeque<(u64, u64)>,
-    closed: VecDeque<u64>,
-    /// How many ever left the memory: whoever read one from disk meanwhile may hold what is no longer so.
-    pub removals: u64,
 }
 
 /// Whose sessions a caller may see.
@@ -80,58 +69,49 @@ impl Sessions {
 
     /// Takes in a session from disk, or a new one.
     pub fn insert(&mut self, session: Session) {
-        if session.is_closed() {
-            self.keep_closed(session.key);
-        }
         let key = session.key;
         self.by_key.insert(key, session);
         self.recount(key);
     }
 
-    pub fn remove(&mut self, key: u64) -> Option<Session> {
+    fn remove(&mut self, key: u64) -> Option<Session> {
         let session = self.by_key.remove(&key)?;
-        self.removals += 1;
-        self.counted -= usize::from(session.counted);
-        if session.live {
-            self.count_live(key, &session.creator, false);
-        }
-        self.tails_bytes -= session.tail_bytes;
+        self.counted.remove(&key);
+        self.count_live(key, &session.creator, false);
         Some(session)
     }
 
-    fn keep_closed(&mut self, key: u64) {
-        self.closed.push_back(key);
-        for _ in CLOSED_KEPT..self.closed.len() {
-            let Some(oldest) = self.closed.pop_front() else { break };
-            match self.by_key.get(&oldest) {
-                // Its streams are ending: it goes when they are gone.
-                Some(session) if session.streams > 0 => self.closed.push_back(oldest),
-                Some(session) if session.is_closed() => drop(self.remove(oldest)),
-                Some(_) | None => {}
-            }
-        }
+    /// Drops a closed session from memory, where no stream is open on it. It can be read from disk again.
+    pub fn unload(&mut self, key: u64) -> bool {
+        let idle = |session: &Session| session.is_closed() && session.streams() == 0;
+        self.by_key.get(&key).is_some_and(idle) && self.remove(key).is_some()
     }
 
-    /// Brings the count of what stands against the limit up to date with one session.
-    pub fn recount(&mut self, key: u64) {
-        let Some(session) = self.by_key.get_mut(&key) else {
+    /// How many sessions count against the limit.
+    pub fn counted(&self) -> usize {
+        self.counted.len()
+    }
+
+    /// A stream stays with its session while the state is reloaded.
+    pub(super) fn attach_stream(&mut self, key: u64) {
+        if let Some(session) = self.by_key.get_mut(&key) {
+            session.count_stream(true);
+        }
+        self.recount(key);
+    }
+
+    /// Brings the counts up to date with one session.
+    fn recount(&mut self, key: u64) {
+        let Some(session) = self.by_key.get(&key) else {
             return;
         };
-        let live = !session.is_closed();
-        let moved = live != std::mem::replace(&mut session.live, live);
-        let creator = moved.then(|| session.creator.clone());
-        let counts = match session.state {
-            SessionState::Active | SessionState::Initializing => true,
-            SessionState::Idle => session.streams > 0,
-            _ => false,
-        };
-        if counts != session.counted {
-            session.counted = counts;
-            if counts { self.counted += 1 } else { self.counted -= 1 }
+        let (live, creator) = (!session.is_closed(), session.creator.clone());
+        if session.counts() {
+            self.counted.insert(key);
+        } else {
+            self.counted.remove(&key);
         }
-        if let Some(creator) = creator {
-            self.count_live(key, &creator, live);
-        }
+        self.count_live(key, &creator, live);
     }
 
     fn count_live(&mut self, key: u64, creator: &Arc<str>, live: bool) {
@@ -175,25 +155,6 @@ impl Sessions {
             }
         }
     }
-
-    /// Notes that a message was put in memory, and makes room where all messages together take too much.
-    pub fn grew(&mut self, key: u64, n: u64, by: isize) {
-        self.tails_bytes = self.tails_bytes.saturating_add_signed(by);
-        self.tails.push_back((key, n));
-        let mut looked = self.tails.len();
-        while looked > 0 && (self.tails_bytes > TAILS_BYTES || self.tails.len() > 4 * (TAILS_BYTES >> 8)) {
-            looked -= 1;
-            let Some((key, n)) = self.tails.pop_front() else { break };
-            let Some(session) = self.by_key.get_mut(&key) else {
-                continue;
-            };
-            if n > session.committed {
-                self.tails.push_back((key, n)); // nobody could read it from disk yet
-            } else if session.tail_start() <= n {
-                self.tails_bytes -= session.shrink();
-            }
-        }
-    }
 }
 
 impl State {
@@ -210,12 +171,7 @@ impl State {
         let said = metadata_bytes(Some(&metadata), Some(&config), None);
         self.share_of_sessions(step, caller, said)?;
         let (key, id) = step.ids.keyed(step.now);
-        let mut session = Session::new(key, id, step.now);
-        session.metadata = Arc::new(metadata);
-        session.config = config;
-        session.creator = caller.principal.clone();
-        session.limited = !caller.is_admin();
-        session.expires = expiry(&session);
+        let session = Session::create(key, id, caller, (metadata, config), step.now);
         let about = introduced(&session);
         let data = [
             ("session_id", &*session.id),
@@ -237,7 +193,7 @@ impl State {
 
     pub fn room_for_session(&self) -> Result<(), Error> {
         let max = self.rules.max_sessions;
-        if self.sessions.counted >= max {
+        if self.sessions.counted() >= max {
             return Err(Error::Limit {
                 what: "maximum sessions",
                 max,
@@ -268,24 +224,18 @@ impl State {
         let session = self.sessions.get_mut(key).expect("it was here a line ago");
         let introduces = metadata.is_some();
         if let Some(metadata) = metadata {
-            session.metadata = Arc::new(metadata);
+            session.describe(metadata);
         }
         if let Some(context) = context {
             if let Some(config) = context.config {
-                session.config = config;
-                session.expires = expiry(session);
+                session.configure(config);
             }
             if let Some(preferences) = context.preferences {
-                session.preferences = preferences;
+                session.prefer(preferences);
             }
-            if !context.current_task_id.is_empty() {
-                session.current_task = context.current_task_id;
-            }
-            if !context.task_history.is_empty() {
-                session.task_history = context.task_history;
-            }
+            session.list_tasks(context.current_task_id, context.task_history);
         }
-        session.updated = step.now;
+        session.touch(step.now);
         let about = if introduces {
             introduced(session)
         } else {
@@ -307,9 +257,7 @@ impl State {
         self.end_turns(step, key, "FAILED_PRECONDITION: session was closed");
         self.end_containers(step, key, self.rules.remove_containers);
         let session = self.sessions.get_mut(key).expect("it was here a line ago");
-        session.state = SessionState::Closed;
-        session.closed = Some(step.now);
-        session.updated = step.now;
+        session.close(step.now);
         let about = about(session);
         let id = session.id.clone();
         let data = [("session_id", &*id), ("reason", reason), ("state", "closed")];
@@ -323,7 +271,6 @@ impl State {
         let creator = session.creator.clone();
         self.count_closed(step, &creator);
         self.sessions.recount(key);
-        self.sessions.keep_closed(key);
         Ok(())
     }
 
@@ -358,7 +305,7 @@ impl State {
             session: key,
             id: session.id.clone(),
         });
-        step.effect(Effect::SessionGone { id: session.id });
+        step.effect(Effect::SessionGone { id: session.id.clone() });
         Ok(())
     }
 
@@ -367,15 +314,11 @@ impl State {
         let Some(session) = self.sessions.get_mut(key) else {
             return Ok(());
         };
-        if open && session.streams == 0 && !session.counted {
+        if open && session.streams() == 0 && !session.counts() {
             self.room_for_session()?;
         }
         let session = self.sessions.get_mut(key).expect("it was here a line ago");
-        session.streams = if open {
-            session.streams + 1
-        } else {
-            session.streams.saturating_sub(1)
-        };
+        session.count_stream(open);
         self.sessions.recount(key);
         Ok(())
     }
@@ -393,9 +336,9 @@ impl State {
         }
         let idle = session.idle_timeout(idle_default);
         let silent = idle > 0 && session.updated.saturating_add(idle) <= step.now;
-        if session.state == SessionState::Active && silent && session.turns.is_empty() {
+        if session.state == SessionState::Active && silent && session.turns().is_empty() {
             step.grows = false;
-            session.state = SessionState::Idle;
+            session.fall_idle();
             self.session_updated(step, key);
         } else if let Some(at) = session.next_look(idle_default) {
             // A turn is open past the idle timeout: look again when it may be over.
@@ -439,11 +382,6 @@ impl State {
             self.timers.set(at, Timer::Session(session.key));
         }
     }
-}
-
-fn expiry(session: &Session) -> Option<Time> {
-    let longest = session.config.max_duration_ns;
-    (longest > 0).then(|| session.created.saturating_add(longest))
 }
 
 /// What an event of this session says beside its data. Its labels were said when it was made, or given others.

@@ -194,7 +194,7 @@ impl State {
         if bytes == 0 {
             return;
         }
-        session.stored = session.stored.saturating_add_signed(bytes);
+        session.charge(bytes);
         let user = session.creator.clone();
         let used = self.usage.of(&user);
         used.stored = used.stored.saturating_add_signed(bytes);
@@ -214,7 +214,7 @@ impl State {
             return;
         }
         let used = self.usage.of(&session.creator);
-        used.stored = used.stored.saturating_sub(session.stored);
+        used.stored = used.stored.saturating_sub(session.stored());
         used.closed = used.closed.saturating_sub(u64::from(session.is_closed()));
         step.fact(Fact::UserUsage(session.creator.clone()));
     }

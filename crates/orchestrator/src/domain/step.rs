@@ -22,7 +22,7 @@ pub enum Fact {
         session: u64,
         n: u64,
         message: Arc<Message>,
-        chosen_id: bool,
+        origin: MessageOrigin,
     },
     /// An event, of a session or of nothing (0).
     Event {
@@ -67,6 +67,15 @@ pub enum Fact {
     /// What is kept of a session, or of a user, is another number of bytes now.
     SessionUsage(u64),
     UserUsage(Arc<str>),
+}
+
+/// Where a message came from.
+#[derive(Clone, Copy, Debug)]
+pub enum MessageOrigin {
+    /// From a client, which may have chosen its id.
+    Client { chose_id: bool },
+    /// The answer of an assistant, which may have been shown in pieces before.
+    Answer { in_pieces: bool },
 }
 
 /// What follows a commit, in this order, beside the answer to the caller.

@@ -261,18 +261,13 @@ impl State {
 
     /// A session lists the tasks that were run for it.
     fn link_to_session(&mut self, step: &mut Step<'_>, key: u64) {
-        const KEPT: usize = 100;
         let Some(task) = self.tasks.get(key) else { return };
         let id = task.id.to_string();
         let Some(session) = self.sessions.find(&task.wire.session_id).map(|session| session.key) else {
             return;
         };
         let session = self.sessions.get_mut(session).expect("it was just found");
-        session.current_task = id.clone();
-        session.task_history.push(id);
-        if session.task_history.len() > KEPT {
-            session.task_history.remove(0);
-        }
+        session.add_task(id);
         step.fact(Fact::Session(session.key));
     }
 }

@@ -5,6 +5,7 @@ mod agents;
 mod disk;
 mod index;
 mod random;
+mod reload;
 mod sessions;
 mod shares;
 mod tasks;
@@ -20,10 +21,12 @@ use nexus_proto::agent::v1::{
 use nexus_proto::orchestrator::v1::{Event, Message, MessageRole, SessionMetadata, SessionState};
 
 use super::ids::Ids;
+use super::reload::Attached;
 use super::task::{Note, may_move};
 use super::timers::Timer;
 use super::turn::{Phase, TurnEnd};
 use super::{Effect, Error, Fact, Rules, State, Step, Time};
+use crate::engine::cache::Cache;
 use crate::store;
 
 pub const SECOND: Time = 1_000_000_000;
@@ -41,6 +44,13 @@ pub struct World {
     pub errors: Vec<Event>,
     pub events: Vec<Event>,
     pub notes: Vec<(u64, Note)>,
+    pub cache: Cache,
+    /// Open streams, as the engine holds them.
+    pub attached: Attached,
+    /// While set nothing reaches the disk, and no effect runs: the group that these decisions are in is going to fail.
+    pub failing: bool,
+    /// Effects of decisions that never came to be.
+    dropped: Vec<Effect>,
     heads: HashMap<u64, u64>,
     task_states: HashMap<u64, TaskState>,
 }
@@ -73,6 +83,10 @@ impl World {
             errors: Vec::new(),
             events: Vec::new(),
             notes: Vec::new(),
+            cache: Cache::default(),
+            attached: Attached::default(),
+            failing: false,
+            dropped: Vec::new(),
             heads: HashMap::new(),
             task_states: HashMap::new(),
         }
@@ -106,6 +120,13 @@ impl World {
         for fact in &facts {
             changes.fact(fact, &self.state, self.now);
         }
+        if self.failing {
+            for fact in &facts {
+                self.cache.follow(fact, &mut self.state, 0);
+            }
+            self.dropped.extend(effects);
+            return Ok(answer);
+        }
         self.disk.commit(changes);
         for fact in facts {
             self.note(fact);
@@ -117,6 +138,7 @@ impl World {
     }
 
     fn note(&mut self, fact: Fact) {
+        self.cache.follow(&fact, &mut self.state, 0);
         match fact {
             Fact::Message {
                 session, n, message, ..
@@ -176,9 +198,7 @@ impl World {
     fn run(&mut self, effect: Effect) {
         match effect {
             Effect::Stored { session, n } => {
-                if let Some(session) = self.state.sessions.get_mut(session) {
-                    session.committed = session.committed.max(n);
-                }
+                self.cache.stored(session, n);
             }
             Effect::Dispatch { session } => self.dispatch(session),
             Effect::Offer { agent, request, .. } => self.offers.push((agent, *request)),
@@ -190,17 +210,21 @@ impl World {
                 }
                 self.notes.push((task, note));
             }
-            Effect::Close { .. }
-            | Effect::SessionGone { .. }
-            | Effect::Daemons
-            | Effect::Unlink { .. }
-            | Effect::Containers => {}
+            Effect::Unlink { agent } => self.attached.agent_streams.retain(|(of, _)| *of != agent),
+            Effect::Close { session, .. } => {
+                // The streams of a session that was only closed are counted until they have ended.
+                if self.state.sessions.get(session).is_none() {
+                    self.attached.session_streams.retain(|of| *of != session);
+                }
+            }
+            Effect::SessionGone { .. } | Effect::Daemons | Effect::Containers => {}
         }
     }
 
     pub fn dispatch(&mut self, session: u64) {
+        let committed = self.cache.committed(&self.state, session);
         self.step(|state, step| {
-            state.dispatch(step, session);
+            state.dispatch(step, session, committed);
             Ok(())
         })
         .unwrap();
@@ -230,9 +254,38 @@ impl World {
     pub fn restart(&mut self) {
         let (state, last) = store::load(&mut self.disk.read, self.state.rules.clone(), self.now).unwrap();
         self.state = state;
+        self.cache = Cache::default();
+        self.attached = Attached::default();
+        self.failing = false;
+        self.dropped.clear();
         self.ids = Ids::new(last, dice);
         let waiting: Vec<u64> = self.state.agents.waiting.iter().copied().collect();
         waiting.into_iter().for_each(|session| self.dispatch(session));
+    }
+
+    /// The group of the decisions since `failing` was set fails: the state is reloaded from disk.
+    pub fn fail(&mut self) {
+        self.failing = false;
+        let (loaded, _) = store::load(&mut self.disk.read, self.state.rules.clone(), self.now).unwrap();
+        let (state, effects) = self.state.reload(loaded, &self.attached);
+        self.state = state;
+        self.cache.reload(&self.state);
+        for effect in std::mem::take(&mut self.dropped) {
+            if let Effect::Offer {
+                session,
+                agent,
+                request,
+                ..
+            } = effect
+            {
+                let correlation = request.metadata.unwrap_or_default().correlation_id;
+                self.state.take_back_offer(session, agent, &correlation);
+                self.dispatch(session);
+            }
+        }
+        for effect in effects {
+            self.run(effect);
+        }
     }
 
     pub fn session(&mut self) -> u64 {
@@ -269,7 +322,10 @@ impl World {
 
     /// Opens an agent's stream; returns its number.
     pub fn link(&mut self, agent: u64) -> u64 {
-        self.step(|state, step| Ok(state.link(step, agent).0)).unwrap()
+        let link = self.step(|state, step| Ok(state.link(step, agent).0)).unwrap();
+        self.attached.agent_streams.retain(|(of, _)| *of != agent);
+        self.attached.agent_streams.push((agent, link));
+        link
     }
 
     pub fn unlink(&mut self, agent: u64, link: u64) {
@@ -278,6 +334,7 @@ impl World {
             Ok(())
         })
         .unwrap();
+        self.attached.agent_streams.retain(|open| *open != (agent, link));
     }
 
     pub fn heartbeat(&mut self, agent: u64) -> Vec<String> {
@@ -318,21 +375,20 @@ impl World {
 
     /// What must hold whenever everything is committed.
     pub fn check(&self) {
-        let (mut counted, mut bytes) = (0, 0);
+        let mut counted = 0;
         for session in self.state.sessions.iter() {
             counted += usize::from(match session.state {
                 SessionState::Active => true,
-                SessionState::Idle => session.streams > 0,
+                SessionState::Idle => session.streams() > 0,
                 _ => false,
             });
-            bytes += session.tail_bytes;
             if session.next_look(self.state.rules.idle_timeout).is_some() {
                 assert!(
                     self.state.timers.is_set(Timer::Session(session.key)),
                     "a session nobody looks at again"
                 );
             }
-            for (place, turn) in session.turns.iter().enumerate() {
+            for (place, turn) in session.turns().iter().enumerate() {
                 assert_eq!(
                     self.asked.get(&(session.key, turn.n)),
                     Some(&None),
@@ -361,15 +417,15 @@ impl World {
             }
         }
         assert_eq!(
-            (self.state.sessions.counted, self.state.sessions.tails_bytes),
-            (counted, bytes)
+            (self.state.sessions.counted(), self.cache.bytes()),
+            (counted, self.cache.counted_bytes())
         );
         for ((session, n), over) in self.asked.iter().filter(|(_, over)| over.is_none()) {
             let open = self
                 .state
                 .sessions
                 .get(*session)
-                .is_some_and(|s| s.turns.iter().any(|turn| turn.n == *n));
+                .is_some_and(|session| session.turn_of(*n).is_some());
             assert!(open, "message {n} was neither answered nor failed: {over:?}");
         }
         for task in self.state.tasks.iter().filter(|task| !task.is_over()) {

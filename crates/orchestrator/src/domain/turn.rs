@@ -32,6 +32,9 @@ pub const FOLLOWED_BY: &str = words::metadata::CORRELATION_ID;
 /// Header of an offer: where the turn belongs in the trace of its message, if somebody traces.
 pub const TRACEPARENT: &str = words::metadata::TRACEPARENT;
 
+/// The error of a turn whose assistant was lost, and that may not be offered again.
+pub const ASSISTANT_LOST: &str = "UNAVAILABLE: the assistant went away while it answered";
+
 #[derive(Clone, Debug)]
 pub struct Turn {
     /// Number of the USER message.
@@ -112,9 +115,7 @@ impl Turn {
 
     /// Why it may not be given to an assistant, if so. One whose tool ran may not run twice, also after a restart.
     fn refusal(&self) -> Option<Arc<str>> {
-        let ran = self
-            .tool_ran
-            .then(|| "UNAVAILABLE: the assistant went away while it answered".into());
+        let ran = self.tool_ran.then(|| ASSISTANT_LOST.into());
         self.refused.clone().or(ran)
     }
 }
@@ -129,12 +130,12 @@ impl State {
                 doing: "add message to",
             });
         }
-        if session.turns.iter().any(|turn| turn.n == message.sequence) {
+        if session.turn_of(message.sequence).is_some() {
             return Ok(false);
         }
         session.room_for_turn(max)?;
         let answer_id = step.ids.with(message.sequence | Turn::ANSWER);
-        session.turns.push_back(Turn::new(message, answer_id));
+        session.open_turn(Turn::new(message, answer_id));
         step.fact(Fact::Turn {
             session: key,
             n: message.sequence,
@@ -143,14 +144,15 @@ impl State {
         Ok(true)
     }
 
-    /// Gives the first waiting turn of a session to an assistant, if none runs.
-    pub fn dispatch(&mut self, step: &mut Step<'_>, key: u64) {
+    /// Gives the first waiting turn of a session to an assistant, if none runs and its message is on disk: messages up to
+    /// `committed` are.
+    pub fn dispatch(&mut self, step: &mut Step<'_>, key: u64, committed: u64) {
         let now = step.now;
         let until = now.saturating_add(self.rules.answer_timeout);
         let Some(session) = self.sessions.get(key) else { return };
-        let Some(turn) = session.turns.front() else { return };
+        let Some(turn) = session.turn() else { return };
         let Phase::Waiting { grace } = turn.phase else { return };
-        if turn.n > session.committed {
+        if turn.n > committed {
             return; // nobody hears of a message that is not on disk; its commit looks here again
         }
         if let Some(why) = turn.refusal() {
@@ -195,11 +197,20 @@ impl State {
 
     /// Whether an offer still stands: the turn runs with this agent under this correlation id.
     pub fn is_offered(&self, key: u64, agent: u64, correlation: &str) -> bool {
-        let turn = self.sessions.get(key).and_then(|session| session.turns.front());
+        let turn = self.sessions.get(key).and_then(|session| session.turn());
         turn.is_some_and(|turn| {
             matches!(turn.phase, Phase::Running { agent: runs, .. } if runs == agent)
                 && turn.correlation() == correlation
         })
+    }
+
+    /// An offer was decided, and the group it was in failed before the assistant heard of it: the turn waits again.
+    pub fn take_back_offer(&mut self, key: u64, agent: u64, correlation: &str) {
+        if self.is_offered(key, agent, correlation) {
+            self.front(key).phase = Phase::Waiting { grace: None };
+            self.agents.turn_ended(agent, key);
+            self.agents.waiting.insert(key);
+        }
     }
 
     /// Until when a turn may wait for an assistant that was here a moment ago.
@@ -242,6 +253,6 @@ impl State {
 
     fn front(&mut self, key: u64) -> &mut Turn {
         let session = self.sessions.get_mut(key).expect("its turn was just seen");
-        session.turns.front_mut().expect("its turn was just seen")
+        session.turn_mut().expect("its turn was just seen")
     }
 }

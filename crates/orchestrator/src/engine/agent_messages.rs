@@ -129,7 +129,7 @@ impl Engine {
     /// A part of what is done for the message whose turn it is.
     fn traced(&self, session: u64, name: &'static str) -> Span {
         self.look(|core| {
-            let turn = core.state.sessions.get(session)?.turns.front()?;
+            let turn = core.state.sessions.get(session)?.turn()?;
             Some(Span::within(name, core.traces.of(session, turn.n)?))
         })
         .unwrap_or_default()

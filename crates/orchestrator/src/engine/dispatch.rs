@@ -8,6 +8,7 @@ use nexus_proto::agent::v1::{AgentMessage, agent_message::Payload};
 use tokio_util::sync::CancellationToken;
 
 use super::{Core, Engine};
+use crate::domain::Error;
 use crate::domain::turn::{FOLLOWED_BY, TRACEPARENT};
 
 /// How long to leave a store alone that did not take what a turn came to.
@@ -26,11 +27,7 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
                 () = stop.cancelled() => return,
             }
         };
-        let dispatched = engine.write(|state, step| {
-            state.dispatch(step, session);
-            Ok(())
-        });
-        if let Err(error) = dispatched.await {
+        if let Err(error) = engine.dispatch(session).await {
             tracing::warn!(%error, "failed to dispatch a turn; it is tried again");
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => engine.dispatch_later(session),
@@ -41,6 +38,15 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
 }
 
 impl Engine {
+    async fn dispatch(&self, session: u64) -> Result<(), Error> {
+        let queued = self.queue(|parts, step| {
+            let committed = parts.cache.committed(parts.state, session);
+            parts.state.dispatch(step, session, committed);
+            Ok(())
+        });
+        queued.await?.done().await
+    }
+
     /// Offers a turn. Its content is in memory, but for one that waited for long.
     pub(super) fn offer(&self, core: &mut Core, session: u64, n: u64, agent: u64, mut request: AgentMessage) {
         let parent = core.traces.of(session, n);
@@ -62,7 +68,7 @@ impl Engine {
                 "offered to an assistant"
             );
         }
-        let content = core.state.sessions.get(session).and_then(|session| session.in_tail(n));
+        let content = core.cache.message(session, n);
         if let Some(message) = content {
             fill(&mut request, &message.content);
             return self.deliver(core, agent, request, false);

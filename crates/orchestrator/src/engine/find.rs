@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nexus_proto::orchestrator::v1::Message;
 
 use super::Engine;
-use crate::domain::session::KNOWN_IDS;
+use super::cache::KNOWN_IDS;
 use crate::domain::turn::{Turn, TurnEnd};
 use crate::domain::{Error, ids};
 
@@ -20,7 +20,17 @@ impl Engine {
         if id.is_empty() {
             return Ok(None);
         }
-        let known = || self.look(|core| (core.state.sessions.get(key).and_then(|s| s.known(id)), core.tx));
+        let known = || {
+            self.look(|core| {
+                (
+                    core.state
+                        .sessions
+                        .get(key)
+                        .and_then(|found| core.cache.of(found).known(id)),
+                    core.tx,
+                )
+            })
+        };
         if let (Some(n), tx) = known() {
             // In memory before it is on disk; a number that was not stored after all may be another's by now.
             self.settled(tx).await?;
@@ -65,38 +75,29 @@ impl Engine {
     async fn knows_all(&self, key: u64) -> Result<bool, Error> {
         let (knows, added) = self.look(|core| {
             let session = core.state.sessions.get(key);
-            session.map_or((true, 0), |session| (session.knows_all, session.known_added))
+            session.map_or((true, 0), |session| {
+                let held = core.cache.of(session);
+                (held.knows_all_ids(), held.ids_added())
+            })
         });
         if knows || added > 0 {
             return Ok(knows);
         }
         let ids = self.inner.stored.sent_ids(key, KNOWN_IDS).await?;
         self.look_mut(|core| {
-            let Some(session) = core
-                .state
-                .sessions
-                .get_mut(key)
-                .filter(|session| session.known_added == 0)
-            else {
+            let found = core.state.sessions.get(key);
+            let Some(session) = found.filter(|session| core.cache.of(session).ids_added() == 0) else {
                 return Ok(false);
             };
             let all = ids.len() < KNOWN_IDS;
-            for (id, n) in ids.iter().filter(|_| all) {
-                session.remember(id, *n);
-            }
-            // One added so that a session with too many is not read again for each message.
-            session.known_added = session.known_added.max(1);
-            session.knows_all = all;
+            core.cache.remember_ids(session, all.then_some(&ids));
             Ok(all)
         })
     }
 
     /// A message by its number, from memory or from disk.
     pub(crate) async fn message_at(&self, key: u64, n: u64) -> Result<Option<Message>, Error> {
-        let held = self.look(|core| {
-            let stored = core.state.sessions.get(key).and_then(|session| session.in_tail(n));
-            stored.map(Arc::clone)
-        });
+        let held = self.look(|core| core.cache.message(key, n).map(Arc::clone));
         if let Some(message) = held {
             return Ok(Some(Message::clone(&message)));
         }

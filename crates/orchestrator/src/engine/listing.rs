@@ -100,7 +100,12 @@ impl Engine {
     /// Puts the newest messages into a session that is to be shown, at most `room` bytes of them. Returns how many bytes.
     async fn show_newest(&self, key: u64, session: &mut Wire, room: usize) -> Result<usize, Error> {
         let committed = |engine: &Engine| {
-            let head = |core: &super::Core| core.state.sessions.get(key).map(|session| session.committed);
+            let head = |core: &super::Core| {
+                core.state
+                    .sessions
+                    .get(key)
+                    .map(|session| core.cache.of(session).committed())
+            };
             engine.look(head)
         };
         let context = session.context.get_or_insert_default();
@@ -136,8 +141,9 @@ impl Engine {
             let Some(session) = core.state.sessions.get(key) else {
                 return Vec::new();
             };
-            let start = before.saturating_sub(most as u64).max(session.tail_start());
-            let messages = (start..before).filter_map(|n| session.in_tail(n));
+            let held = core.cache.of(session);
+            let start = before.saturating_sub(most as u64).max(held.start());
+            let messages = (start..before).filter_map(|n| held.message(n));
             messages.map(|message| Message::clone(message)).collect()
         });
         if !held.is_empty() {

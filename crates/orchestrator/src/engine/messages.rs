@@ -5,12 +5,12 @@ use nexus_daemon::spans::{self, Span};
 use nexus_proto::orchestrator::v1::{Message, MessageRole};
 use prost::Message as _;
 
-use super::{Engine, Once, Queued, StreamId};
+use super::cache::{Cache, KNOWN_IDS};
+use super::{Core, Engine, Once, Queued, StreamId};
 use crate::domain::message::{accept, is_repeat};
-use crate::domain::session::KNOWN_IDS;
 use crate::domain::sessions::{View, session_not_found};
 use crate::domain::turn::TurnEnd;
-use crate::domain::{Error, State};
+use crate::domain::{Error, Fact, State, Step};
 
 /// Bytes kept free for what is put around a message on its way out, so that each one taken can be passed on.
 const WRAPPING: usize = 1024;
@@ -83,7 +83,7 @@ impl Engine {
         let asks = message.role == i32::from(MessageRole::User);
         let parent = spans::current();
         loop {
-            let looked = self.look(|core| (core.epoch, added(&core.state, key)));
+            let looked = self.look(|core| (core.epoch, added(core, key)));
             if let Some(stored) = self.find_message(key, &message.id).await? {
                 return self.repeat(key, message, stored, from).await;
             }
@@ -94,9 +94,10 @@ impl Engine {
                         let session = parts.state.sessions.get(key).ok_or_else(|| session_not_found(key))?;
                         // Ids that came since the look at the disk are in memory, unless very many came.
                         let (epoch, before) = looked;
+                        let held = parts.cache.of(session);
                         let forgot =
-                            parts.epoch != epoch || session.known_added.saturating_sub(before) > KNOWN_IDS as u64 / 2;
-                        if !message.id.is_empty() && (forgot || session.known(&message.id).is_some()) {
+                            parts.epoch != epoch || held.ids_added().saturating_sub(before) > KNOWN_IDS as u64 / 2;
+                        if !message.id.is_empty() && (forgot || held.known(&message.id).is_some()) {
                             again = true;
                             return Err(Error::MessageExists(message.id.clone()));
                         }
@@ -105,8 +106,7 @@ impl Engine {
                         if let Some(parent) = parent.clone().filter(|_| asks) {
                             parts.traces.keep(key, n, parent);
                         }
-                        let stored = parts.state.sessions.get(key).and_then(|session| session.in_tail(n));
-                        Ok(sent(stored.map(|stored| &**stored), n))
+                        Ok(sent(added_message(step), n))
                     },
                     |sent| once.map(|once| once.keep(sent)),
                 )
@@ -134,7 +134,7 @@ impl Engine {
                 if open {
                     core.streams.owes(from, n);
                 }
-                (open, (core.epoch, turns_over(&core.state, key)), core.tx)
+                (open, (core.epoch, turns_over(&core.state, &core.cache, key)), core.tx)
             });
             if open {
                 return Ok(Submitted::Repeat { sent, answer: None });
@@ -148,7 +148,7 @@ impl Engine {
             let mut again = false;
             let queued = self
                 .queue(|parts, step| {
-                    again = (parts.epoch, turns_over(parts.state, key)) != seen;
+                    again = (parts.epoch, turns_over(parts.state, parts.cache, key)) != seen;
                     if !again {
                         parts.state.retry_turn(step, key, &stored)?;
                         parts.streams.owes(from, n);
@@ -181,17 +181,27 @@ fn sent(stored: Option<&Message>, n: u64) -> Sent {
     }
 }
 
-fn added(state: &State, key: u64) -> u64 {
-    state.sessions.get(key).map_or(0, |session| session.known_added)
+/// The message that a decision adds.
+fn added_message<'a>(step: &'a Step<'_>) -> Option<&'a Message> {
+    step.facts.iter().find_map(|fact| match fact {
+        Fact::Message { message, .. } => Some(&**message),
+        _ => None,
+    })
+}
+
+fn added(core: &Core, key: u64) -> u64 {
+    let session = core.state.sessions.get(key);
+    session.map_or(0, |session| core.cache.of(session).ids_added())
 }
 
 fn is_open(state: &State, key: u64, n: u64) -> bool {
     state
         .sessions
         .get(key)
-        .is_some_and(|session| session.turns.iter().any(|turn| turn.n == n))
+        .is_some_and(|session| session.turn_of(n).is_some())
 }
 
-fn turns_over(state: &State, key: u64) -> u64 {
-    state.sessions.get(key).map_or(0, |session| session.turns_over)
+fn turns_over(state: &State, cache: &Cache, key: u64) -> u64 {
+    let session = state.sessions.get(key);
+    session.map_or(0, |session| cache.of(session).turns_over())
 }

@@ -12,6 +12,7 @@
 
 mod agent_messages;
 mod agents;
+pub(crate) mod cache;
 pub mod containers;
 mod dispatch;
 mod find;
@@ -58,6 +59,7 @@ pub use watchers::Watcher;
 use crate::domain::ids::Ids;
 use crate::domain::{Effect, Error, Fact, Rules, State, Step, Time};
 use crate::store::{self, Answer, Changes, Stored};
+use cache::Cache;
 use group::EventSession;
 use links::Links;
 use publish::{Draft, Pending};
@@ -123,6 +125,7 @@ pub(crate) struct Inner {
 #[derive(Debug)]
 pub(crate) struct Core {
     pub state: State,
+    pub cache: Cache,
     ids: Ids,
     last_time: Time,
     /// Number of the newest transaction that was queued.
@@ -181,6 +184,7 @@ impl Engine {
         let (state, last_key) = stored.load(rules, now)?;
         let core = Core {
             state,
+            cache: Cache::default(),
             ids: Ids::new(last_key, random),
             last_time: now,
             tx: 0,
@@ -250,6 +254,7 @@ impl Engine {
         let mut step = Step::new(now, &mut core.ids);
         let mut parts = CoreParts {
             state: &mut core.state,
+            cache: &mut core.cache,
             streams: &mut core.streams,
             links: &mut core.links,
             traces: &mut core.traces,
@@ -302,15 +307,11 @@ impl Engine {
 
     /// What of a fact is an event, with what is needed to show it.
     fn draft(&self, core: &mut Core, time: Time, fact: Fact) -> Option<Draft> {
-        let tx = core.tx;
+        core.cache.follow(&fact, &mut core.state, core.tx);
         match fact {
             Fact::Message { session, message, .. } => {
-                let found = core
-                    .state
-                    .sessions
-                    .get_mut(session)
-                    .expect("a message is decided with its session");
-                found.version = tx;
+                let found = core.state.sessions.get(session);
+                let found = found.expect("a message is decided with its session");
                 let of = EventSession {
                     session,
                     creator: found.creator.clone(),
@@ -332,12 +333,6 @@ impl Engine {
                 };
                 let event = Box::new(event);
                 Some(Draft::Event { of, event })
-            }
-            Fact::Session(session) => {
-                if let Some(session) = core.state.sessions.get_mut(session) {
-                    session.version = tx;
-                }
-                None
             }
             _ => None,
         }
@@ -452,6 +447,7 @@ impl Engine {
 /// What a change may touch: the state, and the streams that a decision has to be seen together with.
 pub(crate) struct CoreParts<'a> {
     pub state: &'a mut State,
+    pub cache: &'a mut Cache,
     pub streams: &'a mut Streams,
     pub links: &'a mut Links,
     pub traces: &'a mut Traces,
@@ -489,9 +485,7 @@ impl Engine {
         for effect in effects {
             match effect {
                 Effect::Stored { session, n } => {
-                    if let Some(session) = core.state.sessions.get_mut(session) {
-                        session.committed = session.committed.max(n);
-                    }
+                    core.cache.stored(session, n);
                     core.streams.wake(session);
                 }
                 Effect::Dispatch { session } => self.dispatch_later(session),

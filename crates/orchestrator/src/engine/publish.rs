@@ -80,6 +80,7 @@ pub(crate) async fn run(engine: Engine, mut groups: mpsc::Receiver<Published>) {
     while let Some((events, group)) = groups.recv().await {
         let mut newest = 0;
         let mut failed = false;
+        let mut dropped = Vec::new();
         {
             let mut core = engine.inner.core.lock();
             engine.inner.ring.push(events);
@@ -88,7 +89,10 @@ pub(crate) async fn run(engine: Engine, mut groups: mpsc::Receiver<Published>) {
                 match &result {
                     Ok(()) => engine.run_effects(&mut core, pending.effects),
                     // Later groups of a failed epoch come back too, after the state was reloaded from disk.
-                    Err(_) => failed |= pending.epoch == core.epoch,
+                    Err(_) => {
+                        failed |= pending.epoch == core.epoch;
+                        dropped.extend(pending.effects);
+                    }
                 }
                 if let Some(tell) = pending.tell {
                     // A caller that went away needs no answer.
@@ -98,6 +102,7 @@ pub(crate) async fn run(engine: Engine, mut groups: mpsc::Receiver<Published>) {
             if failed {
                 engine.rebuild(&mut core);
             }
+            engine.take_back_offers(&mut core, dropped);
         }
         engine.inner.committed.send_if_modified(|at| {
             let rises = newest > *at;

@@ -81,7 +81,7 @@ impl Engine {
                     .update_session(step, key, request.metadata, request.context)?;
                 let session = parts.state.sessions.get(key).expect("it was just updated");
                 Ok(UpdateSessionResponse {
-                    session: Some(wire(session, Vec::new(), session.head)),
+                    session: Some(wire(session, Vec::new(), session.head())),
                 })
             })
             .await?;
@@ -148,7 +148,7 @@ impl Engine {
         loop {
             let (held, removals, tx) = self.look(|core| {
                 let held = core.state.sessions.visible(id, view).map(|session| session.key);
-                (held, core.state.sessions.removals, core.tx)
+                (held, core.cache.removals, core.tx)
             });
             match held {
                 Err(Error::SessionNotFound(_)) => {}
@@ -163,9 +163,10 @@ impl Engine {
                 return Err(missing());
             }
             let opened = self.look_mut(|core| {
-                let same = core.state.sessions.removals == removals;
+                let same = core.cache.removals == removals;
                 if same && core.state.sessions.get(key).is_none() {
                     core.state.sessions.insert(found);
+                    core.cache.loaded(&mut core.state.sessions, key);
                 }
                 same
             });
@@ -252,14 +253,15 @@ impl Engine {
         loop {
             let (held, seen) = self.look(|core| {
                 let session = core.state.sessions.get(key).ok_or_else(|| session_not_found(key))?;
+                let kept = core.cache.of(session);
                 let end = if wanted.before > 0 {
-                    wanted.before.min(session.committed + 1)
+                    wanted.before.min(kept.committed() + 1)
                 } else {
-                    session.committed + 1
+                    kept.committed() + 1
                 };
                 let start = end.saturating_sub(wanted.newest as u64).max(1);
                 let bare = wire(session, Vec::new(), start - 1);
-                let held = if start < session.tail_start() && start < end {
+                let held = if start < kept.start() && start < end {
                     let session = Box::new(bare);
                     Held::Rest(Rest {
                         key,
@@ -268,10 +270,10 @@ impl Engine {
                         end,
                     })
                 } else {
-                    let messages: Vec<_> = (start..end).filter_map(|n| session.in_tail(n)).collect();
+                    let messages: Vec<_> = (start..end).filter_map(|n| kept.message(n)).collect();
                     Held::Whole(made(bare, &messages))
                 };
-                Ok::<_, Error>((held, (core.epoch, session.version)))
+                Ok::<_, Error>((held, (core.epoch, kept.version())))
             })?;
             // What was seen is told once it is on disk, and not if it never came to be.
             if self.came_to_be(seen).await? {

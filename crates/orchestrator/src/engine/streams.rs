@@ -190,7 +190,7 @@ impl Core {
                 state: session.state_name(),
             });
         }
-        let head = session.committed;
+        let head = self.cache.of(session).committed();
         if let Some(after) = joined.after.filter(|after| *after > head) {
             return Err(Error::OutOfRange(format!(
                 "after_sequence {after} is beyond the newest message, {head}"
@@ -238,7 +238,7 @@ impl Core {
 
     /// Shows the error of a turn to every stream of its session, and frees whoever waited for the answer.
     pub fn turn_ended(&mut self, key: u64, n: u64, error: Option<Event>) {
-        let after = self.state.sessions.get(key).map_or(0, |session| session.committed);
+        let after = self.cache.committed(&self.state, key);
         for id in self.streams.of_session.get(&key).cloned().unwrap_or_default() {
             if let Some(stream) = self.streams.open.get_mut(&id) {
                 stream.owed.remove(&n);

@@ -9,7 +9,7 @@ use prost::Message as _;
 
 use super::number;
 use crate::domain::agent::{Agent, Kept};
-use crate::domain::session::Session;
+use crate::domain::session::{Record, Session};
 use crate::domain::task::Task;
 use crate::domain::turn::{Phase, Turn, TurnEnd};
 use crate::domain::{Error, Time};
@@ -157,20 +157,22 @@ pub fn task_doc(task: &Task) -> Bytes {
 /// Reads a session document; its messages and turns are read apart.
 pub fn session(key: &[u8], value: &[u8]) -> Result<Session, Error> {
     let doc = decode::<SessionDoc>(value)?;
-    let mut session = Session::new(number(key)?, doc.id, doc.created);
-    session.knows_all = false;
-    session.state = SessionState::try_from(doc.state).unwrap_or(SessionState::Closed);
-    session.updated = doc.updated;
-    session.expires = doc.expires;
-    session.closed = doc.closed;
-    session.metadata = Arc::new(doc.metadata.unwrap_or_default());
-    session.preferences = doc.preferences.unwrap_or_default();
-    session.config = doc.config.unwrap_or_default();
-    session.current_task = doc.current_task;
-    session.task_history = doc.task_history;
-    session.creator = doc.creator.as_str().into();
-    session.limited = doc.limited;
-    Ok(session)
+    Ok(Session::load(Record {
+        key: number(key)?,
+        id: doc.id.into(),
+        state: SessionState::try_from(doc.state).unwrap_or(SessionState::Closed),
+        created: doc.created,
+        updated: doc.updated,
+        expires: doc.expires,
+        closed: doc.closed,
+        metadata: Arc::new(doc.metadata.unwrap_or_default()),
+        preferences: doc.preferences.unwrap_or_default(),
+        config: doc.config.unwrap_or_default(),
+        current_task: doc.current_task,
+        task_history: doc.task_history,
+        creator: doc.creator.as_str().into(),
+        limited: doc.limited,
+    }))
 }
 
 /// How a turn ended, as kept.

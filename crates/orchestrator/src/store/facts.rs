@@ -11,6 +11,7 @@ use super::{
     AGENT, CHOSEN, CLOSED, CONTAINER, EVENT, KEPT, LIVE, MESSAGE, OPEN, OVER, SESSION_USAGE, TASK, TASK_OF_AGENT,
     TASK_OPEN, USER_USAGE, above, key, pair, text,
 };
+use crate::domain::step::MessageOrigin;
 use crate::domain::{Fact, State, Time};
 
 /// The changes on disk that a fact asks for, with the state as it is after the step.
@@ -20,7 +21,7 @@ pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
             session,
             n,
             message,
-            chosen_id,
+            origin,
         } => {
             let body = Bytes::from(message.encode_to_vec());
             out.push(Op::Append {
@@ -30,7 +31,7 @@ pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
                 kind: MESSAGE,
                 body,
             });
-            if *chosen_id {
+            if let MessageOrigin::Client { chose_id: true } = origin {
                 out.push(Op::Put {
                     table: CHOSEN,
                     key: text(*session, message.id.as_bytes()),
@@ -122,8 +123,8 @@ pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
             key: key(*container),
         }),
         Fact::Turn { session, n } => {
-            let turns = state.sessions.get(*session).map(|session| &session.turns);
-            let Some(turn) = turns.and_then(|turns| turns.iter().find(|turn| turn.n == *n)) else {
+            let session_found = state.sessions.get(*session);
+            let Some(turn) = session_found.and_then(|found| found.turn_of(*n)) else {
                 return;
             };
             out.push(Op::Put {
@@ -161,7 +162,7 @@ pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
             out.push(Op::Put {
                 table: SESSION_USAGE,
                 key: key(session.key),
-                value: key(session.stored),
+                value: key(session.stored()),
             });
         }
         Fact::UserUsage(user) => out.push(Op::Put {

@@ -30,16 +30,14 @@ fn set_usage(read: &mut dyn Read, session: &mut Session) -> Result<(), nexus_sto
     if session.limited
         && let Some(stored) = read.get(SESSION_USAGE, &session.key.to_be_bytes())?
     {
-        session.stored = number(&stored)?;
+        session.load_stored(number(&stored)?);
     }
     Ok(())
 }
 
 fn set_head(session: &mut Session, head: Option<nexus_store::Head>) {
     if let Some(head) = head {
-        session.head = head.n;
-        session.committed = head.n;
-        session.updated = session.updated.max(head.time);
+        session.load_head(head.n, head.time);
     }
 }
 
@@ -64,9 +62,7 @@ pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64)
         let Some(found) = state.sessions.get_mut(session) else {
             continue;
         };
-        found
-            .turns
-            .push_back(turn(number_at(&key, 8)?, &value).map_err(damaged)?);
+        found.load_turn(turn(number_at(&key, 8)?, &value).map_err(damaged)?);
         state.agents.waiting.insert(session);
         state.agents.assistant_seen = Some(now);
     }
@@ -95,7 +91,7 @@ pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64)
         if container.phase != Phase::Creating
             && let Some(session) = state.sessions.get_mut(container.session)
         {
-            session.containers.push(container.id.clone());
+            session.add_container(container.id.clone());
         }
         state.containers.insert(container);
     }

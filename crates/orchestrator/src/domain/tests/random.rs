@@ -8,7 +8,10 @@ use super::*;
 
 #[derive(Clone, Debug)]
 enum Act {
-    Create { idle: bool, ends: bool },
+    Create {
+        idle: bool,
+        ends: bool,
+    },
     Say(usize),
     Note(usize),
     Retry(usize),
@@ -31,6 +34,8 @@ enum Act {
     CancelTask(usize),
     Pass(i64),
     Restart,
+    /// The group with the next decisions fails.
+    FailNext(usize),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -59,6 +64,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => i.prop_map(Act::CancelTask),
         4 => prop_oneof![Just(1), Just(6), Just(40), Just(700)].prop_map(Act::Pass),
         1 => Just(Act::Restart),
+        2 => (1..6_usize).prop_map(Act::FailNext),
     ]
 }
 
@@ -84,7 +90,7 @@ impl World {
     /// A turn that runs, and who runs it.
     fn running(&self, i: usize) -> Option<(u64, u64, String)> {
         let runs = self.state.sessions.iter().filter_map(|session| {
-            let turn = session.turns.front()?;
+            let turn = session.turn()?;
             let Phase::Running { agent, .. } = turn.phase else {
                 return None;
             };
@@ -137,7 +143,7 @@ impl World {
             }
             Act::Cancel(i, last) => {
                 let session = self.session_at(i)?;
-                let turns = &self.state.sessions.get(session)?.turns;
+                let turns = self.state.sessions.get(session)?.turns();
                 let id = if last {
                     turns.back()?.message_id.to_string()
                 } else {
@@ -155,8 +161,13 @@ impl World {
             }
             Act::Stream(i, open) => {
                 let session = self.session_at(i)?;
-                if open || self.state.sessions.get(session)?.streams > 0 {
+                if open || self.state.sessions.get(session)?.streams() > 0 {
                     self.state.count_stream(session, open).ok()?;
+                    let streams = &mut self.attached.session_streams;
+                    match streams.iter().position(|of| *of == session) {
+                        Some(place) if !open => drop(streams.swap_remove(place)),
+                        _ => streams.push(session),
+                    }
                 }
             }
             Act::Register(assistant) => {
@@ -235,8 +246,33 @@ impl World {
             }
             Act::Pass(seconds) => self.pass(seconds * SECOND),
             Act::Restart => self.restart(),
+            Act::FailNext(_) => self.failing = true,
         }
         Some(())
+    }
+
+    /// The streams that are open are those that the state counts.
+    fn check_attached(&self) {
+        for session in self.state.sessions.iter() {
+            let open = self.attached.session_streams.iter().filter(|of| **of == session.key);
+            assert_eq!(session.streams(), open.count());
+        }
+        for agent in self.state.agents.iter() {
+            let open = self.attached.agent_streams.iter().find(|(of, _)| *of == agent.key);
+            assert_eq!(agent.link, open.map(|(_, link)| *link));
+        }
+        for (agent, _) in &self.attached.agent_streams {
+            assert!(
+                self.state.agents.get(*agent).is_some(),
+                "the stream of an agent that is gone"
+            );
+        }
+        for session in &self.attached.session_streams {
+            assert!(
+                self.state.sessions.get(*session).is_some(),
+                "a stream of a session that is gone"
+            );
+        }
     }
 }
 
@@ -248,9 +284,24 @@ proptest! {
         let rules = Rules { max_sessions: 5, max_agents: 6, turns_per_assistant: 2, max_queued_turns: 4, max_kept_messages: 3, ..Rules::default() };
         let mut world = World::new(rules);
         let mut works = HashMap::new();
+        let mut left = None;
         for act in acts {
+            if let (Act::FailNext(acts), None) = (&act, left) {
+                left = Some(acts + 1);
+            }
             world.act(act, &mut works);
-            world.check();
+            left = left.filter(|_| world.failing).map(|left| left - 1);
+            if left == Some(0) {
+                world.fail();
+                left = None;
+            }
+            if left.is_none() {
+                world.check();
+                world.check_attached();
+            }
+        }
+        if left.is_some() {
+            world.fail();
         }
         // In the end everything comes to an end by itself.
         world.pass(48 * 3600 * SECOND);

@@ -83,7 +83,7 @@ fn the_limit_counts_active_sessions_and_idle_ones_with_a_stream() {
     world.state.count_stream(first, true).unwrap();
     world.pass(600 * SECOND);
     assert_eq!(state(&world, first), SessionState::Idle);
-    assert_eq!(world.state.sessions.counted, 1);
+    assert_eq!(world.state.sessions.counted(), 1);
     let third = world.session();
     assert!(full(&mut world));
     assert!(
@@ -156,9 +156,9 @@ fn messages_in_memory_stay_within_their_budget() {
             .unwrap();
     }
     assert!(
-        world.state.sessions.tails_bytes <= (8 << 20) + text.len() + 1024,
+        world.cache.bytes() <= (8 << 20) + text.len() + 1024,
         "{}",
-        world.state.sessions.tails_bytes
+        world.cache.bytes()
     );
     world.check();
 }

@@ -87,7 +87,7 @@ fn a_message_that_is_not_on_disk_is_given_to_nobody() {
     let Step { facts, effects, .. } = step;
     facts.into_iter().for_each(|fact| world.note(fact));
     world.heads.insert(session, n + 1);
-    world.state.sessions.get_mut(session).unwrap().turns.pop_front();
+    world.state.sessions.get_mut(session).unwrap().end_turn();
     world.dispatch(session);
     assert_eq!(world.offers.len(), 1);
     effects.into_iter().for_each(|effect| world.run(effect));
@@ -162,7 +162,7 @@ fn cancel_keeps_what_was_produced() {
     assert!(!delta(&mut world, 2, "x"), "the index is in bytes");
     assert!(delta(&mut world, 3, "llo"));
     world.must(|state, step| state.cancel_turn(step, session, ""));
-    let stored = world.state.sessions.get(session).unwrap().in_tail(2).unwrap().clone();
+    let stored = world.cache.message(session, 2).unwrap().clone();
     assert_eq!(stored.content, "Héllo");
     assert_eq!(stored.metadata.as_ref().unwrap().extra["cancelled"], "true");
     assert_eq!(world.delivered.len(), 1, "the assistant is told to stop");
@@ -184,8 +184,8 @@ fn what_came_of_an_answer_that_breaks_off_is_kept_and_marked_and_its_turn_has_fa
     world.must(|state, step| {
         state.answer_broke_off(step, agent, session, &correlation, error);
     });
-    let question = Message::clone(world.state.sessions.get(session).unwrap().in_tail(1).unwrap());
-    let stored = world.state.sessions.get(session).unwrap().in_tail(2).unwrap().clone();
+    let question = Message::clone(world.cache.message(session, 1).unwrap());
+    let stored = world.cache.message(session, 2).unwrap().clone();
     assert_eq!(stored.content, "Well, ");
     let extra = &stored.metadata.as_ref().unwrap().extra;
     let marks = ["incomplete", "error", "in_reply_to"].map(|name| extra[name].as_str());
@@ -207,7 +207,7 @@ fn what_came_of_an_answer_that_breaks_off_is_kept_and_marked_and_its_turn_has_fa
     world.must(|state, step| {
         state.answer_failed(step, agent, session, &correlation, "UNAVAILABLE: the model daemon");
     });
-    assert!(world.state.sessions.get(session).unwrap().in_tail(3).is_none());
+    assert!(world.cache.message(session, 3).is_none());
     let correlation = again(&mut world);
     assert!(world.answer(agent, session, &correlation, "Well, here it is."));
     world.check();
@@ -229,15 +229,7 @@ fn cancelling_a_queued_message_leaves_the_first_one_waiting() {
     let (_, correlation) = world.offered();
     world.say(session, "first").unwrap();
     let second = world.say(session, "second").unwrap();
-    let id = world
-        .state
-        .sessions
-        .get(session)
-        .unwrap()
-        .in_tail(second)
-        .unwrap()
-        .id
-        .clone();
+    let id = world.cache.message(session, second).unwrap().id.clone();
     world.must(|state, step| state.cancel_turn(step, session, &id));
     world.check();
     assert!(world.answer(agent, busy, &correlation, "done"));
@@ -323,7 +315,7 @@ fn a_failed_turn_can_be_asked_for_again_and_an_open_one_is_left_alone() {
     let mut world = World::new(Rules::default());
     let session = world.session();
     let n = world.say(session, "hi").unwrap();
-    let message = Message::clone(world.state.sessions.get(session).unwrap().in_tail(n).unwrap());
+    let message = Message::clone(world.cache.message(session, n).unwrap());
     let agent = world.register("assistant");
     world.link(agent);
     assert!(

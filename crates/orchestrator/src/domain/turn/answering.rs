@@ -106,10 +106,10 @@ impl State {
             return;
         };
         let wanted = |turn: &Turn| message_id.is_empty() || *turn.message_id == *message_id;
-        let Some(place) = session.turns.iter().position(wanted) else {
+        let Some(place) = session.turns().iter().position(wanted) else {
             return;
         };
-        match session.turns[place].phase.clone() {
+        match session.turns()[place].phase.clone() {
             Phase::Running { text, .. } => {
                 self.tell_cancel(step, key);
                 if text.is_empty() {
@@ -123,7 +123,7 @@ impl State {
                 }
             }
             Phase::Waiting { .. } => {
-                let removed = session.turns.remove(place).expect("its place was just found");
+                let removed = session.drop_turn(place).expect("its place was just found");
                 self.turn_failed(step, key, &removed, "CANCELED: the answer was stopped before it began");
                 step.effect(Effect::Dispatch { session: key });
             }
@@ -133,7 +133,7 @@ impl State {
     /// Tells the assistant that runs the first turn of a session to stop.
     pub(super) fn tell_cancel(&self, step: &mut Step<'_>, key: u64) {
         let Some(session) = self.sessions.get(key) else { return };
-        let Some(turn) = session.turns.front() else { return };
+        let Some(turn) = session.turn() else { return };
         let Phase::Running { agent, .. } = turn.phase else {
             return;
         };
@@ -162,7 +162,7 @@ impl State {
 
     /// The turn that `from` works on under this correlation id.
     fn running(&mut self, from: u64, key: u64, correlation: &str) -> Option<&mut Turn> {
-        let turn = self.sessions.get_mut(key)?.turns.front_mut()?;
+        let turn = self.sessions.get_mut(key)?.turn_mut()?;
         let works = matches!(turn.phase, Phase::Running { agent, .. } if agent == from);
         (works && turn.is(correlation)).then_some(turn)
     }

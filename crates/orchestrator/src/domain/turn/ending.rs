@@ -8,9 +8,10 @@ use nexus_proto::words;
 
 use prost::Message as _;
 
-use super::{Phase, Turn, TurnEnd};
+use super::{ASSISTANT_LOST, Phase, Turn, TurnEnd};
 use crate::domain::event::{self, TURN_FAILED, timestamp};
 use crate::domain::sessions::about;
+use crate::domain::step::MessageOrigin;
 use crate::domain::timers::Timer;
 use crate::domain::{Effect, Fact, State, Step};
 
@@ -18,14 +19,14 @@ impl State {
     /// An assistant's stream broke: its turns are offered once more, or fail.
     pub fn assistant_lost(&mut self, step: &mut Step<'_>, agent: u64) {
         for key in self.agents.take_turns(agent) {
-            let Some(turn) = self.sessions.get_mut(key).and_then(|session| session.turns.front_mut()) else {
+            let Some(turn) = self.sessions.get_mut(key).and_then(|session| session.turn_mut()) else {
                 continue;
             };
             if !matches!(turn.phase, Phase::Running { agent: running, .. } if running == agent) {
                 continue;
             }
             if turn.attempt > 1 || turn.tool_ran {
-                self.fail_turn(step, key, "UNAVAILABLE: the assistant went away while it answered");
+                self.fail_turn(step, key, ASSISTANT_LOST);
                 continue;
             }
             turn.attempt += 1;
@@ -38,7 +39,7 @@ impl State {
 
     /// Looks at the turn of a session whose timer came due.
     pub fn turn_due(&mut self, step: &mut Step<'_>, key: u64) {
-        let Some(turn) = self.sessions.get(key).and_then(|session| session.turns.front()) else {
+        let Some(turn) = self.sessions.get(key).and_then(|session| session.turn()) else {
             return;
         };
         match turn.phase {
@@ -56,14 +57,22 @@ impl State {
             Phase::Running { until: later, .. } | Phase::Waiting { grace: Some(later) } if later > step.now => {
                 self.timers.set(later, Timer::Turn(key));
             }
-            Phase::Waiting { grace: Some(_) } => self.dispatch(step, key),
+            Phase::Waiting { grace: Some(_) } => {
+                // It was given its grace when its message was on disk.
+                let n = turn.n;
+                self.dispatch(step, key, n);
+            }
             Phase::Running { .. } | Phase::Waiting { grace: None } => {}
         }
     }
 
     /// Ends every turn of a session with the same error.
     pub fn end_turns(&mut self, step: &mut Step<'_>, key: u64, error: &str) {
-        while self.sessions.get(key).is_some_and(|session| !session.turns.is_empty()) {
+        while self
+            .sessions
+            .get(key)
+            .is_some_and(|session| !session.turns().is_empty())
+        {
             self.tell_cancel(step, key);
             self.fail_turn(step, key, error);
         }
@@ -77,7 +86,7 @@ impl State {
         extra: HashMap<String, String>,
     ) {
         let session = self.sessions.get_mut(key).expect("its turn was just seen");
-        let turn = session.turns.pop_front().expect("its turn was just seen");
+        let turn = session.end_turn().expect("its turn was just seen");
         let n = self.store_answer(step, key, &turn, content, extra);
         self.left(step, &turn, key);
         step.fact(Fact::TurnEnded {
@@ -106,7 +115,7 @@ impl State {
         // The answer to what was taken may use the space that is kept back.
         step.grows = false;
         let session = self.sessions.get_mut(key).expect("its turn was just seen");
-        let n = session.head + 1;
+        let n = session.add_message(step.now);
         extra.insert(words::extra::IN_REPLY_TO.into(), turn.message_id.to_string());
         let message = Arc::new(Message {
             id: turn.answer_id.to_string(),
@@ -119,14 +128,8 @@ impl State {
             }),
             sequence: n,
         });
-        session.head = n;
-        session.updated = step.now;
-        if matches!(&turn.phase, Phase::Running { text, .. } if !text.is_empty()) {
-            session.streamed = Some(turn.answer_id.clone());
-        }
+        let in_pieces = matches!(&turn.phase, Phase::Running { text, .. } if !text.is_empty());
         let counted = session.limited.then(|| message.encoded_len() as i64);
-        let grown = session.push(message.clone());
-        self.sessions.grew(key, n, grown);
         if let Some(bytes) = counted {
             self.charge(step, key, bytes);
         }
@@ -134,7 +137,7 @@ impl State {
             session: key,
             n,
             message,
-            chosen_id: false,
+            origin: MessageOrigin::Answer { in_pieces },
         });
         n
     }
@@ -142,7 +145,7 @@ impl State {
     /// Ends a turn that fails in the middle of its answer: what came of it, and was shown, is kept and marked.
     pub(super) fn break_off_turn(&mut self, step: &mut Step<'_>, key: u64, error: &str) {
         let session = self.sessions.get_mut(key).expect("its turn was just seen");
-        let turn = session.turns.pop_front().expect("its turn was just seen");
+        let turn = session.end_turn().expect("its turn was just seen");
         if let Phase::Running { text, .. } = &turn.phase
             && !text.is_empty()
         {
@@ -161,7 +164,7 @@ impl State {
 
     pub(super) fn fail_turn(&mut self, step: &mut Step<'_>, key: u64, error: &str) {
         let session = self.sessions.get_mut(key).expect("its turn was just seen");
-        let turn = session.turns.pop_front().expect("its turn was just seen");
+        let turn = session.end_turn().expect("its turn was just seen");
         self.turn_failed(step, key, &turn, error);
         step.effect(Effect::Dispatch { session: key });
     }
@@ -194,9 +197,6 @@ impl State {
 
     /// Frees the assistant's place; sessions that waited for one may go on.
     fn left(&mut self, step: &mut Step<'_>, turn: &Turn, key: u64) {
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.turns_over += 1;
-        }
         self.agents.waiting.remove(&key);
         if let Phase::Running { agent, .. } = turn.phase {
             self.agents.turn_ended(agent, key);

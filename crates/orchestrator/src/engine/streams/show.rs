@@ -10,6 +10,7 @@ use crate::domain::event;
 use crate::domain::session::Session;
 use crate::domain::turn::Phase;
 use crate::engine::Core;
+use crate::engine::cache::Held;
 
 impl Core {
     /// What a stream should be sent next.
@@ -18,7 +19,8 @@ impl Core {
             return Pull::End(Ok(()));
         };
         let session = stream.session.and_then(|key| self.state.sessions.get(key));
-        let committed = session.map_or(0, |session| session.committed);
+        let session = session.map(|session| (session, self.cache.of(session)));
+        let committed = session.map_or(0, |(_, held)| held.committed());
         let mut frames = Vec::new();
         while frames.len() < most {
             if stream
@@ -28,24 +30,24 @@ impl Core {
             {
                 let (_, payload) = stream.queue.pop_front().expect("it was just seen");
                 frames.push(StreamMessageResponse { payload: Some(payload) });
-            } else if let Some(session) = session.filter(|_| stream.cursor < committed) {
-                let Some(stored) = session.in_tail(stream.cursor + 1) else {
+            } else if let Some((session, held)) = session.filter(|_| stream.cursor < committed) {
+                let Some(stored) = held.message(stream.cursor + 1) else {
                     if !frames.is_empty() {
                         break;
                     }
-                    let before = session.tail_start().min(committed + 1);
+                    let before = held.start().min(committed + 1);
                     return Pull::Read {
                         session: session.key,
                         after: stream.cursor,
                         before,
                     };
                 };
-                stream.show(session, stored, &mut frames);
+                stream.show((session, held), stored, &mut frames);
             } else {
                 break;
             }
         }
-        if let Some(session) = session.filter(|_| stream.cursor == committed) {
+        if let Some((session, _)) = session.filter(|_| stream.cursor == committed) {
             stream.new_pieces(session, &mut frames);
         }
         if !frames.is_empty() {
@@ -69,9 +71,10 @@ impl Core {
         let Some(session) = stream.session.and_then(|key| self.state.sessions.get(key)) else {
             return frames;
         };
+        let held = self.cache.of(session);
         for message in read {
             if message.sequence == stream.cursor + 1 {
-                stream.show(session, &message, &mut frames);
+                stream.show((session, held), &message, &mut frames);
             }
         }
         frames
@@ -80,7 +83,12 @@ impl Core {
 
 impl Stream {
     /// Shows a message in the form that suits this stream, and moves its cursor.
-    fn show(&mut self, session: &Session, message: &Message, frames: &mut Vec<StreamMessageResponse>) {
+    fn show(
+        &mut self,
+        (session, held): (&Session, Held<'_>),
+        message: &Message,
+        frames: &mut Vec<StreamMessageResponse>,
+    ) {
         self.cursor = message.sequence;
         if self.own.remove(&message.sequence) {
             return;
@@ -90,7 +98,7 @@ impl Stream {
             frames.push(frame(Payload::Event(users_words(session, message))));
             return;
         }
-        let in_pieces = session.streamed.as_deref() == Some(&message.id) && !history;
+        let in_pieces = held.in_pieces(message.sequence) && !history;
         if in_pieces {
             if self.answer.as_ref().is_none_or(|(answer, ..)| **answer != message.id) {
                 self.at = 0;
@@ -111,7 +119,7 @@ impl Stream {
 
     /// Of the running answer, what this stream does not have yet.
     fn new_pieces(&mut self, session: &Session, frames: &mut Vec<StreamMessageResponse>) {
-        let Some(turn) = session.turns.front() else { return };
+        let Some(turn) = session.turn() else { return };
         let Phase::Running { text, restarts, .. } = &turn.phase else {
             return;
         };
