@@ -191,7 +191,11 @@ async fn live<D: Daemon>(
         tracing::error!(%error, "the task that writes the status file panicked");
     }
     spans::flush(LAST_SPANS).await;
-    flushed
+    flushed?;
+    match stop.failure() {
+        Some(reason) => Err(BootError::Failed(reason.to_owned())),
+        None => Ok(()),
+    }
 }
 
 /// The field's own switch for everything of OpenTelemetry.

@@ -62,9 +62,14 @@ pub async fn start_by<D: Daemon>(
         return Err(BootError::Failed("stopped itself while it was built".to_owned()));
     };
     let (socket, tcp, wake) = (started.socket.clone(), started.tcp, started.wake.clone());
+    let stopping = stop.clone();
     let task = tokio::spawn(async move {
         started.served().await?;
-        started.flushed().await
+        started.flushed().await?;
+        match stopping.failure() {
+            Some(reason) => Err(BootError::Failed(reason.to_owned())),
+            None => Ok(()),
+        }
     });
     Ok(Running {
         socket,

@@ -23,6 +23,14 @@ impl<'a> View<'a> {
     }
 }
 
+/// Images are shared by all sessions: only administrators change the set of them.
+pub fn may_change_images(caller: &Caller, doing: &'static str) -> Result<(), Error> {
+    if caller.is_admin() {
+        return Ok(());
+    }
+    Err(Error::Forbidden(format!("only an administrator may {doing}")))
+}
+
 /// What a caller's role does not allow, whatever it is about.
 pub fn role_refused(caller: &Caller, doing: &'static str) -> Error {
     let role = caller.role.as_str();

@@ -9,6 +9,8 @@ use nexus_proto::agent::v1::{
 };
 use nexus_proto::words;
 
+use super::streams::Streams;
+use super::traces::Traces;
 use super::{Engine, Link};
 use crate::domain::Error;
 
@@ -104,7 +106,7 @@ impl Engine {
     async fn delta(&self, from: u64, session: u64, correlation: &str, index: usize, delta: &str) -> Result<(), Error> {
         self.write(|state, step| Ok(state.delta(step, from, session, correlation, index, delta)))
             .await?;
-        self.look(|core| core.streams.wake(session));
+        self.look_mut(|ledger| ledger.outlets.of::<Streams>().wake(session));
         Ok(())
     }
 
@@ -128,9 +130,9 @@ impl Engine {
 
     /// A part of what is done for the message whose turn it is.
     fn traced(&self, session: u64, name: &'static str) -> Span {
-        self.look(|core| {
-            let turn = core.state.sessions.get(session)?.turn()?;
-            Some(Span::within(name, core.traces.of(session, turn.n)?))
+        self.look(|ledger| {
+            let turn = ledger.state.sessions.get(session)?.turn()?;
+            Some(Span::within(name, ledger.outlets.get::<Traces>()?.of(session, turn.n)?))
         })
         .unwrap_or_default()
     }
@@ -170,7 +172,7 @@ impl Engine {
             metadata.map(|m| m.correlation_id.as_str()),
             words::extra::CORRELATION_ID,
         );
-        self.look(|core| Some((core.state.sessions.find(&session)?.key, correlation)))
+        self.look(|ledger| Some((ledger.state.sessions.find(&session)?.key, correlation)))
     }
 }
 

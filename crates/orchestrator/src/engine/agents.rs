@@ -9,8 +9,8 @@ use nexus_proto::agent::v1::{
     UnregisterRequest, UnregisterResponse,
 };
 
-use super::links::QUEUED;
-use super::{Core, Daemons, Engine, Link, Once};
+use super::links::{Links, QUEUED};
+use super::{Daemons, Engine, Ledger, Link, Once};
 use crate::domain;
 use crate::domain::event::timestamp;
 use crate::domain::{Effect, Error};
@@ -86,7 +86,10 @@ impl Engine {
             .queue(|parts, step| {
                 let agent = parts.state.linkable(id, caller)?;
                 let (number, kept) = parts.state.link(step, agent);
-                Ok(parts.links.open(agent, number, id, caller.clone(), kept))
+                Ok(parts
+                    .outlets
+                    .of::<Links>()
+                    .open(agent, number, id, caller.clone(), kept))
             })
             .await?;
         // What was kept is delivered from here on; a crash before it is forgotten delivers it again.
@@ -97,7 +100,7 @@ impl Engine {
     pub async fn unlink(&self, link: &Link) -> Result<(), Error> {
         let unlinked = self
             .queue(|parts, step| {
-                parts.links.close(link);
+                parts.outlets.of::<Links>().close(link);
                 parts.state.unlink(step, link.agent, link.number);
                 for message in link.leftovers() {
                     parts.state.keep(step, link.agent, message);
@@ -119,11 +122,11 @@ impl Engine {
     }
 
     /// Hands a message to an agent's stream. A stream whose queue is full is ended, and its turns are offered to another agent.
-    pub(super) fn deliver(&self, core: &mut Core, agent: u64, message: AgentMessage, mail: bool) {
-        let Some(refused) = core.links.send(agent, message, mail) else {
+    pub(super) fn deliver(&self, ledger: &mut Ledger, agent: u64, message: AgentMessage, mail: bool) {
+        let Some(refused) = ledger.outlets.of::<Links>().send(agent, message, mail) else {
             return;
         };
-        let link = core.links.end(agent, Error::LinkFull(QUEUED));
+        let link = ledger.outlets.of::<Links>().end(agent, Error::LinkFull(QUEUED));
         let engine = self.clone();
         tokio::spawn(async move {
             if let Some(link) = link
@@ -176,31 +179,32 @@ impl Engine {
 
     /// The agents that this caller may know of, oldest first.
     pub fn agents(&self, caller: &Caller) -> Vec<Agent> {
-        self.look(|core| {
-            core.state
+        self.look(|ledger| {
+            ledger
+                .state
                 .agents
                 .visible(caller)
-                .map(|agent| core.state.agents.wire(agent))
+                .map(|agent| ledger.state.agents.wire(agent))
                 .collect()
         })
     }
 
     /// The uid that a registered daemon's process must have: that of who registered it, `None` for this process's own.
     pub fn server_uid(&self, socket: &Path) -> Option<u32> {
-        self.look(|core| {
-            let mut agents = core.state.agents.iter();
+        self.look(|ledger| {
+            let mut agents = ledger.state.agents.iter();
             let serves = |agent: &&domain::agent::Agent| agent.daemon().is_some_and(|(at, _)| Path::new(at) == socket);
             let agent = agents.find(serves)?;
-            let named = core.state.rules.front_door.contains(&*agent.owner);
+            let named = ledger.state.rules.front_door.contains(&*agent.owner);
             agent.owner.strip_prefix("uid:").filter(|_| named)?.parse().ok()
         })
     }
 
     /// The sockets that live daemons registered, by service, newest first.
     pub fn daemons(&self) -> Daemons {
-        self.look(|core| {
+        self.look(|ledger| {
             let mut daemons = Daemons::new();
-            let mut alive: Vec<_> = core.state.agents.iter().filter(|agent| agent.is_alive()).collect();
+            let mut alive: Vec<_> = ledger.state.agents.iter().filter(|agent| agent.is_alive()).collect();
             alive.sort_by_key(|agent| std::cmp::Reverse(agent.registered));
             for agent in alive {
                 let Some((socket, services)) = agent.daemon() else {

@@ -1,36 +1,58 @@
 //! Offers waiting turns to assistants, one session after the other.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use nexus_daemon::spans::Span;
 use nexus_proto::agent::v1::{AgentMessage, agent_message::Payload};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Core, Engine};
+use super::outlets::Outlet;
+use super::traces::Traces;
+use super::{Engine, Ledger};
 use crate::domain::Error;
 use crate::domain::turn::{FOLLOWED_BY, TRACEPARENT};
 
 /// How long to leave a store alone that did not take what a turn came to.
 const PAUSE: Duration = Duration::from_secs(1);
 
-pub(super) async fn run(engine: Engine, stop: CancellationToken) {
-    let waiting: Vec<u64> = engine.look(|core| core.state.agents.waiting.iter().copied().collect());
-    for session in waiting {
-        engine.dispatch_later(session);
+/// Sessions whose first turn wants an assistant; a set, so that it is bounded by the sessions there are.
+#[derive(Debug, Default)]
+pub(crate) struct Dispatch {
+    sessions: BTreeSet<u64>,
+    more: Arc<Notify>,
+}
+
+impl Outlet for Dispatch {}
+
+impl Dispatch {
+    pub fn add(&mut self, session: u64) {
+        self.sessions.insert(session);
+        self.more.notify_one();
     }
+}
+
+pub(super) async fn run(engine: Engine, stop: CancellationToken) {
+    let more = engine.look_mut(|ledger| {
+        let dispatch = ledger.outlets.of::<Dispatch>();
+        dispatch.sessions.extend(&ledger.state.agents.waiting);
+        dispatch.more.clone()
+    });
     loop {
-        let next = engine.inner.dispatch.lock().pop_first();
+        let next = engine.look_mut(|ledger| ledger.outlets.of::<Dispatch>().sessions.pop_first());
         let Some(session) = next else {
             tokio::select! {
-                () = engine.inner.dispatch_more.notified() => continue,
+                () = more.notified() => continue,
                 () = stop.cancelled() => return,
             }
         };
         if let Err(error) = engine.dispatch(session).await {
             tracing::warn!(%error, "failed to dispatch a turn; it is tried again");
             tokio::select! {
-                () = tokio::time::sleep(PAUSE) => engine.dispatch_later(session),
+                () = tokio::time::sleep(PAUSE) => engine.look_mut(|ledger| ledger.outlets.of::<Dispatch>().add(session)),
                 () = stop.cancelled() => return,
             }
         }
@@ -48,8 +70,8 @@ impl Engine {
     }
 
     /// Offers a turn. Its content is in memory, but for one that waited for long.
-    pub(super) fn offer(&self, core: &mut Core, session: u64, n: u64, agent: u64, mut request: AgentMessage) {
-        let parent = core.traces.of(session, n);
+    pub(super) fn offer(&self, ledger: &mut Ledger, session: u64, n: u64, agent: u64, mut request: AgentMessage) {
+        let parent = ledger.outlets.of::<Traces>().of(session, n);
         let dispatched = parent.map_or_else(Span::default, |parent| Span::within("dispatch turn", parent));
         if let Some(metadata) = &mut request.metadata {
             if let Some(own) = dispatched.traceparent() {
@@ -68,10 +90,10 @@ impl Engine {
                 "offered to an assistant"
             );
         }
-        let content = core.cache.message(session, n);
+        let content = ledger.cache.message(session, n);
         if let Some(message) = content {
             fill(&mut request, &message.content);
-            return self.deliver(core, agent, request, false);
+            return self.deliver(ledger, agent, request, false);
         }
         let engine = self.clone();
         tokio::spawn(async move {
@@ -83,10 +105,10 @@ impl Engine {
             let failed = match engine.message_at(session, n).await {
                 Ok(Some(message)) => {
                     fill(&mut request, &message.content);
-                    return engine.look_mut(|core| {
+                    return engine.look_mut(|ledger| {
                         // Meanwhile it may have been cancelled, or offered to another.
-                        if core.state.is_offered(session, agent, &correlation) {
-                            engine.deliver(core, agent, request, false);
+                        if ledger.state.is_offered(session, agent, &correlation) {
+                            engine.deliver(ledger, agent, request, false);
                         }
                     });
                 }

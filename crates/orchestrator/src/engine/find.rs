@@ -12,7 +12,7 @@ use crate::domain::{Error, ids};
 impl Engine {
     /// How the turn of a message ended; `None` while it is open, or if it opened none.
     pub(super) async fn ended_turn(&self, key: u64, n: u64) -> Result<Option<TurnEnd>, Error> {
-        self.inner.stored.ended_turn(key, n).await
+        self.shared.stored.ended_turn(key, n).await
     }
 
     /// A stored message by its id, which a client or we may have chosen. It is on disk.
@@ -21,13 +21,14 @@ impl Engine {
             return Ok(None);
         }
         let known = || {
-            self.look(|core| {
+            self.look(|ledger| {
                 (
-                    core.state
+                    ledger
+                        .state
                         .sessions
                         .get(key)
-                        .and_then(|found| core.cache.of(found).known(id)),
-                    core.tx,
+                        .and_then(|found| ledger.cache.of(found).known(id)),
+                    ledger.tx,
                 )
             })
         };
@@ -48,7 +49,7 @@ impl Engine {
                 Some(n)
             }
             (None, _) if all => None,
-            (None, _) => self.inner.stored.sent_id(key, id).await?,
+            (None, _) => self.shared.stored.sent_id(key, id).await?,
         };
         let Some(n) = n else { return Ok(None) };
         Ok(self.message_at(key, n).await?.filter(|message| message.id == id))
@@ -73,35 +74,35 @@ impl Engine {
 
     /// Whether every id that a client chose in this session is in memory; of one that was loaded, the ids are read once.
     async fn knows_all(&self, key: u64) -> Result<bool, Error> {
-        let (knows, added) = self.look(|core| {
-            let session = core.state.sessions.get(key);
+        let (knows, added) = self.look(|ledger| {
+            let session = ledger.state.sessions.get(key);
             session.map_or((true, 0), |session| {
-                let held = core.cache.of(session);
+                let held = ledger.cache.of(session);
                 (held.knows_all_ids(), held.ids_added())
             })
         });
         if knows || added > 0 {
             return Ok(knows);
         }
-        let ids = self.inner.stored.sent_ids(key, KNOWN_IDS).await?;
-        self.look_mut(|core| {
-            let found = core.state.sessions.get(key);
-            let Some(session) = found.filter(|session| core.cache.of(session).ids_added() == 0) else {
+        let ids = self.shared.stored.sent_ids(key, KNOWN_IDS).await?;
+        self.look_mut(|ledger| {
+            let found = ledger.state.sessions.get(key);
+            let Some(session) = found.filter(|session| ledger.cache.of(session).ids_added() == 0) else {
                 return Ok(false);
             };
             let all = ids.len() < KNOWN_IDS;
-            core.cache.remember_ids(session, all.then_some(&ids));
+            ledger.cache.remember_ids(session, all.then_some(&ids));
             Ok(all)
         })
     }
 
     /// A message by its number, from memory or from disk.
     pub(crate) async fn message_at(&self, key: u64, n: u64) -> Result<Option<Message>, Error> {
-        let held = self.look(|core| core.cache.message(key, n).map(Arc::clone));
+        let held = self.look(|ledger| ledger.cache.message(key, n).map(Arc::clone));
         if let Some(message) = held {
             return Ok(Some(Message::clone(&message)));
         }
-        let found = self.inner.stored.messages(key, n - 1, n + 1, 1, false).await?;
+        let found = self.shared.stored.messages(key, n - 1, n + 1, 1, false).await?;
         Ok(found.into_iter().next())
     }
 
@@ -114,6 +115,6 @@ impl Engine {
         limit: usize,
         newest: bool,
     ) -> Result<Vec<Message>, Error> {
-        self.inner.stored.messages(key, after, before, limit, newest).await
+        self.shared.stored.messages(key, after, before, limit, newest).await
     }
 }

@@ -3,10 +3,8 @@
 
 use std::time::Duration;
 
-use nexus_store::Transaction;
 use tokio_util::sync::CancellationToken;
 
-use super::publish::Pending;
 use super::{Engine, wall};
 use crate::domain::Error;
 use crate::store::Changes;
@@ -38,7 +36,7 @@ impl Engine {
         if let Some(through) = self.trim_through().await? {
             changes.trim(through);
         }
-        let (stored, now) = (&self.inner.stored, wall());
+        let (stored, now) = (&self.shared.stored, wall());
         stored.forget_expired(now, AT_ONCE, &mut changes).await?;
         stored
             .forget_tasks(now.saturating_sub(TASK_KEPT_NS), AT_ONCE, &mut changes)
@@ -46,16 +44,20 @@ impl Engine {
         if changes.is_empty() {
             return Ok(());
         }
-        self.change_disk(changes).await
+        self.store(changes).await
     }
 
     /// Kept first answers that name a session, and the calls they answer, hold its words: they go before it does.
     pub(super) async fn forget_answers(&self, session: u64) -> Result<(), Error> {
         loop {
             let mut changes = Changes::default();
-            let more = self.inner.stored.forget_answers(session, AT_ONCE, &mut changes).await?;
+            let more = self
+                .shared
+                .stored
+                .forget_answers(session, AT_ONCE, &mut changes)
+                .await?;
             if !changes.is_empty() {
-                self.change_disk(changes).await?;
+                self.store(changes).await?;
             }
             if !more {
                 return Ok(());
@@ -65,51 +67,24 @@ impl Engine {
 
     /// Up to which event the log is too old, or too big.
     async fn trim_through(&self) -> Result<Option<u64>, Error> {
-        let (age, bytes) = (self.inner.options.event_max_age, self.inner.options.event_max_bytes);
-        let newest = self.inner.ring.newest();
+        let (age, bytes) = (self.shared.options.event_max_age, self.shared.options.event_max_bytes);
+        let newest = self.shared.ring.newest();
         let mut through = 0;
         if !age.is_zero() {
             let since = wall().saturating_sub(i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
-            through = self.inner.stored.before(since).await?;
+            through = self.shared.stored.before(since).await?;
         }
-        if bytes > 0 && self.inner.stored.size().await? > bytes {
+        if bytes > 0 && self.shared.stored.size().await? > bytes {
             // A tenth at a time: messages cannot be trimmed, so how much this frees is only known afterwards.
-            let trimmed = self.inner.stored.trimmed().await?;
+            let trimmed = self.shared.stored.trimmed().await?;
             through = through.max(trimmed + newest.saturating_sub(trimmed) / 10);
         }
-        let trimmed = self.inner.stored.trimmed().await?;
+        let trimmed = self.shared.stored.trimmed().await?;
         Ok((through > trimmed).then_some(through))
-    }
-
-    /// Changes that touch nothing in memory.
-    async fn change_disk(&self, changes: Changes) -> Result<(), Error> {
-        let writer = self.inner.writer.lock().clone().ok_or(nexus_store::Error::Closed)?;
-        let permit = writer.reserve().await?;
-        let (tell, done) = tokio::sync::oneshot::channel();
-        {
-            let mut core = self.inner.core.lock();
-            core.tx += 1;
-            let (tx, epoch) = (core.tx, core.epoch);
-            let receipt = Pending {
-                tx,
-                epoch,
-                drafts: Vec::new(),
-                first: 0,
-                effects: Vec::new(),
-                tell: Some(tell),
-            };
-            permit.send(Transaction {
-                epoch,
-                grows: false,
-                ops: changes.into_ops(),
-                receipt,
-            });
-        }
-        done.await.map_err(|_| nexus_store::Error::Closed)?
     }
 
     /// Looks at every page of the store.
     pub async fn verify(&self) -> Result<(), Error> {
-        self.inner.stored.verify().await
+        self.shared.stored.verify().await
     }
 }

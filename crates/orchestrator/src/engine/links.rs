@@ -8,7 +8,9 @@ use nexus_proto::agent::v1::{AgentMessage, StreamAgentResponse, stream_agent_res
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::outlets::Outlet;
 use crate::domain::Error;
+use crate::domain::reload::Attached;
 
 /// Frames that may wait for an agent that does not read.
 pub(super) const QUEUED: usize = 1024;
@@ -93,6 +95,13 @@ impl Link {
     }
 }
 
+impl Outlet for Links {
+    fn attached(&self, to: &mut Attached) {
+        let streams = self.open.values().map(|link| (link.agent, link.number));
+        to.agent_streams.extend(streams);
+    }
+}
+
 impl Links {
     /// Opens the newest stream of an agent. An older one ends, and what was kept comes first, whatever the bound.
     pub fn open(&mut self, agent: u64, number: u64, id: &str, caller: Caller, kept: Vec<AgentMessage>) -> Arc<Link> {
@@ -113,10 +122,6 @@ impl Links {
         });
         self.open.insert(agent, link.clone());
         link
-    }
-
-    pub fn numbers(&self) -> Vec<(u64, u64)> {
-        self.open.values().map(|link| (link.agent, link.number)).collect()
     }
 
     /// Gives back what no stream took: there is none, or it is full.

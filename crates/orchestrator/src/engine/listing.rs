@@ -26,6 +26,7 @@ const HEADS: usize = 32;
 #[derive(Debug)]
 pub struct Listing {
     pub sessions: Vec<Wire>,
+    /// All sessions of a listing without a filter; with one those of this page, and one more where another page follows.
     pub total: usize,
     /// Where the next page begins; empty at the end.
     pub next: String,
@@ -38,7 +39,7 @@ impl Engine {
     pub async fn sessions(&self, caller: &Caller, request: ListSessionsRequest) -> Result<Listing, Error> {
         let view = View::of(caller, "list sessions")?;
         let (size, after) = page(request.page_size, &request.page_token)?;
-        self.settled(self.look(|core| core.tx)).await?;
+        self.settled(self.look(|ledger| ledger.tx)).await?;
         let filter = request.filter.unwrap_or_default();
         let (mut keys, total) = self.matching(&filter, view, after, size).await?;
         let mut more = keys.len() > size;
@@ -100,11 +101,12 @@ impl Engine {
     /// Puts the newest messages into a session that is to be shown, at most `room` bytes of them. Returns how many bytes.
     async fn show_newest(&self, key: u64, session: &mut Wire, room: usize) -> Result<usize, Error> {
         let committed = |engine: &Engine| {
-            let head = |core: &super::Core| {
-                core.state
+            let head = |ledger: &super::Ledger| {
+                ledger
+                    .state
                     .sessions
                     .get(key)
-                    .map(|session| core.cache.of(session).committed())
+                    .map(|session| ledger.cache.of(session).committed())
             };
             engine.look(head)
         };
@@ -137,11 +139,11 @@ impl Engine {
 
     /// The newest `most` messages before a number, oldest first, from memory where they are there.
     async fn messages_before(&self, key: u64, before: u64, most: usize) -> Result<Vec<Message>, Error> {
-        let held: Vec<Message> = self.look(|core| {
-            let Some(session) = core.state.sessions.get(key) else {
+        let held: Vec<Message> = self.look(|ledger| {
+            let Some(session) = ledger.state.sessions.get(key) else {
                 return Vec::new();
             };
-            let held = core.cache.of(session);
+            let held = ledger.cache.of(session);
             let start = before.saturating_sub(most as u64).max(held.start());
             let messages = (start..before).filter_map(|n| held.message(n));
             messages.map(|message| Message::clone(message)).collect()
@@ -153,6 +155,7 @@ impl Engine {
     }
 
     /// Keys of the sessions that a listing shows after a key, one more than a page holds, and how many it shows in all.
+    /// With a filter only a look at every session would tell that: the number is then that of the keys.
     async fn matching(
         &self,
         filter: &SessionFilter,
@@ -160,25 +163,20 @@ impl Engine {
         after: u64,
         size: usize,
     ) -> Result<(Vec<u64>, usize), Error> {
-        let known = self.look(|core| known_total(&core.state, filter, view));
-        // Where the total is not known, all are looked at.
-        let (from, most) = match known {
-            Some(_) => (after, size.saturating_add(1)),
-            None => (0, usize::MAX),
-        };
-        let mut keys: Vec<u64> = self.look(|core| {
-            let live = core.state.sessions.live_after(view, from);
+        let known = self.look(|ledger| known_total(&ledger.state, filter, view));
+        let most = size.saturating_add(1);
+        let mut keys: Vec<u64> = self.look(|ledger| {
+            let live = ledger.state.sessions.live_after(view, after);
             let shown = live.filter(|session| filter::shows(session, filter));
             shown.map(|session| session.key).take(most).collect()
         });
         if filter.state == 0 || filter.state == i32::from(SessionState::Closed) {
-            self.closed_matching(filter, view, from, most, &mut keys).await?;
+            self.closed_matching(filter, view, after, most, &mut keys).await?;
         }
         keys.sort_unstable();
         keys.dedup(); // one that was closed between the two looks
+        keys.truncate(most);
         let total = known.unwrap_or(keys.len());
-        keys.retain(|key| *key > after);
-        keys.truncate(size.saturating_add(1));
         Ok((keys, total))
     }
 
@@ -199,7 +197,7 @@ impl Engine {
         let enough = keys.len().saturating_add(most);
         while keys.len() < enough {
             let limit = (enough - keys.len()).min(READ_AT_ONCE);
-            let page = self.inner.stored.closed_sessions(of.clone(), from, limit).await?;
+            let page = self.shared.stored.closed_sessions(of.clone(), from, limit).await?;
             let Some(last) = page.last() else { break };
             from = last.key;
             let shown = page.iter().filter(|one| view.shows(one) && filter::shows(one, filter));

@@ -6,7 +6,9 @@ use nexus_proto::orchestrator::v1::{Message, MessageRole};
 use prost::Message as _;
 
 use super::cache::{Cache, KNOWN_IDS};
-use super::{Core, Engine, Once, Queued, StreamId};
+use super::streams::Streams;
+use super::traces::Traces;
+use super::{Engine, Ledger, Once, Queued, StreamId};
 use crate::domain::message::{accept, is_repeat};
 use crate::domain::sessions::{View, session_not_found};
 use crate::domain::turn::TurnEnd;
@@ -83,7 +85,7 @@ impl Engine {
         let asks = message.role == i32::from(MessageRole::User);
         let parent = spans::current();
         loop {
-            let looked = self.look(|core| (core.epoch, added(core, key)));
+            let looked = self.look(|ledger| (ledger.epoch, added(ledger, key)));
             if let Some(stored) = self.find_message(key, &message.id).await? {
                 return self.repeat(key, message, stored, from).await;
             }
@@ -102,9 +104,9 @@ impl Engine {
                             return Err(Error::MessageExists(message.id.clone()));
                         }
                         let n = parts.state.add_message(step, key, std::mem::take(&mut message))?;
-                        parts.streams.sent(from, n, asks);
+                        parts.outlets.of::<Streams>().sent(from, n, asks);
                         if let Some(parent) = parent.clone().filter(|_| asks) {
-                            parts.traces.keep(key, n, parent);
+                            parts.outlets.of::<Traces>().keep(key, n, parent);
                         }
                         Ok(sent(added_message(step), n))
                     },
@@ -129,12 +131,16 @@ impl Engine {
             return Ok(Submitted::Repeat { sent, answer: None });
         }
         loop {
-            let (open, seen, tx) = self.look_mut(|core| {
-                let open = is_open(&core.state, key, n);
+            let (open, seen, tx) = self.look_mut(|ledger| {
+                let open = is_open(&ledger.state, key, n);
                 if open {
-                    core.streams.owes(from, n);
+                    ledger.outlets.of::<Streams>().owes(from, n);
                 }
-                (open, (core.epoch, turns_over(&core.state, &core.cache, key)), core.tx)
+                (
+                    open,
+                    (ledger.epoch, turns_over(&ledger.state, &ledger.cache, key)),
+                    ledger.tx,
+                )
             });
             if open {
                 return Ok(Submitted::Repeat { sent, answer: None });
@@ -151,7 +157,7 @@ impl Engine {
                     again = (parts.epoch, turns_over(parts.state, parts.cache, key)) != seen;
                     if !again {
                         parts.state.retry_turn(step, key, &stored)?;
-                        parts.streams.owes(from, n);
+                        parts.outlets.of::<Streams>().owes(from, n);
                     }
                     Ok(())
                 })
@@ -189,9 +195,9 @@ fn added_message<'a>(step: &'a Step<'_>) -> Option<&'a Message> {
     })
 }
 
-fn added(core: &Core, key: u64) -> u64 {
-    let session = core.state.sessions.get(key);
-    session.map_or(0, |session| core.cache.of(session).ids_added())
+fn added(ledger: &Ledger, key: u64) -> u64 {
+    let session = ledger.state.sessions.get(key);
+    session.map_or(0, |session| ledger.cache.of(session).ids_added())
 }
 
 fn is_open(state: &State, key: u64, n: u64) -> bool {

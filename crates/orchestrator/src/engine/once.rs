@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::OwnedMutexGuard;
 
-use super::{CoreParts, Engine, wall};
+use super::{Engine, Parts, wall};
 use crate::domain::{Error, Step};
 use crate::store::Answer;
 
@@ -98,7 +98,7 @@ impl Engine {
     pub(crate) async fn once<R: Message + Default>(
         &self,
         once: Option<Once>,
-        f: impl FnOnce(&mut CoreParts<'_>, &mut Step<'_>) -> Result<R, Error>,
+        f: impl FnOnce(&mut Parts<'_>, &mut Step<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let Some(once) = once else {
             return self.queue(f).await?.done().await;
@@ -130,7 +130,7 @@ impl Engine {
 
     /// Waits until no other call with this key is under way.
     pub(super) async fn gate(&self, once: &Once) -> Passed<'_> {
-        let gates = &self.inner.once;
+        let gates = &self.shared.once;
         let gate = gates.open.lock().entry(once.key.clone()).or_default().clone();
         // Made before the wait: a call that is given up meanwhile leaves nothing behind.
         let mut passed = Passed {
@@ -146,8 +146,8 @@ impl Engine {
     /// The first answer to this call, if there was one.
     pub(super) async fn first<R: Message + Default>(&self, once: &Once) -> Result<Option<R>, Error> {
         // The first may be decided and not on disk yet, though whoever called has given up on it.
-        self.settled(self.look(|core| core.tx)).await?;
-        let Some(first) = self.inner.stored.first_answer(&once.key).await? else {
+        self.settled(self.look(|ledger| ledger.tx)).await?;
+        let Some(first) = self.shared.stored.first_answer(&once.key).await? else {
             return Ok(None);
         };
         if first.expires <= wall() {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use nexus_daemon::Stop;
 use nexus_proto::orchestrator::v1::{Event, Message};
 use nexus_store::{Committed, Receipt};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Engine;
 use super::group::{EventSession, Group, Writing};
+use super::{Engine, outlets};
 use crate::domain::{Effect, Error, Time};
 
 /// Committed groups that may wait to be published before the writer has to.
@@ -76,21 +77,22 @@ fn encode(committed: &Committed<Pending>) -> Group {
     group.done()
 }
 
-pub(crate) async fn run(engine: Engine, mut groups: mpsc::Receiver<Published>) {
+pub(crate) async fn run(engine: Engine, mut groups: mpsc::Receiver<Published>, stop: Stop) {
     while let Some((events, group)) = groups.recv().await {
         let mut newest = 0;
         let mut failed = false;
         let mut dropped = Vec::new();
         {
-            let mut core = engine.inner.core.lock();
-            engine.inner.ring.push(events);
+            let mut ledger = engine.shared.ledger.lock();
+            engine.shared.ring.push(events);
             for (pending, result) in group.receipts {
                 newest = newest.max(pending.tx);
                 match &result {
-                    Ok(()) => engine.run_effects(&mut core, pending.effects),
+                    Ok(()) => outlets::follow(&engine, &mut ledger, pending.effects),
                     // Later groups of a failed epoch come back too, after the state was reloaded from disk.
-                    Err(_) => {
-                        failed |= pending.epoch == core.epoch;
+                    Err(error) => {
+                        give_up(error, &stop);
+                        failed |= pending.epoch == ledger.epoch;
                         dropped.extend(pending.effects);
                     }
                 }
@@ -100,14 +102,25 @@ pub(crate) async fn run(engine: Engine, mut groups: mpsc::Receiver<Published>) {
                 }
             }
             if failed {
-                engine.rebuild(&mut core);
+                engine.rebuild(&mut ledger);
             }
-            engine.take_back_offers(&mut core, dropped);
+            engine.take_back_offers(&mut ledger, dropped);
         }
-        engine.inner.committed.send_if_modified(|at| {
+        engine.shared.committed.send_if_modified(|at| {
             let rises = newest > *at;
             *at = newest.max(*at);
             rises
         });
+    }
+}
+
+/// After some failures nothing can be promised any more: whether a group is on disk, or who writes now. The daemon stops,
+/// and its supervisor starts it again with what is on disk.
+fn give_up(error: &nexus_store::Error, stop: &Stop) {
+    if matches!(
+        error,
+        nexus_store::Error::Unknown { .. } | nexus_store::Error::LeaseLost
+    ) {
+        stop.fail(format!("the store cannot go on: {error}"));
     }
 }

@@ -146,9 +146,9 @@ impl Engine {
     /// Makes sure that a session is in memory, if there is one that this caller may see. Returns its key.
     pub(crate) async fn open_session(&self, id: &str, view: View<'_>) -> Result<u64, Error> {
         loop {
-            let (held, removals, tx) = self.look(|core| {
-                let held = core.state.sessions.visible(id, view).map(|session| session.key);
-                (held, core.cache.removals, core.tx)
+            let (held, removals, tx) = self.look(|ledger| {
+                let held = ledger.state.sessions.visible(id, view).map(|session| session.key);
+                (held, ledger.cache.removals, ledger.tx)
             });
             match held {
                 Err(Error::SessionNotFound(_)) => {}
@@ -158,15 +158,15 @@ impl Engine {
             let key = ids::number(id).ok_or_else(missing)?;
             // What left the memory may be changed on disk, or gone, only once its transaction is there.
             self.settled(tx).await?;
-            let found = self.inner.stored.session(key).await?.ok_or_else(missing)?;
+            let found = self.shared.stored.session(key).await?.ok_or_else(missing)?;
             if *found.id != *id || !view.shows(&found) {
                 return Err(missing());
             }
-            let opened = self.look_mut(|core| {
-                let same = core.cache.removals == removals;
-                if same && core.state.sessions.get(key).is_none() {
-                    core.state.sessions.insert(found);
-                    core.cache.loaded(&mut core.state.sessions, key);
+            let opened = self.look_mut(|ledger| {
+                let same = ledger.cache.removals == removals;
+                if same && ledger.state.sessions.get(key).is_none() {
+                    ledger.state.sessions.insert(found);
+                    ledger.cache.loaded(&mut ledger.state.sessions, key);
                 }
                 same
             });
@@ -201,10 +201,10 @@ impl Engine {
         let shown = |session: &crate::domain::session::Session| {
             (session.id.clone(), session.metadata.clone(), session.creator.clone())
         };
-        if let Some(found) = self.look(|core| core.state.sessions.get(key).map(shown)) {
+        if let Some(found) = self.look(|ledger| ledger.state.sessions.get(key).map(shown)) {
             return Ok(Some(found));
         }
-        let found = self.inner.stored.session(key).await?;
+        let found = self.shared.stored.session(key).await?;
         Ok(found.as_ref().map(shown))
     }
 
@@ -225,7 +225,7 @@ impl Engine {
 
     /// The same as a `GetSessionResponse` that is ready to be sent.
     pub async fn session_found(&self, id: &str, caller: &Caller, wanted: Wanted) -> Result<Bytes, Error> {
-        let view = self.look(|core| core.state.reading_view(id, caller))?;
+        let view = self.look(|ledger| ledger.state.reading_view(id, caller))?;
         let max = self.max_message_bytes();
         let found = match self.session_held(id, view, wanted, wire_form::session_found).await? {
             Held::Whole(found) => found,
@@ -251,9 +251,9 @@ impl Engine {
     ) -> Result<Held<R>, Error> {
         let key = self.open_session(id, view).await?;
         loop {
-            let (held, seen) = self.look(|core| {
-                let session = core.state.sessions.get(key).ok_or_else(|| session_not_found(key))?;
-                let kept = core.cache.of(session);
+            let (held, seen) = self.look(|ledger| {
+                let session = ledger.state.sessions.get(key).ok_or_else(|| session_not_found(key))?;
+                let kept = ledger.cache.of(session);
                 let end = if wanted.before > 0 {
                     wanted.before.min(kept.committed() + 1)
                 } else {
@@ -273,7 +273,7 @@ impl Engine {
                     let messages: Vec<_> = (start..end).filter_map(|n| kept.message(n)).collect();
                     Held::Whole(made(bare, &messages))
                 };
-                Ok::<_, Error>((held, (core.epoch, kept.version())))
+                Ok::<_, Error>((held, (ledger.epoch, kept.version())))
             })?;
             // What was seen is told once it is on disk, and not if it never came to be.
             if self.came_to_be(seen).await? {
@@ -311,10 +311,10 @@ impl Engine {
 
     /// Sessions that are ACTIVE or IDLE.
     pub fn active_sessions(&self) -> usize {
-        self.look(|core| core.state.sessions.all_live())
+        self.look(|ledger| ledger.state.sessions.all_live())
     }
 
     pub fn active_tasks(&self) -> usize {
-        self.look(|core| core.state.tasks.iter().count())
+        self.look(|ledger| ledger.state.tasks.iter().count())
     }
 }

@@ -1,42 +1,35 @@
 //! After a failed group the state is reloaded from disk, and open streams and agents are attached to it again.
 
-use super::{Core, Engine, traces::Traces, wall};
+use super::dispatch::Dispatch;
+use super::{Engine, Ledger, outlets, wall};
 use crate::domain::Effect;
-use crate::domain::reload::Attached;
 
 impl Engine {
-    pub(super) fn rebuild(&self, core: &mut Core) {
-        let rules = self.inner.options.rules.clone();
-        let loaded = match self.inner.stored.load(rules, wall()) {
+    pub(super) fn rebuild(&self, ledger: &mut Ledger) {
+        let rules = self.shared.options.rules.clone();
+        let loaded = match self.shared.stored.load(rules, wall()) {
             Ok((loaded, _)) => loaded,
             Err(error) => {
                 tracing::error!(%error, "failed to read the state back; the next failed write tries again");
                 return;
             }
         };
-        core.epoch += 1;
-        let attached = Attached {
-            agent_streams: core.links.numbers(),
-            session_streams: core.streams.sessions(),
-        };
-        let (state, effects) = core.state.reload(loaded, &attached);
-        core.state = state;
-        core.cache.reload(&core.state);
-        let (state, cache) = (&core.state, &core.cache);
-        core.streams.forget_unstored(|session| cache.committed(state, session));
-        core.watchers.end_unknown(|task| state.tasks.get(task).is_some());
-        // Numbers may be given again.
-        core.traces = Traces::default();
-        self.run_effects(core, effects);
-        self.inner.timer_moved.notify_one();
+        ledger.epoch += 1;
+        let attached = ledger.outlets.attached();
+        let (state, effects) = ledger.state.reload(loaded, &attached);
+        ledger.state = state;
+        ledger.cache.reload(&ledger.state);
+        ledger.outlets.reloaded(&ledger.state, &ledger.cache);
+        outlets::follow(self, ledger, effects);
+        ledger.alarm.ring();
         tracing::warn!(
-            epoch = core.epoch,
+            epoch = ledger.epoch,
             "the state was read back from the disk after a failed write"
         );
     }
 
     /// Offers that were decided in a group that failed were never sent: their turns are given away again.
-    pub(super) fn take_back_offers(&self, core: &mut Core, dropped: Vec<Effect>) {
+    pub(super) fn take_back_offers(&self, ledger: &mut Ledger, dropped: Vec<Effect>) {
         for effect in dropped {
             if let Effect::Offer {
                 session,
@@ -46,8 +39,8 @@ impl Engine {
             } = effect
             {
                 let correlation = request.metadata.unwrap_or_default().correlation_id;
-                core.state.take_back_offer(session, agent, &correlation);
-                self.dispatch_later(session);
+                ledger.state.take_back_offer(session, agent, &correlation);
+                ledger.outlets.of::<Dispatch>().add(session);
             }
         }
     }

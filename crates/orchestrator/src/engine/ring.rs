@@ -146,7 +146,7 @@ impl Engine {
             View::All => None,
             View::Own(principal) => Some(principal.into()),
         };
-        let newest = self.inner.ring.newest();
+        let newest = self.shared.ring.newest();
         if let Some(theirs) = log_id.filter(|theirs| *theirs != self.log_id()) {
             let ours = self.log_id();
             return Err(Error::OutOfRange(format!(
@@ -161,10 +161,10 @@ impl Engine {
         let mut ready = VecDeque::new();
         let cursor = match (after, wanted.start) {
             (Some(after), _) => after,
-            (None, Some(start)) => self.inner.stored.before(start).await?,
+            (None, Some(start)) => self.shared.stored.before(start).await?,
             (None, None) => newest,
         };
-        let trimmed = self.inner.stored.trimmed().await?;
+        let trimmed = self.shared.stored.trimmed().await?;
         let cursor = if cursor < trimmed && cursor < newest {
             ready.push_back(gap(cursor + 1, trimmed));
             trimmed
@@ -192,10 +192,10 @@ impl Subscription {
                 return Ok(None);
             }
             let engine = self.engine.clone();
-            let more = engine.inner.ring.more.notified();
+            let more = engine.shared.ring.more.notified();
             tokio::pin!(more);
             more.as_mut().enable();
-            match self.engine.inner.ring.after(self.cursor) {
+            match self.engine.shared.ring.after(self.cursor) {
                 None => self.read_log().await?,
                 Some(groups) if groups.is_empty() => match self.visibility.end().map(until) {
                     Some(left) if left.is_zero() => self.ended = true,
@@ -221,8 +221,8 @@ impl Subscription {
     async fn read_log(&mut self) -> Result<(), Error> {
         let after = self.cursor;
         // Taken before the look at the disk: what comes meanwhile is in neither, and is read the next time.
-        let head = self.engine.inner.ring.newest();
-        let (rows, trimmed, short) = self.engine.inner.stored.log(after, ROWS, ROW_BYTES).await?;
+        let head = self.engine.shared.ring.newest();
+        let (rows, trimmed, short) = self.engine.shared.stored.log(after, ROWS, ROW_BYTES).await?;
         if trimmed > self.cursor {
             self.ready.push_back(gap(self.cursor + 1, trimmed));
             self.cursor = trimmed;

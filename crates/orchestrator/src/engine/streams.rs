@@ -14,9 +14,12 @@ use std::sync::Arc;
 use nexus_proto::orchestrator::v1::{Event, StreamMessageResponse, stream_message_response::Payload};
 use tokio::sync::Notify;
 
-use super::Core;
-use crate::domain::Error;
+use super::Ledger;
+use super::cache::Cache;
+use super::outlets::Outlet;
+use crate::domain::reload::Attached;
 use crate::domain::sessions::session_not_found;
+use crate::domain::{Error, State};
 
 /// Frames that may wait for a stream which does not read.
 const QUEUED: usize = 1024;
@@ -118,11 +121,6 @@ impl Streams {
         }
     }
 
-    /// The sessions of all open streams, one for each stream.
-    pub fn sessions(&self) -> Vec<u64> {
-        self.open.values().filter_map(|stream| stream.session).collect()
-    }
-
     pub fn wake(&self, session: u64) {
         for id in self.of_session.get(&session).into_iter().flatten() {
             if let Some(stream) = self.open.get(id) {
@@ -158,16 +156,6 @@ impl Streams {
         }
     }
 
-    /// After a failed write: messages beyond what is on disk were not stored, and their numbers go to others.
-    pub fn forget_unstored(&mut self, committed: impl Fn(u64) -> u64) {
-        for stream in self.open.values_mut() {
-            let committed = stream.session.map_or(0, &committed);
-            stream.own.split_off(&(committed + 1));
-            stream.owed.retain(|n| *n <= committed);
-            stream.more.notify_one();
-        }
-    }
-
     /// This stream waits for the answer to its message.
     pub fn owes(&mut self, id: StreamId, n: u64) {
         if let Some(stream) = self.open.get_mut(&id) {
@@ -180,7 +168,30 @@ impl Streams {
     }
 }
 
-impl Core {
+impl Outlet for Streams {
+    fn attached(&self, to: &mut Attached) {
+        let sessions = self.open.values().filter_map(|stream| stream.session);
+        to.session_streams.extend(sessions);
+    }
+
+    /// Messages beyond what is on disk were not stored, and their numbers go to others.
+    fn reloaded(&mut self, state: &State, cache: &Cache) {
+        for stream in self.open.values_mut() {
+            let committed = stream.session.map_or(0, |session| cache.committed(state, session));
+            stream.own.split_off(&(committed + 1));
+            stream.owed.retain(|n| *n <= committed);
+            stream.more.notify_one();
+        }
+    }
+}
+
+impl Ledger {
+    /// Messages up to `n` are on disk: readers of the session may have them.
+    pub fn show_stored(&mut self, session: u64, n: u64) {
+        self.cache.stored(session, n);
+        self.outlets.of::<Streams>().wake(session);
+    }
+
     /// Joins a stream to a session, where that may have one more.
     pub fn join(&mut self, id: StreamId, key: u64, joined: Joined) -> Result<(), Error> {
         let session = self.state.sessions.get(key).ok_or_else(|| session_not_found(key))?;
@@ -197,27 +208,29 @@ impl Core {
             )));
         }
         self.state.count_stream(key, true)?;
-        let Some(stream) = self.streams.open.get_mut(&id) else {
+        let streams = self.outlets.of::<Streams>();
+        let Some(stream) = streams.open.get_mut(&id) else {
             return Ok(());
         };
         stream.session = Some(key);
         stream.cursor = joined.after.unwrap_or(head);
         stream.history = if joined.after.is_some() { head } else { 0 };
         stream.more.notify_one();
-        self.streams.of_session.entry(key).or_default().insert(id);
+        streams.of_session.entry(key).or_default().insert(id);
         Ok(())
     }
 
     pub fn leave(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.open.remove(&id) else {
+        let streams = self.outlets.of::<Streams>();
+        let Some(stream) = streams.open.remove(&id) else {
             return;
         };
-        self.streams.give_back();
+        streams.give_back();
         let Some(key) = stream.session else { return };
-        if let Some(of) = self.streams.of_session.get_mut(&key) {
+        if let Some(of) = streams.of_session.get_mut(&key) {
             of.remove(&id);
             if of.is_empty() {
-                self.streams.of_session.remove(&key);
+                streams.of_session.remove(&key);
             }
         }
         let counted = self.state.count_stream(key, false);
@@ -225,8 +238,9 @@ impl Core {
     }
 
     pub fn close_streams(&mut self, key: u64, id: &str) {
-        for stream in self.streams.of_session.get(&key).into_iter().flatten() {
-            if let Some(stream) = self.streams.open.get_mut(stream) {
+        let streams = self.outlets.of::<Streams>();
+        for stream in streams.of_session.get(&key).into_iter().flatten() {
+            if let Some(stream) = streams.open.get_mut(stream) {
                 stream.end.get_or_insert(Err(Error::SessionNotActive {
                     id: id.into(),
                     state: "closed",
@@ -239,13 +253,14 @@ impl Core {
     /// Shows the error of a turn to every stream of its session, and frees whoever waited for the answer.
     pub fn turn_ended(&mut self, key: u64, n: u64, error: Option<Event>) {
         let after = self.cache.committed(&self.state, key);
-        for id in self.streams.of_session.get(&key).cloned().unwrap_or_default() {
-            if let Some(stream) = self.streams.open.get_mut(&id) {
+        let streams = self.outlets.of::<Streams>();
+        for id in streams.of_session.get(&key).cloned().unwrap_or_default() {
+            if let Some(stream) = streams.open.get_mut(&id) {
                 stream.owed.remove(&n);
                 stream.more.notify_one();
             }
             if let Some(error) = &error {
-                self.streams.push(id, after, Payload::Event(error.clone()));
+                streams.push(id, after, Payload::Event(error.clone()));
             }
         }
     }

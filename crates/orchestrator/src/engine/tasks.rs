@@ -60,13 +60,16 @@ impl Engine {
     /// A task that is open, or that ended not long ago, if this caller may know of it.
     pub async fn task(&self, id: &str, caller: &Caller) -> Result<Wire, Error> {
         loop {
-            let (seen, open) = self.look(|core| {
-                let open = match core.state.tasks.find(id) {
-                    Ok(_) => core.state.visible_task(id, caller).map(|task| Some(task.wire.clone())),
+            let (seen, open) = self.look(|ledger| {
+                let open = match ledger.state.tasks.find(id) {
+                    Ok(_) => ledger
+                        .state
+                        .visible_task(id, caller)
+                        .map(|task| Some(task.wire.clone())),
                     Err(Error::TaskNotFound) => Ok(None),
                     Err(error) => Err(error),
                 };
-                ((core.epoch, core.tx), open)
+                ((ledger.epoch, ledger.tx), open)
             });
             match open? {
                 None => break,
@@ -75,8 +78,8 @@ impl Engine {
             }
         }
         let key = ids::number(id).ok_or(Error::TaskNotFound)?;
-        let task = self.inner.stored.task(key).await?;
-        let task = task.filter(|task| task.id == id && self.look(|core| core.state.shows_ended_task(task, caller)));
+        let task = self.shared.stored.task(key).await?;
+        let task = task.filter(|task| task.id == id && self.look(|ledger| ledger.state.shows_ended_task(task, caller)));
         task.ok_or(Error::TaskNotFound)
     }
 
@@ -86,13 +89,13 @@ impl Engine {
             return Err(Error::Required("agent_id"));
         }
         if !caller.is_admin() {
-            self.look(|core| core.state.agents.owned(agent_id, caller).map(drop))?;
+            self.look(|ledger| ledger.state.agents.owned(agent_id, caller).map(drop))?;
         }
-        self.settled(self.look(|core| core.tx)).await?;
+        self.settled(self.look(|ledger| ledger.tx)).await?;
         let state = TaskState::try_from(filter.state).unwrap_or_default();
         if state != TaskState::Unspecified && !is_over(state) {
-            return Ok(self.look(|core| {
-                let open = core.state.tasks.iter().map(|task| &task.wire);
+            return Ok(self.look(|ledger| {
+                let open = ledger.state.tasks.iter().map(|task| &task.wire);
                 let wanted = open.filter(|task| task.agent_id == agent_id && matches(task, filter));
                 wanted.cloned().collect()
             }));
@@ -103,12 +106,12 @@ impl Engine {
         };
         let (mut found, mut after) = (Vec::new(), Some(0));
         while let Some(from) = after {
-            let (mut page, last) = self.inner.stored.tasks(of.clone(), from).await?;
+            let (mut page, last) = self.shared.stored.tasks(of.clone(), from).await?;
             after = last;
-            self.look(|core| {
+            self.look(|ledger| {
                 // Progress is not saved with every step; the open task knows it best.
                 for task in &mut page {
-                    if let Ok(open) = core.state.tasks.find(&task.id) {
+                    if let Ok(open) = ledger.state.tasks.find(&task.id) {
                         *task = open.wire.clone();
                     }
                 }

@@ -1,29 +1,60 @@
 //! Handles timers that are due: idle and expired sessions, silent agents, late tasks and turns.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{Engine, wall};
 use crate::domain::timers::Timer;
-use crate::domain::{Error, State, Step};
+use crate::domain::{Error, State, Step, Time};
 
 /// The longest sleep: the wall clock may be set meanwhile.
 const LONGEST: Duration = Duration::from_secs(30);
 /// Timers looked at by one change.
 const AT_ONCE: usize = 64;
 
+/// What the timer task sleeps until. A change that needs it earlier wakes it.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    armed: Time,
+    moved: Arc<Notify>,
+}
+
+impl Default for Alarm {
+    fn default() -> Self {
+        Alarm {
+            armed: Time::MAX,
+            moved: Arc::default(),
+        }
+    }
+}
+
+impl Alarm {
+    /// Wakes the timer task where a timer is due before it would look again.
+    pub fn check(&self, state: &State) {
+        if state.timers.next().is_some_and(|at| at < self.armed) {
+            self.ring();
+        }
+    }
+
+    /// Wakes the timer task.
+    pub fn ring(&self) {
+        self.moved.notify_one();
+    }
+
+    fn arm(&mut self, state: &State) -> Option<Time> {
+        let next = state.timers.next();
+        self.armed = next.unwrap_or(Time::MAX);
+        next
+    }
+}
+
 pub(super) async fn run(engine: Engine, stop: CancellationToken) {
+    let moved = engine.look(|ledger| ledger.alarm.moved.clone());
     loop {
-        let next = engine.look(|core| {
-            let next = core.state.timers.next();
-            engine
-                .inner
-                .timer_armed
-                .store(next.unwrap_or(i64::MAX), Ordering::Relaxed);
-            next
-        });
+        let next = engine.look_mut(|ledger| ledger.alarm.arm(&ledger.state));
         let sleep = next.map_or(LONGEST, |at| {
             let left = u64::try_from(at.saturating_sub(wall())).unwrap_or(0);
             Duration::from_nanos(left).min(LONGEST)
@@ -31,7 +62,7 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
         if !sleep.is_zero() {
             tokio::select! {
                 () = tokio::time::sleep(sleep) => {}
-                () = engine.inner.timer_moved.notified() => {}
+                () = moved.notified() => {}
                 () = stop.cancelled() => return,
             }
             continue;

@@ -5,6 +5,10 @@ use std::collections::{HashMap, VecDeque};
 
 use nexus_daemon::spans::TraceParent;
 
+use super::cache::Cache;
+use super::outlets::Outlet;
+use crate::domain::State;
+
 /// Messages whose parents are known. The trace of one that is forgotten ends where it was stored.
 const KEPT: usize = 4096;
 
@@ -13,6 +17,12 @@ pub(crate) struct Traces {
     /// By session and number.
     parents: HashMap<(u64, u64), TraceParent>,
     order: VecDeque<(u64, u64)>,
+}
+
+impl Outlet for Traces {
+    fn reloaded(&mut self, _: &State, _: &Cache) {
+        *self = Traces::default();
+    }
 }
 
 impl Traces {

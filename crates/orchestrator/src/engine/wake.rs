@@ -12,13 +12,12 @@ impl Engine {
     pub fn follow(&self, wake: &Wake) {
         let engine = self.clone();
         wake.on_wake("timers", move |_| {
-            {
-                let mut core = engine.inner.core.lock();
-                let now = core.now();
-                core.state.woke(now);
-            }
-            // Armed by a clock that stood still: looked at again by the wall clock.
-            engine.inner.timer_moved.notify_one();
+            engine.look_mut(|ledger| {
+                let now = ledger.now();
+                ledger.state.woke(now);
+                // Armed by a clock that stood still: looked at again by the wall clock.
+                ledger.alarm.ring();
+            });
             std::future::ready(())
         });
         // On disk, with everything before it, while logind still waits.
@@ -36,19 +35,19 @@ impl Engine {
         // The log has to tell of the network, so its changes are listened for.
         wake.on_network(|_| {});
         tokio::spawn(self.clone().write_down(wake.signals()));
-        let _second = self.inner.wake.set(wake.clone());
+        let _second = self.shared.wake.set(wake.clone());
     }
 
     /// For who is about to act on a deadline.
     pub(super) fn look_at_clocks(&self) {
-        if let Some(wake) = self.inner.wake.get() {
+        if let Some(wake) = self.shared.wake.get() {
             wake.look();
         }
     }
 
     /// The last wake of this run.
     pub fn last_wake(&self) -> Option<Recovered> {
-        self.inner.wake.get()?.last()
+        self.shared.wake.get()?.last()
     }
 
     async fn write_down(self, mut signals: tokio::sync::broadcast::Receiver<Signal>) {

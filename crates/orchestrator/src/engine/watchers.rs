@@ -14,9 +14,12 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::Notify;
 
-use super::{Core, Engine, wall};
+use super::cache::Cache;
+use super::links::Links;
+use super::outlets::Outlet;
+use super::{Engine, Ledger, wall};
 use crate::domain::task::{Note, Task, is_workers};
-use crate::domain::{Error, event};
+use crate::domain::{Error, State, event};
 
 /// Frames that may wait for a watcher that does not read.
 const QUEUED: usize = 1024;
@@ -117,9 +120,10 @@ impl Watcher {
     }
 }
 
-impl Watchers {
+impl Outlet for Watchers {
     /// Ends the streams of tasks that never came to be.
-    pub fn end_unknown(&mut self, known: impl Fn(u64) -> bool) {
+    fn reloaded(&mut self, state: &State, _: &Cache) {
+        let known = |task: u64| state.tasks.get(task).is_some();
         self.of_task.retain(|task, watchers| {
             let keep = known(*task);
             watchers
@@ -132,7 +136,7 @@ impl Watchers {
     }
 }
 
-impl Core {
+impl Ledger {
     /// Tells those on a task what became of it. What is over leaves the memory.
     pub fn tell_task(&mut self, key: u64, note: &Note) {
         let id = self
@@ -142,7 +146,8 @@ impl Core {
             .map(|task| task.id.to_string())
             .unwrap_or_default();
         let over = matches!(note, Note::Complete(_) | Note::Failed(_));
-        for watcher in self.watchers.of_task.get(&key).into_iter().flatten() {
+        let watchers = self.outlets.of::<Watchers>();
+        for watcher in watchers.of_task.get(&key).into_iter().flatten() {
             if !watcher.caller.is_admin() && self.state.visible_task(&id, &watcher.caller).is_err() {
                 watcher.end(Err(Error::TaskNotFound));
                 continue;
@@ -179,12 +184,14 @@ impl Core {
             && let Some(agent) = task.agent
         {
             // An agent without a stream, or with a full one, finds out by the task's state.
-            let _unsent = self.links.send(agent, cancel_message(task, reason, *force), false);
+            let cancel = cancel_message(task, reason, *force);
+            let _unsent = self.outlets.of::<Links>().send(agent, cancel, false);
         }
         if over {
             self.state.tasks.remove(key);
-            self.watchers.of_task.remove(&key);
-            self.watchers.early.remove(&key);
+            let watchers = self.outlets.of::<Watchers>();
+            watchers.of_task.remove(&key);
+            watchers.early.remove(&key);
         }
     }
 }
@@ -224,10 +231,11 @@ fn cancel_message(task: &Task, reason: &str, force: bool) -> AgentMessage {
 impl Engine {
     /// Opens a StreamTask; which task it is about is told later.
     pub fn watch(&self, caller: Caller) -> Arc<Watcher> {
-        self.look_mut(|core| {
-            core.watchers.last += 1;
+        self.look_mut(|ledger| {
+            let watchers = ledger.outlets.of::<Watchers>();
+            watchers.last += 1;
             Arc::new(Watcher {
-                id: core.watchers.last,
+                id: watchers.last,
                 caller,
                 queue: Mutex::default(),
                 more: Notify::new(),
@@ -236,16 +244,17 @@ impl Engine {
     }
 
     pub fn is_open_task(&self, task: Option<u64>) -> bool {
-        task.is_some_and(|task| self.look(|core| core.state.tasks.get(task).is_some()))
+        task.is_some_and(|task| self.look(|ledger| ledger.state.tasks.get(task).is_some()))
     }
 
     pub fn unwatch(&self, watcher: &Watcher) {
         let Some(task) = watcher.task() else { return };
-        self.look_mut(|core| {
-            if let Some(watchers) = core.watchers.of_task.get_mut(&task) {
+        self.look_mut(|ledger| {
+            let of_task = &mut ledger.outlets.of::<Watchers>().of_task;
+            if let Some(watchers) = of_task.get_mut(&task) {
                 watchers.retain(|other| other.id != watcher.id);
                 if watchers.is_empty() {
-                    core.watchers.of_task.remove(&task);
+                    of_task.remove(&task);
                 } else if watchers.len() < watchers.capacity() / 8 {
                     watchers.shrink_to(2 * watchers.len());
                 }
@@ -255,10 +264,11 @@ impl Engine {
 
     /// Ties a stream to its task. One that is over is told so, and the stream ends.
     pub async fn watch_task(&self, watcher: &Arc<Watcher>, id: &str, agent: Option<&str>) -> Result<(), Error> {
-        let open = self.look_mut(|core| {
-            let key = core.state.visible_task(id, &watcher.caller)?.key;
+        let open = self.look_mut(|ledger| {
+            let key = ledger.state.visible_task(id, &watcher.caller)?.key;
             watcher.queue.lock().task = Some(key);
-            core.watchers.of_task.entry(key).or_default().push(watcher.clone());
+            let of_task = &mut ledger.outlets.of::<Watchers>().of_task;
+            of_task.entry(key).or_default().push(watcher.clone());
             Ok(key)
         });
         match open {
@@ -322,10 +332,10 @@ impl Engine {
     pub async fn task_said(&self, watcher: &Watcher, said: stream_task_request::Payload) -> Result<(), Error> {
         use stream_task_request::Payload as Said;
         let Some(key) = watcher.task() else { return Ok(()) };
-        self.look(|core| core.still_visible(key, &watcher.caller))?;
+        self.look(|ledger| ledger.still_visible(key, &watcher.caller))?;
         let workers = is_workers(&said);
         if !matches!(said, Said::Heartbeat(())) && !watcher.settle_role(workers) && workers {
-            let task = self.look(|core| core.state.tasks.get(key).map(|task| task.id.to_string()));
+            let task = self.look(|ledger| ledger.state.tasks.get(key).map(|task| task.id.to_string()));
             return Err(Error::OnlyWatches(task.unwrap_or_default()));
         }
         match said {
@@ -359,20 +369,15 @@ impl Engine {
 
     /// Passes input to the worker. What comes before it has a stream waits for that, in order.
     fn relay_input(&self, from: &Watcher, key: u64, input: TaskInput) -> Result<(), Error> {
-        self.look_mut(|core| {
+        self.look_mut(|ledger| {
             let works = |watcher: &&Arc<Watcher>| watcher.id != from.id && watcher.works();
-            let mut workers = core
-                .watchers
-                .of_task
-                .get(&key)
-                .into_iter()
-                .flatten()
-                .filter(works)
-                .peekable();
+            let watchers = ledger.outlets.of::<Watchers>();
+            let of_task = watchers.of_task.get(&key).into_iter().flatten();
+            let mut workers = of_task.filter(works).peekable();
             if workers.peek().is_none() {
-                return core.keep_input(key, input);
+                return ledger.keep_input(key, input);
             }
-            let early = core.watchers.early.remove(&key).unwrap_or_default();
+            let early = watchers.early.remove(&key).unwrap_or_default();
             for worker in workers {
                 early
                     .iter()
@@ -387,14 +392,14 @@ impl Engine {
         let Some(key) = watcher.task().filter(|_| watcher.works()) else {
             return;
         };
-        self.look_mut(|core| {
-            let early = core.watchers.early.remove(&key).unwrap_or_default();
+        self.look_mut(|ledger| {
+            let early = ledger.outlets.of::<Watchers>().early.remove(&key).unwrap_or_default();
             early.into_iter().for_each(|input| watcher.push(Payload::Input(input)));
         });
     }
 }
 
-impl Core {
+impl Ledger {
     /// Refuses a caller whose task went on to an agent of another; one that is over stays as it is.
     fn still_visible(&self, key: u64, caller: &Caller) -> Result<(), Error> {
         match self.state.tasks.get(key) {
@@ -407,7 +412,7 @@ impl Core {
         if self.state.tasks.get(key).is_none() {
             return Ok(()); // over: nobody wants it
         }
-        let early = self.watchers.early.entry(key).or_default();
+        let early = self.outlets.of::<Watchers>().early.entry(key).or_default();
         let bytes: usize = early.iter().map(|input| input.encoded_len()).sum();
         if bytes + input.encoded_len() > EARLY_BYTES || early.len() >= QUEUED {
             return Err(Error::InputFull(EARLY_BYTES));

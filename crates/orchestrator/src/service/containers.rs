@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
-use nexus_daemon::{Caller, Role};
+use nexus_daemon::Caller;
 use nexus_proto::orchestrator::v1::container_service_server::ContainerService;
 use nexus_proto::orchestrator::v1::*;
 use nexus_runtime::{LogOptions, Source};
@@ -95,13 +95,6 @@ pub async fn remove(
     removed.map(Response::new).map_err(refuse)
 }
 
-fn admin(caller: &Caller, doing: &str) -> Result<(), Status> {
-    if caller.role == Role::Admin {
-        return Ok(());
-    }
-    Err(refuse(Error::Forbidden(format!("only an administrator may {doing}"))))
-}
-
 #[tonic::async_trait]
 impl ContainerService for Service {
     type ContainerLogsStream = Pin<Box<dyn Stream<Item = Result<ContainerLogsResponse, Status>> + Send>>;
@@ -162,11 +155,13 @@ impl ContainerService for Service {
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<Self::PullImageStream> {
-        admin(&Caller::of(&request), "pull images")?;
-        let request = request.into_inner();
+        let caller = Caller::of(&request);
         let (send, receive) = mpsc::channel(STEPS);
-        let containers = self.containers.clone();
-        let pull = tokio::spawn(async move { containers.pull(&request.reference, &request.policy, send).await });
+        let pull = self
+            .containers
+            .pull(&caller, request.into_inner(), send)
+            .map_err(refuse)?;
+        let pull = tokio::spawn(pull);
         let steps = stream::unfold((receive, Some(pull)), |(mut receive, pull)| async move {
             if let Some(step) = receive.recv().await {
                 let frame = PullImageResponse {
@@ -192,21 +187,21 @@ impl ContainerService for Service {
     }
 
     async fn import_image(&self, request: Request<ImportImageRequest>) -> Answer<ImportImageResponse> {
-        admin(&Caller::of(&request), "import images")?;
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let image = self
             .containers
-            .import(&request.path, &request.reference)
+            .import(&caller, &request.path, &request.reference)
             .await
             .map_err(refuse)?;
         Ok(Response::new(ImportImageResponse { image: Some(image) }))
     }
 
     async fn remove_image(&self, request: Request<RemoveImageRequest>) -> Answer<RemoveImageResponse> {
-        admin(&Caller::of(&request), "remove images")?;
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         self.containers
-            .remove_image(&request.reference, request.force)
+            .remove_image(&caller, &request.reference, request.force)
             .await
             .map_err(refuse)?;
         Ok(Response::new(RemoveImageResponse {
@@ -215,10 +210,10 @@ impl ContainerService for Service {
     }
 
     async fn prune_images(&self, request: Request<PruneImagesRequest>) -> Answer<PruneImagesResponse> {
-        admin(&Caller::of(&request), "remove images")?;
+        let caller = Caller::of(&request);
         let freed = self
             .containers
-            .prune_images(request.get_ref().all)
+            .prune_images(&caller, request.get_ref().all)
             .await
             .map_err(refuse)?;
         Ok(Response::new(PruneImagesResponse {

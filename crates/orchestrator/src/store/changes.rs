@@ -1,6 +1,6 @@
 //! Collects the changes of one transaction.
 
-use nexus_store::Op;
+use nexus_store::{Op, Transaction};
 
 use super::index::{FIRST_STAMP, SESSION_STAMP, TASK_STAMP, stamp};
 use super::{Answer, facts};
@@ -53,8 +53,17 @@ impl Changes {
         self.ops.push(Op::Trim { through });
     }
 
-    /// As the engine under the daemon takes them.
-    pub fn into_ops(mut self) -> Vec<Op> {
+    /// These changes as one transaction of the store.
+    pub fn into_transaction<T>(self, epoch: u64, grows: bool, receipt: T) -> Transaction<T> {
+        Transaction {
+            epoch,
+            grows: grows && !self.is_empty(),
+            ops: self.into_ops(),
+            receipt,
+        }
+    }
+
+    pub(crate) fn into_ops(mut self) -> Vec<Op> {
         stamp(self.stamps, &mut self.ops);
         self.ops
     }

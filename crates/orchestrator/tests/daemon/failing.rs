@@ -448,3 +448,33 @@ async fn answers_of_the_store_that_are_lost_lose_and_double_nothing() {
         drop(engine);
     }
 }
+
+/// A writer that another process has replaced must not go on as if it could still promise anything: the daemon stops with
+/// the reason, and its supervisor starts it again.
+#[tokio::test]
+async fn a_daemon_whose_lease_was_taken_stops_with_the_reason() {
+    let memory = Memory::with(Faults { unknown: 0, seed: 1 });
+    let options = Options {
+        rules: Rules::default(),
+        store: nexus_store::Options::default(),
+        ring_events: 64,
+        ring_bytes: 1 << 20,
+        event_max_age: Duration::ZERO,
+        event_max_bytes: 0,
+        max_message_bytes: 100 << 20,
+    };
+    let stop = Stop::new();
+    let engine = Engine::open(Arc::new(memory.clone()), options, &stop).unwrap();
+    let create = || engine.create_session(None, &admin(), CreateSessionRequest::default());
+    create().await.unwrap();
+    assert_eq!(stop.failure(), None);
+    let _other = memory.take_over();
+    let refused = create().await;
+    assert!(
+        matches!(refused, Err(Error::Store(nexus_store::Error::LeaseLost))),
+        "{refused:?}"
+    );
+    soon(stop.requested()).await;
+    let reason = stop.failure().unwrap();
+    assert!(reason.contains("another process has taken over writing"), "{reason}");
+}

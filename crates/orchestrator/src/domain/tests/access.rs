@@ -174,3 +174,13 @@ fn who_sent_a_message_is_said_by_the_orchestrator() {
     let refused = world.step(|state, step| state.relay(step, &by, one, to_another));
     assert!(matches!(refused, Err(Error::NotYourAgent { .. })));
 }
+
+#[test]
+fn only_administrators_change_the_set_of_images() {
+    use super::super::access::may_change_images;
+    assert!(may_change_images(&admin(), "pull images").is_ok());
+    for role in [Role::User, Role::Agent] {
+        let refused = may_change_images(&caller(role, 7), "pull images");
+        assert!(matches!(refused, Err(Error::Forbidden(what)) if what == "only an administrator may pull images"));
+    }
+}

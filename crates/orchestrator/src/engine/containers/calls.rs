@@ -21,7 +21,7 @@ const LONGEST_EXEC: Duration = Duration::from_secs(24 * 3600);
 impl Containers {
     fn find(&self, id: &str, who: &Requester) -> Result<Container, Error> {
         self.engine()
-            .look(|core| core.state.containers.find(id, who.view()).cloned())
+            .look(|ledger| ledger.state.containers.find(id, who.view()).cloned())
     }
 
     /// Its engine, and only if it runs.
@@ -53,16 +53,18 @@ impl Containers {
     }
 
     pub fn list(&self, filter: &ContainerFilter, who: &Requester) -> Vec<Wire> {
-        self.engine().look(|core| {
-            let all = core.state.containers.iter();
-            let shown = all.filter(|one| core.state.containers.find(&one.id, who.view()).is_ok() && one.shows(filter));
+        self.engine().look(|ledger| {
+            let all = ledger.state.containers.iter();
+            let shown =
+                all.filter(|one| ledger.state.containers.find(&one.id, who.view()).is_ok() && one.shows(filter));
             shown.map(Container::wire).collect()
         })
     }
 
     pub fn active(&self) -> usize {
-        self.engine().look(|core| {
-            core.state
+        self.engine().look(|ledger| {
+            ledger
+                .state
                 .containers
                 .iter()
                 .filter(|one| one.phase == Phase::Running)
@@ -126,7 +128,7 @@ impl Containers {
             }
             self.settle(&found, key, &one.engine_id).await?;
         }
-        self.engine().look(|core| match core.state.containers.get(key) {
+        self.engine().look(|ledger| match ledger.state.containers.get(key) {
             Some(now) => Ok(now.state()),
             None => Ok(ContainerState::Exited),
         })

@@ -23,9 +23,6 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// What is left is looked for so often, and what failed is tried again after this.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 const AGAIN: Duration = Duration::from_secs(60);
-/// How long a deleted session's containers may take to go; after that the next look finds its files.
-const CLEAR_TRIES: u32 = 600;
-const CLEAR_PAUSE: Duration = Duration::from_millis(100);
 /// As health names it.
 const PART: &str = "workspaces";
 
@@ -54,21 +51,12 @@ impl Containers {
         }
     }
 
-    /// Its session was deleted: once its last container is gone, so are its files.
-    pub fn session_gone(&self, session: &str) {
+    /// A session was deleted and its last container is gone: so are its files.
+    pub(super) fn session_gone(&self, session: &str) {
         let (this, session) = (self.clone(), session.to_owned());
         tokio::spawn(async move {
-            for _ in 0..CLEAR_TRIES {
-                let any = this
-                    .engine()
-                    .look(|core| core.state.containers.iter().any(|one| *one.session_id == *session));
-                if !any {
-                    this.throw_away(&session).await;
-                    this.inner.thrown.notify_one();
-                    return;
-                }
-                tokio::time::sleep(CLEAR_PAUSE).await;
-            }
+            this.throw_away(&session).await;
+            this.inner.thrown.notify_one();
         });
     }
 
@@ -145,7 +133,7 @@ impl Containers {
                 .await;
             let has_containers = || {
                 self.engine()
-                    .look(|core| core.state.containers.iter().any(|one| *one.session_id == *name))
+                    .look(|ledger| ledger.state.containers.iter().any(|one| *one.session_id == *name))
             };
             if matches!(known, Err(Error::SessionNotFound(_))) && !has_containers() {
                 self.throw_away(&name).await;

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use nexus_proto::orchestrator::v1::Image as Wire;
+use nexus_daemon::Caller;
+use nexus_proto::orchestrator::v1::{Image as Wire, PullImageRequest};
 use nexus_runtime::{Found, Image, Progress, PullOrder, PullPolicy, Pulled};
 use tokio::sync::mpsc;
 
 use super::{Containers, Requester};
 use crate::domain::Error;
+use crate::domain::access::may_change_images;
 use crate::domain::container::check_reference;
 use crate::domain::container::policy::HOST_IMAGE;
 use crate::domain::event::timestamp;
@@ -20,7 +22,19 @@ impl Containers {
         Ok((found.engine.name(), all.into_iter().map(wire).collect()))
     }
 
-    pub async fn pull(
+    /// Refuses at once those who may not; the work itself is what this returns.
+    pub fn pull(
+        &self,
+        caller: &Caller,
+        request: PullImageRequest,
+        steps: mpsc::Sender<Progress>,
+    ) -> Result<impl Future<Output = Result<(Wire, bool), Error>> + Send + use<>, Error> {
+        may_change_images(caller, "pull images")?;
+        let this = self.clone();
+        Ok(async move { this.pull_image(&request.reference, &request.policy, steps).await })
+    }
+
+    async fn pull_image(
         &self,
         reference: &str,
         policy: &str,
@@ -108,7 +122,8 @@ impl Containers {
             .await
     }
 
-    pub async fn import(&self, path: &str, reference: &str) -> Result<Wire, Error> {
+    pub async fn import(&self, caller: &Caller, path: &str, reference: &str) -> Result<Wire, Error> {
+        may_change_images(caller, "import images")?;
         named(reference)?;
         if !Path::new(path).is_absolute() {
             return Err(Error::Invalid(
@@ -122,14 +137,16 @@ impl Containers {
             .map(wire)
     }
 
-    pub async fn remove_image(&self, reference: &str, force: bool) -> Result<(), Error> {
+    pub async fn remove_image(&self, caller: &Caller, reference: &str, force: bool) -> Result<(), Error> {
+        may_change_images(caller, "remove images")?;
         named(reference)?;
         let found = self.inner.runtime.main().await.map_err(Error::Runtime)?;
         self.ask(&found, "remove an image", found.engine.remove_image(reference, force))
             .await
     }
 
-    pub async fn prune_images(&self, all: bool) -> Result<u64, Error> {
+    pub async fn prune_images(&self, caller: &Caller, all: bool) -> Result<u64, Error> {
+        may_change_images(caller, "remove images")?;
         let found = self.inner.runtime.main().await.map_err(Error::Runtime)?;
         self.ask_for(
             &found,

@@ -167,8 +167,8 @@ impl Containers {
         who: &Requester,
         config: ContainerConfig,
     ) -> Result<(ContainerConfig, ResolvedMounts), Error> {
-        let (rules, id, creator) = self.engine().look(|core| {
-            let found = core
+        let (rules, id, creator) = self.engine().look(|ledger| {
+            let found = ledger
                 .state
                 .sessions
                 .get(session)

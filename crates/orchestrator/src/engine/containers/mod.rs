@@ -12,6 +12,7 @@ mod mounts;
 mod owner;
 mod share;
 mod watch;
+mod work;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 pub use owner::Pair;
+pub(crate) use work::ContainerWork;
 
 use super::Engine;
 use crate::domain::Error;
@@ -80,6 +82,10 @@ struct Inner {
     health: Health,
     /// Containers that somebody works on.
     held: Mutex<HashSet<u64>>,
+    /// Told when one of them is free again.
+    freed: Notify,
+    /// Told when there may be work to do.
+    moved: Arc<Notify>,
     /// Files of a session are to be removed.
     thrown: Notify,
     /// What users have in workspaces and volumes.
@@ -107,7 +113,8 @@ impl Drop for Hold {
     fn drop(&mut self) {
         self.inner.held.lock().remove(&self.key);
         // What was left to us may have to be done.
-        self.inner.engine.inner.containers_moved.notify_one();
+        self.inner.moved.notify_one();
+        self.inner.freed.notify_waiters();
     }
 }
 
@@ -144,15 +151,17 @@ impl Containers {
     pub fn new(engine: Engine, runtime: nexus_runtime::Config, options: Options, health: Health) -> Self {
         Containers {
             inner: Arc::new(Inner {
-                engine,
                 image_shares: image_shares::ImageShares::new(runtime.directory.clone()),
                 runtime: Runtime::new(runtime),
                 options,
                 health,
                 held: Mutex::default(),
+                freed: Notify::new(),
+                moved: engine.container_work(),
                 thrown: Notify::new(),
                 shares: share::Shares::default(),
                 samples: Mutex::default(),
+                engine,
             }),
         }
     }
@@ -174,18 +183,20 @@ impl Containers {
 
     /// Waits until nobody else works on it.
     async fn held(&self, key: u64) -> Result<Hold, Error> {
-        let until = Instant::now() + self.options().engine_timeout + self.options().stop_timeout;
+        let until = tokio::time::Instant::now() + self.options().engine_timeout + self.options().stop_timeout;
         loop {
+            let freed = self.inner.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
             if let Some(hold) = self.hold(key) {
                 return Ok(hold);
             }
-            if Instant::now() >= until {
+            if tokio::time::timeout_at(until, freed).await.is_err() {
                 return Err(Error::Runtime(nexus_runtime::Error::Unavailable {
                     engine: "containers",
                     why: "another call works on this container".into(),
                 }));
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 

@@ -83,7 +83,7 @@ impl Containers {
             }
             due = self
                 .engine()
-                .look(|core| core.state.containers.iter().any(|one| one.phase == Phase::Running));
+                .look(|ledger| ledger.state.containers.iter().any(|one| one.phase == Phase::Running));
         }
     }
 
@@ -101,8 +101,8 @@ impl Containers {
         if over.is_empty() {
             return;
         }
-        let running: Vec<Container> = self.engine().look(|core| {
-            let all = core.state.containers.iter();
+        let running: Vec<Container> = self.engine().look(|ledger| {
+            let all = ledger.state.containers.iter();
             all.filter(|one| one.phase == Phase::Running && !one.stopped)
                 .cloned()
                 .collect()

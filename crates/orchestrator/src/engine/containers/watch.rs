@@ -50,7 +50,7 @@ impl Containers {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.engine().inner.containers_moved.notified() => self.work(),
+                () = self.inner.moved.notified() => self.work(),
                 () = tokio::time::sleep(self.next_due()) => self.work(),
                 told = told.recv() => match told {
                     Some(EngineEvent::Open(found)) => self.spawn_look(found),
@@ -74,15 +74,15 @@ impl Containers {
         tell: &mpsc::Sender<EngineEvent>,
         stop: &CancellationToken,
     ) {
-        let mut wanted: Vec<String> = self.engine().look(|core| {
-            let engines = core.state.containers.iter().filter(|one| !one.engine.is_empty());
+        let mut wanted: Vec<String> = self.engine().look(|ledger| {
+            let engines = ledger.state.containers.iter().filter(|one| !one.engine.is_empty());
             engines.map(|one| one.engine.clone()).collect()
         });
         wanted.sort_unstable();
         wanted.dedup();
         let creating = self
             .engine()
-            .look(|core| core.state.containers.iter().any(|one| one.phase == Phase::Creating));
+            .look(|ledger| ledger.state.containers.iter().any(|one| one.phase == Phase::Creating));
         if creating && self.inner.runtime.known().is_empty() {
             // Made by the run before; by which engine was not noted yet.
             let _absent = self.inner.runtime.main().await;
@@ -104,8 +104,8 @@ impl Containers {
 
     /// Time until a container is to be started again.
     fn next_due(&self) -> Duration {
-        let next = self.engine().look(|core| {
-            let due = core.state.containers.iter().filter_map(|one| match one.phase {
+        let next = self.engine().look(|ledger| {
+            let due = ledger.state.containers.iter().filter_map(|one| match one.phase {
                 Phase::Restarting { at } => Some(at),
                 _ => None,
             });
@@ -121,8 +121,8 @@ impl Containers {
     /// Takes up what is to be done, each on its own; what somebody else works on is left to that.
     fn work(&self) {
         let now = wall();
-        let todo: Vec<Container> = self.engine().look(|core| {
-            let wanted = core.state.containers.iter().filter(|one| match one.phase {
+        let todo: Vec<Container> = self.engine().look(|ledger| {
+            let wanted = ledger.state.containers.iter().filter(|one| match one.phase {
                 Phase::Removing => true,
                 Phase::Restarting { at } => at <= now,
                 Phase::Running => one.stopped,
@@ -197,8 +197,8 @@ impl Containers {
         if !matches!(kind, EventKind::Exited { .. } | EventKind::Removed) {
             return;
         }
-        let known = self.engine().look(|core| {
-            let one = crate::domain::ids::number(id).and_then(|key| core.state.containers.get(key));
+        let known = self.engine().look(|ledger| {
+            let one = crate::domain::ids::number(id).and_then(|key| ledger.state.containers.get(key));
             one.filter(|one| *one.id == *id && one.engine == found.engine.name())
                 .map(|one| (one.key, one.engine_id.clone()))
         });
@@ -213,8 +213,8 @@ impl Containers {
 
     /// Whether somebody makes it just now, or has.
     fn is_wanted(&self, id: &str) -> bool {
-        let phase = self.engine().look(|core| {
-            let one = crate::domain::ids::number(id).and_then(|key| core.state.containers.get(key));
+        let phase = self.engine().look(|ledger| {
+            let one = crate::domain::ids::number(id).and_then(|key| ledger.state.containers.get(key));
             one.filter(|one| *one.id == *id).map(|one| (one.key, one.phase))
         });
         match phase {
@@ -237,8 +237,8 @@ impl Containers {
     async fn look_over(&self, found: &Found) -> Result<(), Error> {
         let name = found.engine.name();
         // Records first: what is made after this is not missed in the listing that follows.
-        let records: Vec<Container> = self.engine().look(|core| {
-            let own = core
+        let records: Vec<Container> = self.engine().look(|ledger| {
+            let own = ledger
                 .state
                 .containers
                 .iter()
@@ -253,7 +253,7 @@ impl Containers {
             let key = crate::domain::ids::number(id);
             let known = key.is_some_and(|key| {
                 self.engine()
-                    .look(|core| core.state.containers.get(key).is_some_and(|one| *one.id == *id))
+                    .look(|ledger| ledger.state.containers.get(key).is_some_and(|one| *one.id == *id))
             });
             if !known {
                 tracing::info!(
@@ -284,8 +284,9 @@ impl Containers {
     }
 
     fn is_creating(&self, key: u64) -> bool {
-        self.engine().look(|core| {
-            core.state
+        self.engine().look(|ledger| {
+            ledger
+                .state
                 .containers
                 .get(key)
                 .is_some_and(|now| now.phase == Phase::Creating)
@@ -293,8 +294,9 @@ impl Containers {
     }
 
     fn sample(&self) {
-        let running: Vec<Container> = self.engine().look(|core| {
-            core.state
+        let running: Vec<Container> = self.engine().look(|ledger| {
+            ledger
+                .state
                 .containers
                 .iter()
                 .filter(|one| one.phase == Phase::Running)

@@ -5,17 +5,17 @@ use nexus_proto::orchestrator::v1::{
 };
 use nexus_proto::words;
 
-use super::{Pull, Stream, StreamId};
+use super::{Pull, Stream, StreamId, Streams};
 use crate::domain::event;
 use crate::domain::session::Session;
 use crate::domain::turn::Phase;
-use crate::engine::Core;
+use crate::engine::Ledger;
 use crate::engine::cache::Held;
 
-impl Core {
+impl Ledger {
     /// What a stream should be sent next.
     pub fn pull(&mut self, id: StreamId, most: usize) -> Pull {
-        let Some(stream) = self.streams.open.get_mut(&id) else {
+        let Some(stream) = self.outlets.of::<Streams>().open.get_mut(&id) else {
             return Pull::End(Ok(()));
         };
         let session = stream.session.and_then(|key| self.state.sessions.get(key));
@@ -65,7 +65,7 @@ impl Core {
     /// Delivers messages that were read from disk.
     pub fn pull_read(&mut self, id: StreamId, read: Vec<Message>) -> Vec<StreamMessageResponse> {
         let mut frames = Vec::new();
-        let Some(stream) = self.streams.open.get_mut(&id) else {
+        let Some(stream) = self.outlets.of::<Streams>().open.get_mut(&id) else {
             return frames;
         };
         let Some(session) = stream.session.and_then(|key| self.state.sessions.get(key)) else {

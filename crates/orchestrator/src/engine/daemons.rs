@@ -1,13 +1,37 @@
 //! Records the start and the stop as events, and reports which registered daemons answer.
 
 use nexus_proto::words;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::Engine;
+use super::outlets::Outlet;
 use crate::domain::event::{self, About};
 use crate::domain::{Error, Fact};
+
+/// Registered services and their sockets, newest first for each service.
+pub type Daemons = HashMap<String, Vec<PathBuf>>;
+
+/// Which of the registered daemons answer.
+#[derive(Debug, Default)]
+pub(crate) struct Registered {
+    /// Told when the set of registered daemons, or of those that answer, changes.
+    moved: Arc<Notify>,
+    /// Sockets of daemons that answer that they serve.
+    answering: HashSet<PathBuf>,
+}
+
+impl Outlet for Registered {}
+
+impl Registered {
+    pub fn changed(&self) {
+        self.moved.notify_waiters();
+    }
+}
 
 impl Engine {
     pub async fn started_up(&self, service: &str) -> Result<(), Error> {
@@ -47,31 +71,40 @@ impl Engine {
 
     /// The socket of the daemon that serves this: of those that answer, the newest.
     pub fn serving(&self, service: &str) -> Option<PathBuf> {
-        let daemons = self.daemons();
-        let answering = self.inner.answering.lock();
-        daemons
-            .get(service)?
-            .iter()
-            .find(|socket| answering.contains(*socket))
-            .cloned()
+        let mut daemons = self.daemons();
+        let sockets = daemons.remove(service)?;
+        self.look(|ledger| {
+            let registered = ledger.outlets.get::<Registered>()?;
+            sockets.into_iter().find(|socket| registered.answering.contains(socket))
+        })
     }
 
     /// Whether the daemon at a socket said that it serves, as far as is known.
     pub fn is_answering(&self, socket: &Path) -> bool {
-        self.inner.answering.lock().contains(socket)
+        self.look(|ledger| {
+            let registered = ledger.outlets.get::<Registered>();
+            registered.is_some_and(|registered| registered.answering.contains(socket))
+        })
     }
 
     /// Notes whether the daemon at a socket answers that it serves.
     pub fn set_serving(&self, socket: &Path, serving: bool) {
-        let mut answering: parking_lot::MutexGuard<'_, HashSet<PathBuf>> = self.inner.answering.lock();
-        let changed = if serving {
-            answering.insert(socket.into())
-        } else {
-            answering.remove(socket)
-        };
-        drop(answering);
-        if changed {
-            self.inner.daemons_moved.notify_waiters();
-        }
+        self.look_mut(|ledger| {
+            let registered = ledger.outlets.of::<Registered>();
+            let changed = if serving {
+                registered.answering.insert(socket.into())
+            } else {
+                registered.answering.remove(socket)
+            };
+            if changed {
+                registered.changed();
+            }
+        });
+    }
+
+    /// Waits until the set of registered daemons may have changed since this was called.
+    pub fn daemons_moved(&self) -> impl Future<Output = ()> + use<> {
+        let moved = self.look_mut(|ledger| ledger.outlets.of::<Registered>().moved.clone());
+        moved.notified_owned()
     }
 }
