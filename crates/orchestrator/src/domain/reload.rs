@@ -82,6 +82,7 @@ impl State {
             let Some(session) = sessions.get_mut(before.key) else {
                 continue;
             };
+            session.order_turns(before);
             for turn in session.turns_mut() {
                 let Some(known) = before.turn_of(turn.n) else {
                     turn.refused = Some("UNAVAILABLE: the end of the answer could not be stored".into());

@@ -302,6 +302,20 @@ impl Session {
         self.turns.iter_mut()
     }
 
+    /// Puts the turns in the order that they had in `before`, which may have begun a turn that was asked for again later
+    /// than others. Turns that `before` had ended come after the one that runs.
+    pub(super) fn order_turns(&mut self, before: &Session) {
+        let runs = before.turn().is_some_and(Turn::is_running);
+        self.turns.make_contiguous().sort_by_key(|turn| {
+            let place = before.turns.iter().position(|known| known.n == turn.n);
+            match place {
+                Some(0) if runs => 0,
+                None => 1,
+                Some(place) => place + 2,
+            }
+        });
+    }
+
     /// Takes off the first turn.
     pub(super) fn end_turn(&mut self) -> Option<Turn> {
         self.turns.pop_front()

@@ -101,6 +101,10 @@ impl Turn {
         }
     }
 
+    pub fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running { .. })
+    }
+
     /// Names this attempt to the assistant.
     pub fn correlation(&self) -> String {
         format!("{}-{}", self.answer_id, self.attempt)
