@@ -9,6 +9,7 @@
 //! Everybody reads a session; only the methods here change it. Which of its messages are in memory and which are on disk
 //! is the engine's business.
 
+mod change;
 mod wire;
 
 use std::collections::VecDeque;
@@ -23,9 +24,6 @@ use super::turn::Turn;
 use super::{Error, Time};
 
 pub use wire::wire;
-
-/// Tasks that a session lists.
-const LISTED_TASKS: usize = 100;
 
 /// What is stored of a session beside its messages and turns.
 #[derive(Debug)]
@@ -218,129 +216,6 @@ impl Session {
         }
         let (what, setting) = ("waiting messages of the session", "orchestrator.max_queued_turns");
         Err(Error::Limit { what, max, setting })
-    }
-}
-
-/// What may happen to a session.
-impl Session {
-    /// A message is added. Returns its number.
-    pub(super) fn add_message(&mut self, now: Time) -> u64 {
-        self.head += 1;
-        self.record.updated = now;
-        self.head
-    }
-
-    /// IDLE becomes ACTIVE. Returns whether it was IDLE.
-    pub(super) fn wake(&mut self) -> bool {
-        let idle = self.state == SessionState::Idle;
-        if idle {
-            self.record.state = SessionState::Active;
-        }
-        idle
-    }
-
-    pub(super) fn fall_idle(&mut self) {
-        self.record.state = SessionState::Idle;
-    }
-
-    pub(super) fn close(&mut self, now: Time) {
-        self.record.state = SessionState::Closed;
-        self.record.closed = Some(now);
-        self.record.updated = now;
-    }
-
-    pub(super) fn describe(&mut self, metadata: SessionMetadata) {
-        self.record.metadata = Arc::new(metadata);
-    }
-
-    pub(super) fn configure(&mut self, config: SessionConfig) {
-        let longest = config.max_duration_ns;
-        self.record.expires = (longest > 0).then(|| self.created.saturating_add(longest));
-        self.record.config = config;
-    }
-
-    pub(super) fn prefer(&mut self, preferences: UserPreferences) {
-        self.record.preferences = preferences;
-    }
-
-    /// Replaces the tasks that it lists, where the caller gives any.
-    pub(super) fn list_tasks(&mut self, current: String, history: Vec<String>) {
-        if !current.is_empty() {
-            self.record.current_task = current;
-        }
-        if !history.is_empty() {
-            self.record.task_history = history;
-        }
-    }
-
-    /// A task was given for this session.
-    pub(super) fn add_task(&mut self, id: String) {
-        self.record.current_task.clone_from(&id);
-        self.record.task_history.push(id);
-        if self.record.task_history.len() > LISTED_TASKS {
-            self.record.task_history.remove(0);
-        }
-    }
-
-    pub(super) fn touch(&mut self, now: Time) {
-        self.record.updated = now;
-    }
-
-    pub(super) fn charge(&mut self, bytes: i64) {
-        self.stored = self.stored.saturating_add_signed(bytes);
-    }
-
-    pub(super) fn open_turn(&mut self, turn: Turn) {
-        self.turns.push_back(turn);
-    }
-
-    pub(super) fn turn_mut(&mut self) -> Option<&mut Turn> {
-        self.turns.front_mut()
-    }
-
-    pub(super) fn turns_mut(&mut self) -> impl Iterator<Item = &mut Turn> {
-        self.turns.iter_mut()
-    }
-
-    /// Puts the turns in the order that they had in `before`, which may have begun a turn that was asked for again later
-    /// than others. Turns that `before` had ended come after the one that runs.
-    pub(super) fn order_turns(&mut self, before: &Session) {
-        let runs = before.turn().is_some_and(Turn::is_running);
-        self.turns.make_contiguous().sort_by_key(|turn| {
-            let place = before.turns.iter().position(|known| known.n == turn.n);
-            match place {
-                Some(0) if runs => 0,
-                None => 1,
-                Some(place) => place + 2,
-            }
-        });
-    }
-
-    /// Takes off the first turn.
-    pub(super) fn end_turn(&mut self) -> Option<Turn> {
-        self.turns.pop_front()
-    }
-
-    /// Takes off a turn that waits behind others.
-    pub(super) fn drop_turn(&mut self, place: usize) -> Option<Turn> {
-        self.turns.remove(place)
-    }
-
-    pub(super) fn count_stream(&mut self, open: bool) {
-        self.streams = if open {
-            self.streams + 1
-        } else {
-            self.streams.saturating_sub(1)
-        };
-    }
-
-    /// A container of it was created.
-    pub fn add_container(&mut self, id: Arc<str>) {
-        self.containers.push(id);
-    }
-
-    pub(super) fn remove_container(&mut self, id: &str) {
-        self.containers.retain(|known| **known != *id);
     }
 }
 
