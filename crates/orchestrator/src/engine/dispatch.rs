@@ -16,7 +16,7 @@ use super::{Engine, Ledger};
 use crate::domain::Error;
 use crate::domain::turn::{FOLLOWED_BY, TRACEPARENT};
 
-/// How long to leave a store alone that did not take what a turn came to.
+/// Pause before the next try after a store refused a change.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Sessions whose first turn wants an assistant; a set, so that it is bounded by the sessions there are.
@@ -69,7 +69,7 @@ impl Engine {
         queued.await?.done().await
     }
 
-    /// Offers a turn. Its content is in memory, but for one that waited for long.
+    /// Offers a turn to an agent. The message is in memory, unless the turn waited for long; then it is read from disk.
     pub(super) fn offer(&self, ledger: &mut Ledger, session: u64, n: u64, agent: u64, mut request: AgentMessage) {
         let parent = ledger.outlets.of::<Traces>().of(session, n);
         let dispatched = parent.map_or_else(Span::default, |parent| Span::within("dispatch turn", parent));

@@ -1,4 +1,4 @@
-//! Finds messages by id or number: in memory where they are there, else on disk.
+//! Finds messages by id or number, in memory or else on disk.
 
 use std::sync::Arc;
 

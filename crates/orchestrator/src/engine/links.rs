@@ -1,4 +1,4 @@
-//! Open StreamAgents: the newest of each agent, with a bounded outgoing queue.
+//! Open StreamAgents: the newest one of each agent, with a bounded outgoing queue.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ struct Queue {
 }
 
 impl Link {
-    /// Gives back what does not fit.
+    /// Gives the frame back where it does not fit.
     fn push(&self, frame: Payload, mail: bool) -> Option<Payload> {
         let mut queue = self.queue.lock();
         if queue.frames.len() >= QUEUED || queue.ended.is_some() {
@@ -124,7 +124,7 @@ impl Links {
         link
     }
 
-    /// Gives back what no stream took: there is none, or it is full.
+    /// Gives the message back where no stream takes it: none is open, or its queue is full.
     pub fn send(&self, agent: u64, message: AgentMessage, mail: bool) -> Option<AgentMessage> {
         let Some(link) = self.open.get(&agent) else {
             return Some(message);

@@ -12,7 +12,7 @@ use crate::domain::{Error, State, Step, Time};
 
 /// The longest sleep: the wall clock may be set meanwhile.
 const LONGEST: Duration = Duration::from_secs(30);
-/// Timers looked at by one change.
+/// Timers handled by one change.
 const AT_ONCE: usize = 64;
 
 /// What the timer task sleeps until. A change that needs it earlier wakes it.
@@ -67,7 +67,7 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
             }
             continue;
         }
-        // Whoever is late because everyone was away is not late.
+        // A host that slept makes nobody late: the wake is noted before a timer is acted on.
         engine.look_at_clocks();
         if let Err(error) = engine.write(look).await {
             tracing::warn!(%error, "failed to act on a timer");

@@ -15,14 +15,14 @@ use crate::domain::container::policy::HOST_IMAGE;
 use crate::domain::event::timestamp;
 
 impl Containers {
-    /// The engine's name, and what it has.
+    /// The engine's name and its images.
     pub async fn images(&self) -> Result<(&'static str, Vec<Wire>), Error> {
         let found = self.inner.runtime.main().await.map_err(Error::Runtime)?;
         let all = self.ask(&found, "list images", found.engine.images()).await?;
         Ok((found.engine.name(), all.into_iter().map(wire).collect()))
     }
 
-    /// Refuses at once those who may not; the work itself is what this returns.
+    /// Refuses a caller who may not pull at once; the pull itself is the future that this returns.
     pub fn pull(
         &self,
         caller: &Caller,

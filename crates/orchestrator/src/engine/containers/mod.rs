@@ -1,7 +1,7 @@
 //! Executes decisions about containers: calls their engine, and reports the result to the domain.
 //!
-//! A call is carried to its end also where its caller goes away: half a container is nobody's. Two hands never work on
-//! one container at once; who finds it taken leaves it to the other ([`Hold`]).
+//! A call is carried out to its end also where its caller goes away: nobody would clean up half a container. One task at a
+//! time works on a container; a task that finds it taken leaves the work to the other ([`Hold`]).
 
 mod calls;
 mod clean;
@@ -86,11 +86,11 @@ struct Inner {
     freed: Notify,
     /// Told when there may be work to do.
     moved: Arc<Notify>,
-    /// Files of a session are to be removed.
+    /// Told when files of a session are to be removed.
     thrown: Notify,
-    /// What users have in workspaces and volumes.
+    /// The bytes that users have in workspaces and volumes.
     shares: share::Shares,
-    /// Time on a core when it was last looked at.
+    /// For each container the CPU time that it had used when that was last read.
     samples: Mutex<HashMap<u64, (Instant, Duration)>>,
     image_shares: image_shares::ImageShares,
 }
@@ -103,7 +103,7 @@ impl std::fmt::Debug for Inner {
     }
 }
 
-/// Nobody else works on this container.
+/// While this lives nobody else works on the container.
 struct Hold {
     inner: Arc<Inner>,
     key: u64,
@@ -112,13 +112,13 @@ struct Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.inner.held.lock().remove(&self.key);
-        // What was left to us may have to be done.
+        // Work that others left to the holder may have to be done.
         self.inner.moved.notify_one();
         self.inner.freed.notify_waiters();
     }
 }
 
-/// Who asks.
+/// The caller of a call about containers.
 #[derive(Clone, Debug)]
 pub struct Requester {
     pub principal: Arc<str>,
@@ -181,7 +181,7 @@ impl Containers {
         })
     }
 
-    /// Waits until nobody else works on it.
+    /// Waits until nobody else works on the container.
     async fn held(&self, key: u64) -> Result<Hold, Error> {
         let until = tokio::time::Instant::now() + self.options().engine_timeout + self.options().stop_timeout;
         loop {
@@ -244,7 +244,7 @@ impl Containers {
         [(OWNER.to_owned(), self.engine().log_id().to_owned())].into()
     }
 
-    /// What it uses, as clients read it.
+    /// The resources that a container uses, as clients read them.
     fn usage(&self, key: u64, stats: &Stats, started: Option<i64>) -> ResourceUsage {
         let now = Instant::now();
         let before = self.inner.samples.lock().insert(key, (now, stats.cpu));
