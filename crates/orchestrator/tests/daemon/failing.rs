@@ -465,7 +465,8 @@ async fn a_daemon_whose_lease_was_taken_stops_with_the_reason() {
     };
     let stop = Stop::new();
     let engine = Engine::open(Arc::new(memory.clone()), options, &stop).unwrap();
-    let create = || engine.create_session(None, &admin(), CreateSessionRequest::default());
+    let caller = admin();
+    let create = || engine.create_session(None, &caller, CreateSessionRequest::default());
     create().await.unwrap();
     assert_eq!(stop.failure(), None);
     let _other = memory.take_over();

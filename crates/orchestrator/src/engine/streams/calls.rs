@@ -7,7 +7,7 @@ use super::show::ephemeral;
 use super::{Joined, Opened, Pull, StreamId, Streams};
 use crate::domain::sessions::session_not_found;
 use crate::domain::{Error, event};
-use crate::engine::{Engine, Ledger};
+use crate::engine::Engine;
 
 impl Engine {
     pub fn open_stream(&self) -> Opened {
