@@ -17,7 +17,7 @@ pub struct Config {
     pub backend: Choice,
     /// `unix:///path` or `tcp://host:port` of a Docker or Podman; empty: the usual places are tried.
     pub host: String,
-    /// Where the sandbox keeps containers and images.
+    /// Where the sandbox keeps containers and images, and the system call filter lies that Podman reads.
     pub directory: PathBuf,
     /// The helper `nexus-sandbox`; `None`: beside the running program, or else in PATH.
     pub helper: Option<PathBuf>,
@@ -120,7 +120,8 @@ async fn at(config: &Config, wanted: &'static str, places: Vec<Address>) -> Resu
             why.push(format!("there is no {place}"));
             continue;
         }
-        let connected = tokio::time::timeout(PROBE_DEADLINE, Docker::connect(place.clone(), config.image_limits)).await;
+        let connecting = Docker::connect(place.clone(), config.image_limits, &config.directory);
+        let connected = tokio::time::timeout(PROBE_DEADLINE, connecting).await;
         let engine = match connected {
             Ok(Ok(engine)) => engine,
             Ok(Err(error)) => {

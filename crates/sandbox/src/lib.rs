@@ -12,14 +12,17 @@
 //! It never runs a command with less than what its spec asks for. A step that fails ends everything, by name, with what
 //! to do about it. The one thing that may be missing is a limit that this user cannot set here, and that is told.
 
+mod calls;
 #[cfg(target_os = "linux")]
 mod helper;
 pub mod log;
+mod profile;
 pub mod report;
 pub mod spec;
 #[cfg(target_os = "linux")]
 mod sys;
 
+pub use profile::profile;
 pub use report::{Ended, Failed, Probe, Report, Started};
 pub use spec::{
     Access, Caller, Cgroup, Isolation, Join, Landlock, Limits, Mount, NOBODY, Network, Request, Rootfs, Run, Source,

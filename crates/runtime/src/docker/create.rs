@@ -9,7 +9,7 @@ use bollard::models::{
 use bollard::query_parameters::CreateContainerOptions;
 
 use super::probe::Kind;
-use super::{Docker, convert};
+use super::{Docker, convert, seccomp};
 use crate::{ContainerSpec, Error, HostUser, Limits, Mount, MountKind, NetworkMode, Result};
 
 /// `/tmp` and other memory that says no size.
@@ -19,7 +19,10 @@ const LOG_SIZE: &str = "256m";
 
 impl Docker {
     pub(super) async fn create_it(&self, spec: &ContainerSpec) -> Result<String> {
-        let body = body(spec, self.kind, self.rootless)?;
+        let mut body = body(spec, self.kind, self.rootless)?;
+        let filter = seccomp::option(self.kind, &self.directory).await?;
+        let host = body.host_config.get_or_insert_default();
+        host.security_opt.get_or_insert_default().push(filter);
         let options = CreateContainerOptions {
             name: Some(spec.name.clone()),
             platform: String::new(),
@@ -41,7 +44,8 @@ impl Docker {
                     }
                 }
                 Some((400, why)) => Error::Invalid(why.into()),
-                _ => self.failed(error),
+                Some((_, why)) => seccomp::unread(why).unwrap_or_else(|| self.failed(error)),
+                None => self.failed(error),
             }),
         }
     }

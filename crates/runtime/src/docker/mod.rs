@@ -14,9 +14,10 @@ mod images;
 mod probe;
 mod read;
 mod reference;
+mod seccomp;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::query_parameters as query;
@@ -42,12 +43,14 @@ pub(crate) struct Docker {
     kind: Kind,
     rootless: bool,
     counts: bool,
+    /// The runtime's own, for the file that Podman reads.
+    directory: PathBuf,
     image_limits: ImageLimits,
 }
 
 impl Docker {
-    /// Dials, and asks what is there.
-    pub async fn connect(place: Address, image_limits: ImageLimits) -> Result<Self> {
+    /// Dials, and asks what is there. `directory` is the runtime's own.
+    pub async fn connect(place: Address, image_limits: ImageLimits, directory: &Path) -> Result<Self> {
         let client = place.dial()?;
         let seen = probe::look(&client, &place).await?;
         Ok(Docker {
@@ -56,6 +59,7 @@ impl Docker {
             kind: seen.kind,
             rootless: seen.rootless,
             counts: seen.counts,
+            directory: directory.to_owned(),
             image_limits,
         })
     }
@@ -68,6 +72,7 @@ impl Docker {
             kind: self.kind,
             rootless: self.rootless,
             counts: self.counts,
+            directory: self.directory.clone(),
             image_limits: self.image_limits,
         }
     }

@@ -45,14 +45,17 @@ pub(super) async fn look(client: &bollard::Docker, place: &Address) -> Result<Se
     let info = client.info().await.map_err(|e| convert::failed(kind.name(), e))?;
     check(kind, &version)?;
     let security = info.security_options.as_deref().unwrap_or_default();
+    if !security.iter().any(|option| option.contains("seccomp")) {
+        return Err(Error::Unusable {
+            engine: kind.name(),
+            why: "it filters no system calls; it has to be built with seccomp, and so has the kernel".into(),
+        });
+    }
     // Podman says it where clients of Docker do not look; whose process it is says the same.
     let owner = place.owner().await;
     let rootless = security.iter().any(|option| option.contains("name=rootless"))
         || kind == Kind::Podman && owner.is_some_and(|owner| owner != 0);
     let mut notes: Vec<String> = Vec::new();
-    if !security.iter().any(|option| option.contains("seccomp")) {
-        notes.push("it filters no system calls".into());
-    }
     let tells_oom = tells_oom(kind, version.version.as_deref().unwrap_or_default());
     if !tells_oom {
         notes.push("Podman before 5.0 does not report that memory ran out: such a container ends with 137".into());

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use seccompiler::BpfProgram;
 
-use super::calls::{ALLOWED, ALLOWED_HERE, FCHMODAT2, REFUSED};
-use super::program::{Range, Verdict, assemble};
+use super::program::{Range, assemble};
 use super::step::{Result, failed};
+use crate::calls::{self, Verdict};
 
 // Of linux/audit.h.
 #[cfg(target_arch = "x86_64")]
@@ -19,67 +19,12 @@ const ARCH: Option<u32> = Some(0xc000_00b7);
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const ARCH: Option<u32> = None;
 
-/// `set_id`: programs may be given the rights of their owner (set-user-id), see `Run::may_set_ids`.
-/// It is a matter of arguments; a call that hides them behind a pointer (`openat2`) is not implemented.
+/// `set_id`: see [`calls::verdicts`].
 pub fn install(set_id: bool) -> Result<()> {
     let arch = ARCH.ok_or_else(|| failed("seccomp", "no filter for this processor", "x86-64 or aarch64 is needed"))?;
     let program: BpfProgram = assemble(arch, &ranges(set_id));
     let hint = "the kernel must be built with CONFIG_SECCOMP_FILTER";
     seccompiler::apply_filter(&program).map_err(|error| failed("seccomp", error.to_string(), hint))
-}
-
-/// New namespaces. `clone3` hides its flags from a filter: it is not allowed, and libc falls back.
-const NAMESPACES: i32 = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP
-    // CLONE_NEWTIME.
-    | 0x80;
-
-/// Bits of a mode: set-user-id and set-group-id; devices of both kinds.
-const SET_ID: u32 = 0o6000;
-const DEVICE: u32 = 0o2_0000;
-/// Flags of `open` that make a file. O_TMPFILE has a bit of its own beside that of a directory.
-const MAKES: u32 = libc::O_CREAT as u32 | (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
-
-fn verdicts(set_id: bool) -> BTreeMap<i64, Verdict> {
-    let set = if set_id { 0 } else { SET_ID };
-    // Sockets that reach past a network namespace (vsock), or kernel code that few need, are not among these.
-    let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|family| family as u32);
-    // Other personalities than the usual ones of Linux switch off protections.
-    let usual = vec![0, 8, 0x2_0000, 0x2_0008, u32::MAX];
-    // Keys typed for another process of a terminal.
-    let typed = vec![libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
-    let allowed = ALLOWED
-        .iter()
-        .chain(ALLOWED_HERE)
-        .map(|number| (*number, Verdict::Allow));
-    let refused = REFUSED.iter().map(|number| (*number, Verdict::Refuse));
-    let looked_at = [
-        (libc::SYS_clone, Verdict::Without(0, NAMESPACES as u32)),
-        (libc::SYS_ioctl, Verdict::Except(1, typed)),
-        (libc::SYS_socket, Verdict::Only(0, families.to_vec())),
-        (libc::SYS_socketpair, Verdict::Only(0, families.to_vec())),
-        (libc::SYS_personality, Verdict::Only(0, usual)),
-        (libc::SYS_fchmod, Verdict::Without(1, set)),
-        (libc::SYS_fchmodat, Verdict::Without(2, set)),
-        (FCHMODAT2, Verdict::Without(2, set)),
-        (libc::SYS_mknodat, Verdict::Without(2, set | DEVICE)),
-        (libc::SYS_openat, Verdict::WithoutBoth((2, MAKES), (3, set))),
-        #[cfg(target_arch = "x86_64")]
-        (libc::SYS_chmod, Verdict::Without(1, set)),
-        #[cfg(target_arch = "x86_64")]
-        (libc::SYS_creat, Verdict::Without(1, set)),
-        #[cfg(target_arch = "x86_64")]
-        (libc::SYS_mknod, Verdict::Without(1, set | DEVICE)),
-        #[cfg(target_arch = "x86_64")]
-        (libc::SYS_open, Verdict::WithoutBoth((1, MAKES), (2, set))),
-    ];
-    // In this order: a later one replaces an earlier one.
-    allowed.chain(refused).chain(looked_at).collect()
 }
 
 fn ranges(set_id: bool) -> Vec<Range> {
@@ -90,7 +35,11 @@ fn ranges(set_id: bool) -> Vec<Range> {
         Some(last) if last.0 == first => last.1 = verdict,
         _ => ranges.push((first, verdict)),
     };
-    for (number, verdict) in verdicts(set_id) {
+    let verdicts = calls::verdicts(set_id).into_iter();
+    let by_number: BTreeMap<i64, Verdict> = verdicts
+        .filter_map(|(call, verdict)| Some((call.number?, verdict)))
+        .collect();
+    for (number, verdict) in by_number {
         let number = number as u32;
         if number > next {
             put(next, Verdict::Missing);
@@ -106,6 +55,17 @@ fn ranges(set_id: bool) -> Vec<Range> {
 mod tests {
     use super::super::program;
     use super::*;
+    use crate::calls::{ALLOWED, Call, OLD, REFUSED, RENUMBERED};
+
+    /// As in linux/sched.h, with `CLONE_NEWTIME`.
+    const NAMESPACES: i32 = libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP
+        | 0x80;
 
     const THIS: u32 = 0xc000_003e;
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
@@ -126,14 +86,15 @@ mod tests {
             libc::SYS_socketpair,
             libc::SYS_personality,
         ];
-        assert!(!ALLOWED.contains(&libc::SYS_openat2), "its mode cannot be seen");
+        let has = |list: &[Call], number: i64| list.iter().any(|call| call.number == Some(number));
+        assert!(!has(ALLOWED, libc::SYS_openat2), "its mode cannot be seen");
         for number in (0..2000).chain([0x4000_0000, 0x4000_0001, 0xffff_ffff]) {
             if with_conditions.contains(&number) {
                 continue;
             }
-            let expected = if REFUSED.contains(&number) {
+            let expected = if has(REFUSED, number) {
                 REFUSE
-            } else if ALLOWED.contains(&number) || ALLOWED_HERE.contains(&number) {
+            } else if [ALLOWED, RENUMBERED, OLD].into_iter().any(|list| has(list, number)) {
                 ALLOW
             } else {
                 MISSING

@@ -2,7 +2,6 @@
 
 mod access;
 mod account;
-mod calls;
 mod cgroup;
 mod cgroup_files;
 mod etc;

@@ -6,22 +6,7 @@
 
 use seccompiler::sock_filter;
 
-/// What a system call gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Allow,
-    /// As an older kernel would answer.
-    Missing,
-    Refuse,
-    /// Refused unless the low half of this argument is one of these.
-    Only(u32, Vec<u32>),
-    /// Refused if the low half of this argument is one of these.
-    Except(u32, Vec<u32>),
-    /// Refused if one of these bits is set in the low half of this argument.
-    Without(u32, u32),
-    /// Refused if of both arguments one of the bits given with it is set in the low half.
-    WithoutBoth((u32, u32), (u32, u32)),
-}
+use crate::calls::Verdict;
 
 /// The first number that a verdict is for; it goes up to the next.
 pub type Range = (u32, Verdict);

@@ -5,6 +5,9 @@ mod life;
 mod limits;
 mod output;
 mod place;
+mod rights;
+
+pub use output::written;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,6 +118,8 @@ cases![
     limits::the_processor_is_limited,
     place::it_has_no_network,
     place::it_has_no_rights,
+    rights::no_call_sets_rights_on_a_file_of_the_host,
+    rights::ordinary_programs_run,
 ];
 
 fn open_to_all(path: &std::path::Path) {
@@ -171,9 +176,11 @@ async fn podman_conforms() {
     let Some(podman) = machine("podman_conforms", Machine::podman()) else {
         return;
     };
+    let directory = tempfile::tempdir().unwrap();
     let config = Config {
         backend: Choice::Podman,
         host: podman.host(),
+        directory: directory.path().join("containers"),
         ..Config::default()
     };
     conforms("podman_conforms", config).await;

@@ -4,13 +4,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use nexus_runtime::{Error, ExecSpec, LogOptions, Source};
+use nexus_runtime::{Engine, Error, ExecSpec, LogOptions, Source};
 
 use super::Bench;
 
 pub async fn read(bench: &Bench, id: &str, options: LogOptions) -> (String, String) {
+    written(&*bench.engine, id, options).await
+}
+
+/// What a container wrote on stdout and on stderr.
+pub async fn written(engine: &dyn Engine, id: &str, options: LogOptions) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let mut chunks = bench.engine.logs(id, options).await.unwrap();
+    let mut chunks = engine.logs(id, options).await.unwrap();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.unwrap();
         match chunk.source {

@@ -39,13 +39,14 @@ fn all_on_the_sandbox_for_an_ordinary_user() {
 /// An orchestrator, and the backend that it uses, with the test image in it.
 pub struct Stage {
     site: Site,
-    /// `None`: the sandbox, which is the orchestrator's own.
+    /// Docker or Podman. `None`: the sandbox, which is the orchestrator's own.
     docker: Option<(Machine, Found)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     Docker,
+    Podman,
     Sandbox,
 }
 
@@ -73,16 +74,21 @@ impl Stage {
             .ok()?;
         let mut site = Site::new().env("NEXUS_ORCHESTRATOR__CONTAINER_ENGINE_TIMEOUT", "10s");
         let mut docker = None;
-        if backend == Backend::Docker {
-            let machine = Machine::docker().map_err(|missing| skipped(test, &missing)).ok()?;
+        let engine = match backend {
+            Backend::Docker => Some(("docker", Choice::Docker, Machine::docker())),
+            Backend::Podman => Some(("podman", Choice::Podman, Machine::podman())),
+            Backend::Sandbox => None,
+        };
+        if let Some((name, choice, machine)) = engine {
+            let machine = machine.map_err(|missing| skipped(test, &missing)).ok()?;
             let config = Config {
-                backend: Choice::Docker,
+                backend: choice,
                 host: machine.host(),
                 ..Config::default()
             };
             let found = choose(&config).await.unwrap();
             site = site
-                .env("NEXUS_ORCHESTRATOR__CONTAINER_BACKEND", "docker")
+                .env("NEXUS_ORCHESTRATOR__CONTAINER_BACKEND", name)
                 .env("NEXUS_ORCHESTRATOR__CONTAINER_HOST", &machine.host());
             docker = Some((machine, found));
         }

@@ -95,7 +95,8 @@ fn mounted(session: &str, script: &str, source: &Path, read_only: bool) -> Creat
     })
 }
 
-/// The attack: a user mounts a directory of root's that everybody may write to, and leaves a set-user-id program there.
+/// The attack: a user mounts a directory of root's that everybody may write to, and leaves a set-user-id program there, a
+/// set-group-id one, and a device, and the same in the workspace.
 async fn leaves(test: &str, backend: Backend) {
     let place = shared_directory();
     let Some(stage) = stage(test, backend, &place.path).await else {
@@ -103,7 +104,8 @@ async fn leaves(test: &str, backend: Backend) {
     };
     let connection = connect_as(&stage, USER).await;
     let session = session_with(&connection, allowed(&place.path)).await;
-    let script = "cp /bin/busybox /data/p; chmod 755 /data/p; chmod 4755 /data/p; touch /workspace/w; ls /data";
+    let script = "cd /workspace; cp /bin/busybox /data/p; chmod 755 /data/p; chmod 4755 /data/p; chmod 2755 /data/p; \
+                  touch w; chmod 6755 w; mknod zero c 0 0; mknod /data/zero c 0 0; ls /data";
     let made = create(&connection, mounted(&session, script, &place.path, false))
         .await
         .unwrap();
@@ -111,10 +113,18 @@ async fn leaves(test: &str, backend: Backend) {
     assert_eq!(out, "p\n", "{err}");
     let left = std::fs::metadata(place.path.join("p")).unwrap();
     assert_eq!(left.uid(), USER);
-    if backend == Backend::Sandbox {
-        assert_eq!(left.mode() & 0o7777, 0o755, "{err}");
-    }
+    assert_eq!(left.mode() & 0o7777, 0o755, "{err}");
     let workspace = stage.site.root().state().join("workspaces").join(&session);
+    let names: Vec<_> = std::fs::read_dir(&workspace)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["w"], "{err}");
+    assert_eq!(
+        std::fs::metadata(workspace.join("w")).unwrap().mode() & 0o6000,
+        0,
+        "{err}"
+    );
     for path in [workspace.join("w"), workspace] {
         assert_eq!(std::fs::metadata(&path).unwrap().uid(), USER, "{}", path.display());
     }
@@ -139,6 +149,11 @@ async fn sandbox_leaves_files_of_its_user() {
 #[tokio::test]
 async fn docker_leaves_files_of_its_user() {
     leaves("docker_leaves_files_of_its_user", Backend::Docker).await;
+}
+
+#[tokio::test]
+async fn podman_leaves_files_of_its_user() {
+    leaves("podman_leaves_files_of_its_user", Backend::Podman).await;
 }
 
 /// The attack: a user makes containers that end at once until nobody can make any more, and says megabytes of one.
