@@ -149,7 +149,11 @@ impl Site {
             if let Some(status) = process.ended() {
                 panic!("{daemon} ended before it was ready: {status}\n{}", process.tail(LINES));
             }
-            let connection = Connection::lazy(&address, &Options::default());
+            let options = Options {
+                own_token: Some(self.root.own_token_file()),
+                ..Options::default()
+            };
+            let connection = Connection::lazy(&address, &options);
             let request = HealthCheckRequest { service: String::new() };
             if let Ok(answer) = connection.health().check(request).await
                 && answer.into_inner().status() == ServingStatus::Serving
@@ -237,6 +241,7 @@ impl Site {
     pub fn dial(&self, daemon: Daemon) -> Dial {
         Dial {
             socket: self.socket(daemon),
+            own_token: self.root.own_token_file(),
         }
     }
 }
@@ -270,6 +275,7 @@ impl Drop for Site {
 #[derive(Clone, Debug)]
 pub struct Dial {
     socket: PathBuf,
+    own_token: PathBuf,
 }
 
 impl Dial {
@@ -278,6 +284,7 @@ impl Dial {
             reconnect_interval: Duration::from_millis(50),
             rpc_timeout: PATIENCE,
             server_uid: ServerUid::OwnOrRoot,
+            own_token: Some(self.own_token.clone()),
             ..Options::default()
         };
         Connection::lazy(&Address::Unix(self.socket.clone()), &options)

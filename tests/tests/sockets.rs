@@ -9,6 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use nexus_client::{Address, Connection, Options};
 use nexus_proto::{
     agent::v1::*,
     llm::v1::ListModelsRequest,
@@ -17,7 +18,7 @@ use nexus_proto::{
         MessageRole, SendMessageRequest, SubscribeEventsRequest,
     },
 };
-use nexus_tests::{Daemon, NOBODY, PATIENCE, Process, Site, as_nobody, ask, skipped};
+use nexus_tests::{Daemon, NOBODY, PATIENCE, Process, Site, as_nobody, ask, binary, skipped};
 use prost::Message;
 use tempfile::TempDir;
 
@@ -152,10 +153,22 @@ impl Other {
 
     /// What they get for a call: the code, the words, and the first message.
     fn call(&self, site: &Site, path: &str, message: &impl Message) -> (String, String, Vec<u8>) {
+        self.call_with(site, None, path, message)
+    }
+
+    /// The same with a token.
+    fn call_with(
+        &self,
+        site: &Site,
+        token: Option<&str>,
+        path: &str,
+        message: &impl Message,
+    ) -> (String, String, Vec<u8>) {
         let hex = hex::encode(message.encode_to_vec());
         let mut command: Command = as_nobody(&self.command).unwrap();
         let socket = site.socket(Daemon::Orchestrator);
         let out = command
+            .envs(token.map(|token| ("NEXUS_TOKEN", token)))
             .arg(socket)
             .args([path, &hex])
             .stderr(Stdio::inherit())
@@ -168,6 +181,23 @@ impl Other {
         let first = lines.next().unwrap_or_default();
         (code.into(), words.into(), hex::decode(first).unwrap())
     }
+}
+
+/// Our own command on this site: what it prints.
+fn nexus(site: &Site, args: &[&str]) -> String {
+    let mut command = Command::new(binary("nexus"));
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", site.folder().path())
+        .env("NEXUS_ROOT", site.root().path())
+        .env("NEXUS_COMMON__ORCHESTRATOR", site.socket(Daemon::Orchestrator))
+        .args(args)
+        .stdin(Stdio::null());
+    let done = command.output().unwrap();
+    let beside = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{args:?}: {beside}");
+    String::from_utf8(done.stdout).unwrap()
 }
 
 const LIST: &str = "/orchestrator.v1.OrchestratorService/ListSessions";
@@ -295,6 +325,90 @@ async fn an_agent_has_what_agents_need_and_nothing_else() {
     }
 }
 
+/// The attack: with nothing but the socket, a process of the daemons' own uid, and one of another uid with a role, call; and
+/// one with a narrow token does more than that allows.
+#[tokio::test]
+async fn with_require_token_our_own_work_and_others_need_one() {
+    let Some(other) = Other::new("with_require_token_our_own_work_and_others_need_one") else {
+        return;
+    };
+    let settings = role("user").replacen("[common]\n", "[common]\nrequire_token = true\n", 1);
+    let mut site = other.site(&settings);
+    // Each daemon by itself, as init systems start them. A question is answered only if they reach each other.
+    site.up_line().await;
+    site.up(&[Daemon::Gateway]).await;
+    let file = site.root().own_token_file();
+    assert_eq!(mode(&file), 0o600);
+    let own = fs::read_to_string(&file).unwrap();
+
+    // Our own command finds the token, for the daemons and for what is behind the front door.
+    for command in [["sessions", "list"], ["models", "list"], ["chat", "hello"]] {
+        nexus(&site, &command);
+    }
+
+    let bare = Connection::lazy(&Address::Unix(site.socket(Daemon::Orchestrator)), &Options::default());
+    for socket in [Daemon::Orchestrator, Daemon::Llm, Daemon::Agent, Daemon::Gateway] {
+        let bare = Connection::lazy(&Address::Unix(site.socket(socket)), &Options::default());
+        let request = tonic_health::pb::HealthCheckRequest { service: String::new() };
+        ask::refused(bare.health().check(request).await, tonic::Code::Unauthenticated);
+    }
+    // What it says of another caller is not believed either.
+    let mut stamped = tonic::Request::new(ListSessionsRequest::default());
+    stamped
+        .metadata_mut()
+        .insert("nexus-peer-role", "admin".parse().unwrap());
+    stamped
+        .metadata_mut()
+        .insert("nexus-peer-principal", "uid:0".parse().unwrap());
+    let refused = bare.orchestrator().list_sessions(stamped).await;
+    ask::refused(refused, tonic::Code::Unauthenticated);
+
+    let (code, words, _) = other.call(&site, LIST, &ListSessionsRequest::default());
+    assert_eq!(code, "Unauthenticated", "{words}");
+    let token = nexus(&site, &["token", "new", "theirs", "--role", "user", "--scope", "read"]);
+    let token = token.trim();
+    let (code, words, _) = other.call_with(&site, Some(token), LIST, &ListSessionsRequest::default());
+    assert_eq!(code, "Ok", "{words}");
+    let (code, words, _) = other.call_with(&site, Some(token), CREATE, &CreateSessionRequest::default());
+    assert_eq!(code, "PermissionDenied", "{words}");
+    // Passed on by the front door with the name of its token.
+    let (code, words, _) = other.call_with(&site, Some(token), GATEWAY, &ListSessionsRequest::default());
+    assert_eq!(code, "Ok", "{words}");
+    for log in fs::read_dir(site.root().log_dir()).unwrap() {
+        let log = fs::read_to_string(log.unwrap().path()).unwrap();
+        assert!(!log.contains(&own) && !log.contains(token), "{log}");
+    }
+}
+
+/// The attack: a user whose uid has a role shows a token of less, or one that was revoked, and is heard as the uid.
+#[tokio::test]
+async fn a_token_that_is_shown_on_a_socket_counts() {
+    let Some(other) = Other::new("a_token_that_is_shown_on_a_socket_counts") else {
+        return;
+    };
+    let mut site = other.site(&role("user"));
+    site.up(&[Daemon::Orchestrator]).await;
+    let token = nexus(&site, &["token", "new", "theirs", "--role", "user", "--scope", "read"]);
+    let token = token.trim();
+    let create = CreateSessionRequest::default();
+    assert_eq!(other.call(&site, CREATE, &create).0, "Ok");
+    let (code, words, _) = other.call_with(&site, Some(token), CREATE, &create);
+    assert_eq!(code, "PermissionDenied", "{words}");
+    // It is another owner than the uid.
+    let (_, _, listed) = other.call_with(&site, Some(token), LIST, &ListSessionsRequest::default());
+    assert_eq!(ListSessionsResponse::decode(&*listed).unwrap().total_count, 0);
+    nexus(&site, &["token", "revoke", "theirs"]);
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        let (code, words, _) = other.call_with(&site, Some(token), LIST, &ListSessionsRequest::default());
+        if code == "Unauthenticated" {
+            break;
+        }
+        assert!(std::time::Instant::now() < until, "{code}: {words}");
+    }
+    assert!(!site.root().own_token_file().exists(), "nothing asked for it");
+}
+
 const TASK_CALLS: [&str; 4] = [
     "/agent.v1.AgentService/GetTaskStatus",
     "/agent.v1.AgentService/CancelTask",
@@ -356,9 +470,9 @@ async fn an_agent_of_another_uid_touches_nothing_that_is_not_its_own() {
         agent_id: ours.clone(),
         ..ListTasksRequest::default()
     };
-    assert_eq!(other.call(&site, list, &of_ours).0, "PermissionDenied");
+    assert_eq!(other.call(&site, list, &of_ours).0, "NotFound");
     let execute = "/agent.v1.AgentService/ExecuteTask";
-    assert_eq!(other.call(&site, execute, &give(&ours)).0, "PermissionDenied");
+    assert_eq!(other.call(&site, execute, &give(&ours)).0, "NotFound");
     assert_eq!(
         other.call(&site, execute, &give(&theirs)).0,
         "NotFound",
@@ -372,14 +486,14 @@ async fn an_agent_of_another_uid_touches_nothing_that_is_not_its_own() {
         }),
     };
     let send = "/agent.v1.AgentService/SendMessage";
-    assert_eq!(other.call(&site, send, &message).0, "PermissionDenied");
+    assert_eq!(other.call(&site, send, &message).0, "NotFound");
     let link = StreamAgentRequest {
         agent_id: ours.clone(),
         payload: None,
     };
     assert_eq!(
         other.call(&site, "/agent.v1.AgentService/StreamAgent", &link).0,
-        "PermissionDenied"
+        "NotFound"
     );
     let gone = UnregisterRequest {
         agent_id: ours.clone(),
@@ -387,7 +501,7 @@ async fn an_agent_of_another_uid_touches_nothing_that_is_not_its_own() {
     };
     assert_eq!(
         other.call(&site, "/agent.v1.AgentService/Unregister", &gone).0,
-        "PermissionDenied"
+        "NotFound"
     );
     let (_, _, agents) = other.call(&site, "/agent.v1.AgentService/ListAgents", &ListAgentsRequest {});
     let agents = ListAgentsResponse::decode(&*agents).unwrap().agents;

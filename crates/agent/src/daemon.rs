@@ -224,6 +224,7 @@ impl Daemon for Agent {
             max_message_bytes: boot.common.max_message_bytes,
             max_send_bytes: boot.common.max_message_bytes,
             traceparent: Some(nexus_daemon::spans::outgoing),
+            own_token: boot.own_token.as_ref().map(|own| own.file().to_owned()),
             ..Options::default()
         };
         let bad = |error: nexus_client::BadAddress| BootError::Config(vec![error.to_string()]);

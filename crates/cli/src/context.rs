@@ -38,6 +38,7 @@ struct Shared {
     dial_timeout: Duration,
     rpc_timeout: Duration,
     max_message_bytes: u64,
+    require_token: bool,
 }
 
 impl Context {
@@ -65,6 +66,7 @@ impl Context {
             rpc_timeout: shared.rpc_timeout,
             max_message_bytes: usize::try_from(shared.max_message_bytes).unwrap_or(usize::MAX),
             token: std::env::var("NEXUS_TOKEN").ok().filter(|token| !token.is_empty()),
+            own_token: shared.require_token.then(|| root.own_token_file()),
             ..Options::default()
         };
         Ok(Context {

@@ -6,6 +6,8 @@
 use nexus_proto::words;
 use std::{
     fmt,
+    fs::File,
+    io::Read,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -36,6 +38,8 @@ use crate::{
 /// How many connections may close under one request before it has left. A server that accepts and closes at once would
 /// otherwise keep a call without a deadline for ever.
 const ATTEMPTS: u32 = 3;
+/// Bytes of the file that [`Options::own_token`] names.
+const MAX_OWN_TOKEN: u64 = 1024;
 const AGENT: &str = concat!("nexus/", env!("CARGO_PKG_VERSION"));
 
 /// A tower service for generated stubs. Unary calls without a deadline of their own get the default one; streams get
@@ -53,6 +57,8 @@ struct Shared {
     standing: Mutex<Option<(u64, SendRequest<Body>)>>,
     /// Held while dialling, so that many callers make one connection; inside is how the last attempt failed.
     dialling: AsyncMutex<Option<(Instant, Arc<DialError>)>>,
+    /// What `Options::own_token` held when the open connection was made.
+    own_token: Mutex<Option<HeaderValue>>,
 }
 
 impl Channel {
@@ -64,6 +70,7 @@ impl Channel {
                 link: Arc::new(watch::Sender::new(Link::default())),
                 standing: Mutex::new(None),
                 dialling: AsyncMutex::new(None),
+                own_token: Mutex::new(None),
             }),
         }
     }
@@ -84,6 +91,12 @@ impl Channel {
     pub(crate) async fn connect(&self) -> Result<(), Arc<DialError>> {
         self.shared.sender().await.map(drop)
     }
+}
+
+fn bearer(token: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 impl Shared {
@@ -133,6 +146,7 @@ impl Shared {
     }
 
     async fn open(&self, wish: u64) -> Result<SendRequest<Body>, DialError> {
+        *self.own_token.lock().unwrap_or_else(PoisonError::into_inner) = self.read_own_token();
         let cut = Cut::default();
         let line = Line::new(
             dial(&self.address, &self.options).await?,
@@ -167,6 +181,18 @@ impl Shared {
         Ok(sender)
     }
 
+    fn read_own_token(&self) -> Option<HeaderValue> {
+        let path = self.options.own_token.as_ref()?;
+        if !matches!(*self.address, Address::Unix(_)) || !self.options.server_uid.is_own_or_root() {
+            return None;
+        }
+        let mut text = String::new();
+        let file = File::open(path).and_then(|file| file.take(MAX_OWN_TOKEN).read_to_string(&mut text));
+        // Where it cannot be read, the daemon says what is missing.
+        file.ok()?;
+        bearer(text.trim_end())
+    }
+
     /// Fills in what tonic leaves to the transport: scheme, authority, token, deadline.
     fn prepare(&self, request: &mut Request<Body>) -> Result<Option<Deadline>, DialError> {
         let unusable = |what: &str| DialError::Unusable(format!("{}: {what}", self.address));
@@ -188,9 +214,7 @@ impl Shared {
         if let Some(token) = &self.options.token
             && !headers.contains_key(AUTHORIZATION)
         {
-            let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-                .map_err(|_| unusable("the token has characters that no token has"))?;
-            value.set_sensitive(true);
+            let value = bearer(token).ok_or_else(|| unusable("the token has characters that no token has"))?;
             headers.insert(AUTHORIZATION, value);
         }
         if let Some(traceparent) = self.options.traceparent
@@ -217,6 +241,10 @@ impl Shared {
         let mut attempt = 1;
         loop {
             let mut sender = self.sender().await.map_err(dial_status)?;
+            let own = self.own_token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(own) = own {
+                request.headers_mut().entry(AUTHORIZATION).or_insert(own);
+            }
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     return Ok(response.map(|body| Body::new(Answer::new(body, self.address.clone(), deadline))));

@@ -270,7 +270,9 @@ fn hint(kind: Kind) -> Option<&'static str> {
         Kind::Denied => {
             Some("the daemon's config gives users and groups their roles; a token carries one too: nexus token new")
         }
-        Kind::Unauthenticated => Some("get a token with: nexus token new"),
+        Kind::Unauthenticated => {
+            Some("set NEXUS_TOKEN to a token; the user that Nexus runs as makes one with: nexus token new")
+        }
         Kind::Exhausted => Some("try again later, or raise the limit that the message names"),
         Kind::OutOfRange => Some("the log is another one now, or shorter: read again without a cursor"),
         Kind::Unimplemented => {

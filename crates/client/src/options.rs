@@ -27,6 +27,9 @@ pub struct Options {
     pub keepalive: Duration,
     /// Sent as `authorization: Bearer`.
     pub token: Option<String>,
+    /// A file with a token that is sent where no other is: over Unix sockets only, to processes of this user or root. It is
+    /// read at each dial, and may be missing.
+    pub own_token: Option<PathBuf>,
     /// Who may own the process behind a Unix socket.
     pub server_uid: ServerUid,
     /// PEM file of the authorities trusted for TLS; the system's when absent.
@@ -52,6 +55,15 @@ pub enum ServerUid {
 }
 
 impl ServerUid {
+    /// Whether nobody but this user and root is talked to.
+    pub(crate) fn is_own_or_root(self) -> bool {
+        match self {
+            ServerUid::Own | ServerUid::OwnOrRoot => true,
+            ServerUid::Any => false,
+            ServerUid::Is(uid) => ServerUid::OwnOrRoot.allows(uid),
+        }
+    }
+
     pub(crate) fn allows(self, uid: u32) -> bool {
         let own = nix::unistd::geteuid().as_raw();
         match self {
@@ -74,6 +86,7 @@ impl Default for Options {
             max_send_bytes: MAX_MESSAGE_BYTES,
             keepalive: Duration::from_secs(30),
             token: None,
+            own_token: None,
             server_uid: ServerUid::default(),
             tls_ca: None,
             redial: Redial::default(),

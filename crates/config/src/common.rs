@@ -150,7 +150,7 @@ pub fn common() -> Schema {
                 "require_token",
                 Kind::Bool,
                 "false",
-                "demand a bearer token on the socket too",
+                "demand a bearer token on the socket too; the daemons and nexus of this user have one of their own",
             ),
             Setting::new(
                 "dial_timeout",

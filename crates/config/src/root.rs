@@ -80,6 +80,11 @@ impl Root {
         self.state().join("nexus/tokens.toml")
     }
 
+    /// The token by which the processes of this installation know each other, 0600.
+    pub fn own_token_file(&self) -> PathBuf {
+        self.state().join("nexus/own-token")
+    }
+
     /// Provider keys, 0600; only the model daemon reads it.
     pub fn key_file(&self) -> PathBuf {
         self.state().join("nexus/keys.toml")

@@ -11,7 +11,7 @@ use crate::daemon::{Boot, BootError, Built, Daemon, Reload, chain};
 use crate::serve::ServeError;
 use crate::settings::Plan;
 use crate::wake::Clock;
-use crate::{Health, Stop, Wake, listener, metrics, serve, token};
+use crate::{Health, OwnToken, Stop, Wake, listener, metrics, serve, token};
 
 /// A daemon that serves.
 pub(crate) struct Started<C> {
@@ -37,6 +37,7 @@ pub(crate) async fn start<D: Daemon>(
         Ok(files) => tracing::info!(files, "removed leftovers of killed commands beside the token file"),
         Err(error) => tracing::warn!(reason = chain(&error), "failed to remove leftovers of a killed command"),
     }
+    let own_token = own_token(plan)?;
     // Before the store is opened: whoever holds the socket holds the store.
     let listeners = listener::bind(&plan.listen).await?;
     let (every, threshold) = (plan.common.wake_check, plan.common.wake_threshold);
@@ -48,6 +49,7 @@ pub(crate) async fn start<D: Daemon>(
         service: plan.service.clone(),
         socket: listeners.socket().to_path_buf(),
         health: health.clone(),
+        own_token: own_token.clone(),
         stop: stop.clone(),
         wake: wake.clone(),
     };
@@ -66,7 +68,10 @@ pub(crate) async fn start<D: Daemon>(
     let serving = tokio::spawn(serve::serve(
         listeners,
         services,
-        plan.serve.clone(),
+        serve::ServeOptions {
+            own_token,
+            ..plan.serve.clone()
+        },
         health.clone(),
         stop.clone(),
     ));
@@ -84,6 +89,20 @@ pub(crate) async fn start<D: Daemon>(
         flush,
         flush_budget,
     }))
+}
+
+fn own_token<D: Daemon>(plan: &Plan<D>) -> Result<Option<OwnToken>, BootError> {
+    if !plan.common.require_token {
+        return Ok(None);
+    }
+    let path = plan.root.own_token_file();
+    let found = OwnToken::establish(&path).map_err(|error| {
+        let path = path.display();
+        BootError::Failed(format!(
+            "[common] require_token needs a token of Nexus' own in {path}: {error}; stop all daemons, then remove it"
+        ))
+    });
+    found.map(Some)
 }
 
 async fn show_metrics(bind: metrics::MetricsBind, health: Health, stop: Stop) {

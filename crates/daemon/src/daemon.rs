@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::exit::Exit;
 use crate::listener::BindError;
 use crate::settings::Common;
-use crate::{Health, Services, Stop, Wake};
+use crate::{Health, OwnToken, Services, Stop, Wake};
 
 /// One daemon: a library with this trait, and a `main` that hands over to [`crate::main`].
 pub trait Daemon: Sized + 'static {
@@ -58,6 +58,8 @@ pub struct Boot<C> {
     pub socket: PathBuf,
     /// What the daemon tells of itself.
     pub health: Health,
+    /// What the daemon shows its neighbours, and they show it, where the settings demand a token of everybody.
+    pub own_token: Option<OwnToken>,
     /// Told when it has to stop.
     pub stop: Stop,
     /// Told when the host woke.

@@ -5,10 +5,11 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tonic::{Code, Status};
 
 use crate::{
+    OwnToken,
     caller::{self, Caller, PEER_PRINCIPAL, PEER_ROLE, PEER_SCOPES, PEER_TOKEN, PEER_UID, Role},
     shares::{Account, Shares},
     status::status,
@@ -22,6 +23,8 @@ pub(crate) struct Rules {
     pub gids: BTreeMap<u32, Role>,
     pub anonymous: Role,
     pub require_token: bool,
+    /// Of the other daemons of this installation, on its sockets.
+    pub own_token: Option<OwnToken>,
     pub tokens: Arc<Checker>,
 }
 
@@ -55,6 +58,7 @@ impl Rules {
             gids,
             anonymous,
             require_token,
+            own_token: None,
             tokens: Arc::new(tokens),
         })
     }
@@ -152,35 +156,51 @@ impl Peer {
         Some(self.rules.tokens.watch(caller.token.as_ref()?))
     }
 
-    /// Who makes this request. The headers by which daemons tell each other of callers are gone afterwards.
+    /// Who makes this request. A token that is shown is checked and counts, whoever connected. The headers by which
+    /// daemons tell each other of callers are gone afterwards, and so is the token.
     pub fn identify(&self, headers: &mut HeaderMap) -> Result<Caller, Status> {
-        let stamped = caller::is_stamped(headers);
-        let told = match &self.kind {
-            Kind::Own(_) if stamped => Some(self.told(headers)?),
-            Kind::Own(_) | Kind::Known(_) | Kind::Stranger { .. } | Kind::Remote { .. } => None,
-        };
-        if stamped {
+        let shown = headers.remove(header::AUTHORIZATION);
+        let told = if caller::is_stamped(headers) {
+            let told = self.is_trusted(shown.as_ref()).then(|| self.told(headers));
             caller::unstamp(headers);
-        }
+            told.transpose()?
+        } else {
+            None
+        };
         match &self.kind {
             Kind::Stranger { uid, gid } => Err(self.stranger(*uid, *gid)),
-            Kind::Own(caller) | Kind::Known(caller) if !self.rules.require_token => {
-                Ok(told.unwrap_or_else(|| caller.clone()))
-            }
-            Kind::Own(own) | Kind::Known(own) => {
-                let bearer = self.bearer(headers)?;
-                Ok(told.unwrap_or(Caller {
+            Kind::Own(own) | Kind::Known(own) => match &shown {
+                None if self.rules.require_token => Err(no_token()),
+                None => Ok(told.unwrap_or_else(|| own.clone())),
+                Some(value) if self.is_own_token(value) => Ok(told.unwrap_or_else(|| own.clone())),
+                Some(value) => Ok(Caller {
                     uid: own.uid,
                     gid: own.gid,
                     pid: own.pid,
-                    ..bearer
-                }))
-            }
-            Kind::Remote { anonymous: true } if !headers.contains_key(header::AUTHORIZATION) => {
-                Ok(Caller::anonymous(self.rules.anonymous))
-            }
-            Kind::Remote { .. } => self.bearer(headers),
+                    ..self.bearer(value)?
+                }),
+            },
+            Kind::Remote { anonymous } => match &shown {
+                None if *anonymous => Ok(Caller::anonymous(self.rules.anonymous)),
+                None => Err(no_token()),
+                Some(value) => self.bearer(value),
+            },
         }
+    }
+
+    /// Whether what is said here about other callers is believed: by our own uid, in its own name. Whoever shows a token of
+    /// somebody's speaks for that token alone.
+    fn is_trusted(&self, shown: Option<&HeaderValue>) -> bool {
+        match (&self.kind, shown) {
+            (Kind::Own(_), None) => !self.rules.require_token,
+            (Kind::Own(_), Some(value)) => self.is_own_token(value),
+            (Kind::Known(_) | Kind::Stranger { .. } | Kind::Remote { .. }, _) => false,
+        }
+    }
+
+    fn is_own_token(&self, shown: &HeaderValue) -> bool {
+        let own = self.rules.own_token.as_ref();
+        own.is_some_and(|own| bearer_text(shown).is_some_and(|text| own.is(text)))
     }
 
     /// What our own uid says about whom it calls for.
@@ -219,21 +239,10 @@ impl Peer {
         })
     }
 
-    fn bearer(&self, headers: &HeaderMap) -> Result<Caller, Status> {
+    fn bearer(&self, shown: &HeaderValue) -> Result<Caller, Status> {
         let refuse = |message: &str, reason| status(Code::Unauthenticated, message, reason);
-        let value = headers.get(header::AUTHORIZATION).ok_or_else(|| {
-            refuse(
-                "a bearer token is needed here; make one with: nexus token new",
-                "NO_TOKEN",
-            )
-        })?;
-        let token = value
-            .to_str()
-            .ok()
-            .and_then(|text| text.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim())
-            .ok_or_else(|| refuse("authorization metadata is not \"Bearer <token>\"", "NO_TOKEN"))?;
+        let token =
+            bearer_text(shown).ok_or_else(|| refuse("authorization metadata is not \"Bearer <token>\"", "NO_TOKEN"))?;
         match self.rules.tokens.check(token) {
             Ok(caller) => Ok(caller),
             Err(Refusal::Unknown) => Err(refuse("this token is not known or was revoked", "BAD_TOKEN")),
@@ -259,9 +268,21 @@ impl Peer {
     }
 }
 
+fn no_token() -> Status {
+    let message = "a bearer token is needed here; make one with: nexus token new";
+    status(Code::Unauthenticated, message, "NO_TOKEN")
+}
+
+/// The token in an `authorization` header.
+fn bearer_text(shown: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = shown.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::token;
 
     fn rules(require_token: bool) -> Arc<Rules> {
         let roles = [("uid:1001", Role::Agent), ("gid:50", Role::User)].map(|(key, role)| (key.to_string(), role));
@@ -371,6 +392,73 @@ mod tests {
         );
         assert_eq!(role(&Peer::remote(rules(false), false)), Err(Code::Unauthenticated));
         assert_eq!(role(&Peer::remote(rules(false), true)), Ok(Role::User));
+    }
+
+    /// The attack: a process of the daemon's own uid, such as a container with nothing but the socket, says that it calls
+    /// for an administrator, without a token or with one of less.
+    #[test]
+    fn a_token_counts_on_the_socket_and_only_the_own_one_speaks_for_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tokens.toml");
+        let narrow = token::new(&file, "narrow", Role::User, &["read".into()], None).unwrap();
+        let own_token = OwnToken::establish(&dir.path().join("own-token")).unwrap();
+        let own = own_token.text.clone();
+        let peer = |require_token, uid| {
+            let roles = [("uid:1001".to_owned(), Role::Agent)].into();
+            let mut rules = Rules::new(1000, &roles, require_token, Checker::new(file.clone())).unwrap();
+            rules.own_token = require_token.then(|| own_token.clone());
+            Peer::local(Arc::new(rules), uid, uid, None, &[])
+        };
+        let ask = |peer: &Peer, token: Option<&str>, stamped: bool| {
+            let mut headers = HeaderMap::new();
+            if let Some(token) = token {
+                headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+            }
+            if stamped {
+                Caller::of_uid(7, Role::Admin).stamp(&mut headers);
+            }
+            let found = peer.identify(&mut headers).map_err(|status| status.code());
+            assert!(headers.is_empty(), "{headers:?}");
+            found.map(|caller| (caller.principal.to_string(), caller.role, caller.scopes.is_some()))
+        };
+        let token = (format!("token:{}", narrow.id), Role::User, true);
+        let (own_uid, other) = (
+            ("uid:1000".to_owned(), Role::Admin, false),
+            ("uid:1001".to_owned(), Role::Agent, false),
+        );
+        for require in [false, true] {
+            for stamped in [false, true] {
+                for uid in [1000, 1001] {
+                    assert_eq!(ask(&peer(require, uid), Some(&narrow.text), stamped), Ok(token.clone()));
+                    assert_eq!(
+                        ask(&peer(require, uid), Some("nxs_x"), stamped),
+                        Err(Code::Unauthenticated)
+                    );
+                }
+                let bare = ask(&peer(require, 1001), None, stamped);
+                assert_eq!(
+                    bare,
+                    if require {
+                        Err(Code::Unauthenticated)
+                    } else {
+                        Ok(other.clone())
+                    }
+                );
+            }
+        }
+        let named = ("uid:7".to_owned(), Role::Admin, false);
+        let strict = peer(true, 1000);
+        assert_eq!(ask(&strict, None, true), Err(Code::Unauthenticated));
+        assert_eq!(ask(&strict, Some(&*own), true), Ok(named.clone()));
+        assert_eq!(ask(&strict, Some(&*own), false), Ok(own_uid));
+        assert_eq!(ask(&peer(false, 1000), None, true), Ok(named));
+        // Root, say, that read the file: known by its own uid, and believed nothing of others.
+        assert_eq!(ask(&peer(true, 1001), Some(&*own), true), Ok(other));
+        // It is for sockets only.
+        let mut rules = Rules::new(1000, &BTreeMap::new(), true, Checker::new(file.clone())).unwrap();
+        rules.own_token = Some(own_token.clone());
+        let remote = Peer::remote(Arc::new(rules), true);
+        assert_eq!(ask(&remote, Some(&*own), true), Err(Code::Unauthenticated));
     }
 
     #[test]

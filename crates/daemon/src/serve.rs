@@ -31,6 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use crate::shares::Limit;
 
 use crate::{
+    OwnToken,
     authority::FilteredStream,
     caller::{Access, Role},
     gathered::Gathered,
@@ -93,6 +94,8 @@ pub struct ServeOptions {
     pub roles: BTreeMap<String, Role>,
     /// On the Unix socket too. TCP always needs one, but for an allowed anonymous loopback.
     pub require_token: bool,
+    /// What the other daemons of this installation show; known where a token is demanded of everybody.
+    pub own_token: Option<OwnToken>,
     /// Where the tokens are kept.
     pub token_file: PathBuf,
     /// The user this daemon runs as, who is an admin.
@@ -119,7 +122,8 @@ pub async fn serve(
     stop: Stop,
 ) -> Result<(), ServeError> {
     let tokens = Checker::new(options.token_file.clone());
-    let rules = Rules::new(options.own_uid, &options.roles, options.require_token, tokens)?;
+    let mut rules = Rules::new(options.own_uid, &options.roles, options.require_token, tokens)?;
+    rules.own_token = options.own_token.clone();
     let table = complete(services, &health).table();
     let limits = Limits {
         calls: Limit {

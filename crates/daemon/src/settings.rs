@@ -304,6 +304,7 @@ pub(crate) fn plan<D: Daemon>(root: &Root, shown: Shown, mistakes: &mut Vec<Stri
         stop_budget: common.stop_budget * 3 / 4,
         roles,
         require_token: common.require_token,
+        own_token: None,
         token_file: root.token_file(),
         own_uid: common.own_uid,
     };

@@ -44,6 +44,7 @@ impl Daemon for Gateway {
             root,
             socket,
             health,
+            own_token,
             stop,
             wake,
             ..
@@ -59,6 +60,7 @@ impl Daemon for Gateway {
             max_message_bytes: common.max_message_bytes,
             max_send_bytes: common.max_message_bytes,
             traceparent: Some(nexus_daemon::spans::outgoing),
+            own_token: own_token.as_ref().map(|own| own.file().to_owned()),
             ..Options::default()
         };
         let (redial, health_of_watch) = (options.redial.clone(), health.clone());

@@ -79,6 +79,7 @@ impl Daemon for Llm {
             dial_timeout: boot.common.dial_timeout,
             rpc_timeout: boot.common.rpc_timeout,
             reconnect_interval: boot.common.reconnect_interval,
+            own_token: boot.own_token.as_ref().map(|own| own.file().to_owned()),
             ..Options::default()
         };
         let orchestrator = Connection::lazy(&Address::Unix(boot.common.orchestrator.clone()), &options);

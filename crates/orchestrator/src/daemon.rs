@@ -20,7 +20,8 @@ use crate::domain::Rules;
 use crate::domain::shares::Shares;
 use crate::engine::containers::Containers;
 use crate::engine::{Engine, Options};
-use crate::remote::{front_door::FrontDoor, watch};
+use crate::remote::front_door::FrontDoor;
+use crate::remote::watch::Watch;
 use crate::service::{agent, containers, orchestrator, raw, tool};
 
 #[derive(Clone, Debug, Deserialize)]
@@ -279,15 +280,16 @@ impl Daemon for Orchestrator {
             .map_err(|e| BootError::Failed(format!("failed to note the start: {e}")))?;
         verify_later(&engine, &boot);
         watch_disk(&engine, &boot);
-        tokio::spawn(watch::run(engine.clone(), boot.health.clone(), boot.stop.token()));
+        let watch = Watch::new(engine.clone(), boot.own_token.as_ref());
+        tokio::spawn(watch.clone().run(boot.health.clone(), boot.stop.token()));
 
         engine.follow(&boot.wake);
-        let door = FrontDoor::new(engine.clone());
+        let door = FrontDoor::new(engine.clone(), boot.own_token.clone());
         boot.wake.on_wake("daemons", {
-            let (door, engine) = (door.clone(), engine.clone());
+            let door = door.clone();
             move |_| {
                 door.renew();
-                watch::answer_again(engine.clone())
+                watch.clone().answer_again()
             }
         });
         #[cfg(target_os = "linux")]

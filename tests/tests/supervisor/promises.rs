@@ -136,3 +136,28 @@ fn commands_at_the_same_time_leave_one_of_each() {
     }
     assert!(world.works(&["chat", "hello"]).contains("hello"));
 }
+
+/// A token is demanded of everybody, and the daemons, the supervisor and the command of this user show each other theirs.
+#[tokio::test]
+async fn with_require_token_everything_comes_up_and_a_bare_caller_is_nobody() {
+    let world = World::new("[common]\nrequire_token = true\n");
+    world.works(&["up"]);
+    for service in SERVICES {
+        let found = world.service(service);
+        assert_eq!(found["state"], "ready", "{found}");
+        let connection = world.connect(service);
+        let whole = tonic_health::pb::HealthCheckRequest { service: String::new() };
+        let refused = connection.health().check(whole).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{service}");
+    }
+    assert!(world.works(&["chat", "hello"]).contains("hello"));
+    // One that is started again is known again.
+    let before = world.pid("llm");
+    kill(before, Signal::SIGKILL);
+    until("the model daemon is started again", || {
+        let service = world.service("llm");
+        (service["state"] == "ready" && service["pid"] != before).then_some(())
+    });
+    assert!(world.works(&["chat", "hello"]).contains("hello"));
+    world.works(&["down"]);
+}

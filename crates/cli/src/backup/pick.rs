@@ -37,6 +37,7 @@ pub fn is_secret(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     path == Path::new("nexus/keys.toml")
+        || path == Path::new("nexus/own-token")
         || name == ".env"
         || SECRET_ENDINGS.contains(&ending)
         || (path.starts_with("credentials") && name != "index.json")
@@ -171,6 +172,7 @@ mod tests {
             "run/x.pid",
             "nexus/config.toml",
             "nexus/keys.toml",
+            "nexus/own-token",
             "nexus/tokens.toml",
             "credentials/index.json",
             "credentials/vault.age",
@@ -206,8 +208,8 @@ mod tests {
         ];
         let (names, left) = sorted(false);
         assert_eq!(names, plain);
-        assert_eq!(sorted(true).0.len(), plain.len() + 2);
-        assert_eq!(left, 3, "the link and two secrets are told");
+        assert_eq!(sorted(true).0.len(), plain.len() + 3);
+        assert_eq!(left, 4, "the link and three secrets are told");
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub(super) fn look(root: &Root, fix: bool) -> Vec<Finding> {
         ("tree.config", root.config_file()),
         ("tree.keys", root.key_file()),
         ("tree.tokens", root.token_file()),
+        ("tree.own-token", root.own_token_file()),
     ];
     findings.push(unfinished(root, fix));
     findings.extend(files.iter().filter_map(|(id, path)| private_file(id, path, fix)));

@@ -55,8 +55,8 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// `environment` holds what the daemons are given; nothing of it is in the environment of this process.
 pub async fn run(mut context: Context, environment: Environment) -> Result<Exit, Failure> {
     context.local()?;
-    let token = environment.get("NEXUS_TOKEN").and_then(|token| token.to_str());
-    context.options.token = token.filter(|token| !token.is_empty()).map(str::to_owned);
+    // It asks its own daemons, in its own name.
+    context.options.token = None;
     context
         .root
         .create()

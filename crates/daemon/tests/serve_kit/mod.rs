@@ -258,6 +258,7 @@ pub fn options(dir: &Path) -> ServeOptions {
         stop_budget: Duration::from_secs(10),
         roles: BTreeMap::new(),
         require_token: false,
+        own_token: None,
         token_file: dir.join("tokens.toml"),
         own_uid: nix::unistd::geteuid().as_raw(),
     }

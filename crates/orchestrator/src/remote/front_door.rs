@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use http::header::AUTHORIZATION;
 use http::uri::{Authority, Scheme, Uri};
 use http::{HeaderMap, Request, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use nexus_daemon::Caller;
+use nexus_daemon::{Caller, OwnToken};
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tonic::body::Body;
@@ -32,6 +33,8 @@ const RESTARTING: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct FrontDoor {
     engine: Engine,
+    /// What the daemons of this installation are shown, and nobody else.
+    own_token: Option<OwnToken>,
     clients: Arc<Mutex<HashMap<PathBuf, Client<Socket, Body>>>>,
     /// When each service last had a daemon behind the door.
     served: Arc<Mutex<HashMap<String, Instant>>>,
@@ -44,9 +47,10 @@ impl std::fmt::Debug for FrontDoor {
 }
 
 impl FrontDoor {
-    pub fn new(engine: Engine) -> Self {
+    pub fn new(engine: Engine, own_token: Option<OwnToken>) -> Self {
         FrontDoor {
             engine,
+            own_token,
             clients: Arc::default(),
             served: Arc::default(),
         }
@@ -104,7 +108,7 @@ impl tower::Service<Request<Body>> for FrontDoor {
             };
             door.note(&service);
             let client = door.client(&socket);
-            match client.request(outbound(request)).await {
+            match client.request(door.outbound(request, &socket)).await {
                 Ok(response) => Ok(response.map(Body::new)),
                 Err(error) => {
                     tracing::info!(service, socket = %socket.display(), %error, "failed to pass a call on");
@@ -119,19 +123,26 @@ impl tower::Service<Request<Body>> for FrontDoor {
     }
 }
 
-/// The same request for the daemon behind the door, saying who called.
-fn outbound(mut request: Request<Body>) -> Request<Body> {
-    let caller = Caller::of_http(&request);
-    let mut uri = std::mem::take(request.uri_mut()).into_parts();
-    uri.scheme = Some(Scheme::HTTP);
-    uri.authority = Some(Authority::from_static("localhost"));
-    *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
-    let headers: &mut HeaderMap = request.headers_mut();
-    caller.stamp(headers);
-    request
-}
-
 impl FrontDoor {
+    /// The same request for the daemon behind the door, saying who called. The caller's own token is gone: the guard took it.
+    fn outbound(&self, mut request: Request<Body>, socket: &Path) -> Request<Body> {
+        let caller = Caller::of_http(&request);
+        let mut uri = std::mem::take(request.uri_mut()).into_parts();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(Authority::from_static("localhost"));
+        *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+        let headers: &mut HeaderMap = request.headers_mut();
+        caller.stamp(headers);
+        if let Some(own) = self
+            .own_token
+            .as_ref()
+            .filter(|_| self.engine.server_uid(socket).is_none())
+        {
+            headers.insert(AUTHORIZATION, own.header());
+        }
+        request
+    }
+
     fn note(&self, service: &str) {
         let mut served = self.served.lock();
         match served.get_mut(service) {
