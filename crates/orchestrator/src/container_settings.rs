@@ -40,10 +40,42 @@ pub struct ContainerConfig {
     container_engine_timeout: Duration,
     container_thresholds: Vec<String>,
     container_sample_every: Duration,
+    container_log_size: u64,
     container_user_bytes: u64,
     container_user_files: u64,
     max_containers: usize,
     max_session_containers: usize,
+}
+
+/// A log is kept in pieces, and each has room for the longest write.
+const LEAST_LOG: u64 = 1 << 20;
+impl ContainerConfig {
+    /// The user of this host that commands run as where nothing isolates them; the error is the mistake.
+    fn bare_user(&self) -> Result<Option<(u32, Option<u32>)>, String> {
+        if self.container_backend != BARE || self.container_user.is_empty() {
+            return Ok(None);
+        }
+        let (uid, gid) = match self.container_user.split_once(':') {
+            Some((uid, gid)) => (uid, Some(gid)),
+            None => (&*self.container_user, None),
+        };
+        let number = |text: &str| text.parse::<u32>().map_err(|_| text.to_owned());
+        let user = number(uid).and_then(|uid| Ok((uid, gid.map(number).transpose()?)));
+        let user = user.map_err(|text| {
+            format!("container_user: {text:?} is no number, and on the bare host (host-unsafe) UID[:GID] is needed")
+        })?;
+        let own = nix::unistd::geteuid();
+        if !own.is_root() && user.0 != own.as_raw() {
+            return Err(format!(
+                "container_user: only root can run commands of the bare host (host-unsafe) as user {}, and this is user {own}",
+                user.0
+            ));
+        }
+        if user.0 == 0 && !self.container_allow_root {
+            return Err("container_user: root on the bare host (host-unsafe) needs container_allow_root".into());
+        }
+        Ok(Some(user))
+    }
 }
 
 const COUNT: Kind = Kind::Int { min: 1, max: 1_000_000 };
@@ -200,6 +232,12 @@ pub fn settings() -> Vec<Setting> {
             "how often is looked at what containers use",
         ),
         Setting::new(
+            "container_log_size",
+            Kind::Size,
+            "16MiB",
+            "what is kept of what one container writes, the newest; a user may have that for each of its user_containers",
+        ),
+        Setting::new(
             "container_user_bytes",
             Kind::Size,
             "50GiB",
@@ -257,6 +295,9 @@ pub fn check(config: &ContainerConfig) -> Vec<String> {
         if !path.starts_with('/') {
             wrong.push(format!("container_paths: {path} is not absolute"));
         }
+    }
+    if config.container_log_size < LEAST_LOG {
+        wrong.push("container_log_size: a log takes 1MiB at least".into());
     }
     if config.container_sample_every.is_zero() || config.container_engine_timeout.is_zero() {
         wrong.push("container_sample_every and container_engine_timeout must be longer than nothing".into());
@@ -351,6 +392,8 @@ pub fn options(config: &ContainerConfig, root: &Root) -> Options {
             .filter_map(|mark| mark.parse().ok())
             .collect(),
         sample_every: config.container_sample_every,
+        bare_user: config.bare_user().unwrap_or_default(),
+        log_bytes: config.container_log_size,
         user_bytes: config.container_user_bytes,
         user_files: config.container_user_files,
     }

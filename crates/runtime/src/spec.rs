@@ -41,7 +41,11 @@ pub struct ContainerSpec {
     pub limits: Limits,
     /// Whether the files of the image may be changed; the changes go with the container.
     pub writable_rootfs: bool,
+    /// How much of what it writes is kept, the newest; zero: 16 MiB.
+    pub log_bytes: u64,
 }
+
+const LOG_BYTES: u64 = 16 << 20;
 
 /// A user of the host, with all of its groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +60,13 @@ pub struct HostUser {
 
 /// What users of the host and of a container are matched by, in messages.
 pub(crate) const OWNERS: &str = "orchestrator.container_owners";
+
+impl ContainerSpec {
+    /// The most that its log takes on the disk.
+    pub(crate) fn log_limit(&self) -> u64 {
+        if self.log_bytes == 0 { LOG_BYTES } else { self.log_bytes }
+    }
+}
 
 impl HostUser {
     /// As engines write it.

@@ -14,8 +14,8 @@ use crate::{ContainerSpec, Error, HostUser, Limits, Mount, MountKind, NetworkMod
 
 /// `/tmp` and other memory that says no size.
 const TMPFS_BYTES: u64 = 64 << 20;
-/// The newest of what a container wrote that is kept, twice: more would fill the host's disk.
-const LOG_SIZE: &str = "256m";
+/// Files that Docker keeps of a log; Podman has one.
+const LOG_FILES: u64 = 2;
 
 impl Docker {
     pub(super) async fn create_it(&self, spec: &ContainerSpec) -> Result<String> {
@@ -103,10 +103,13 @@ fn host(spec: &ContainerSpec, bindings: PortMap, kind: Kind, rootless: bool) -> 
     } else {
         memory_swap_bytes
     };
-    let mut log = HashMap::from([("max-size".to_owned(), LOG_SIZE.to_owned())]);
-    if kind == Kind::Docker {
-        log.insert("max-file".into(), "2".into());
-    }
+    let log = match kind {
+        Kind::Docker => HashMap::from([
+            ("max-size".to_owned(), (spec.log_limit() / LOG_FILES).to_string()),
+            ("max-file".to_owned(), LOG_FILES.to_string()),
+        ]),
+        Kind::Podman => HashMap::from([("max-size".to_owned(), spec.log_limit().to_string())]),
+    };
     HostConfig {
         memory: limited(memory_bytes),
         memory_swap: limited(swap),

@@ -77,6 +77,7 @@ pub fn run(spec: &ContainerSpec, image: &Resolved, own: u32, state: PathBuf) -> 
     run.limits.pids = set(limits.pids);
     run.limits.nofile = 65_536;
     run.state = Some(state);
+    run.log_bytes = spec.log_limit();
     Ok(run)
 }
 

@@ -32,6 +32,8 @@ impl Logs {
         let last = segments(dir).on("log", dir.display(), "")?.last().copied();
         let number = last.map_or(0, |last| last + 1);
         let file = create(dir, number).on("log", dir.display(), "")?;
+        // Each run of the same container begins a file.
+        drop_oldest(dir, number);
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("log", "");
         let (out, out_writer) = pipe()?;
         let (err, err_writer) = pipe()?;
@@ -129,10 +131,15 @@ impl Logs {
         self.number += 1;
         self.file = file;
         self.written = 0;
-        for old in segments(&self.dir).unwrap_or_default() {
-            if old + SEGMENTS <= self.number {
-                let _ = std::fs::remove_file(segment(&self.dir, old));
-            }
+        drop_oldest(&self.dir, self.number);
+    }
+}
+
+/// Keeps the newest files, of which `newest` is the last.
+fn drop_oldest(dir: &Path, newest: u64) {
+    for old in segments(dir).unwrap_or_default() {
+        if old + SEGMENTS <= newest {
+            let _ = std::fs::remove_file(segment(dir, old));
         }
     }
 }

@@ -128,6 +128,23 @@ fn the_log_keeps_its_newest_within_its_bound() {
     assert!(logged(&state).0.ends_with(b"\n1000000\n"));
 }
 
+/// The attack: a container that is started again and again, each time with a log of its own.
+#[test]
+fn the_logs_of_all_runs_share_one_bound() {
+    let user = everybody()[0];
+    let (_dir, state) = own_dir(user);
+    for run in 0..12 {
+        let mut wanted = shell(&format!("seq 30000; echo run-{run}"));
+        wanted.log_bytes = 1 << 20;
+        let (mut child, _) = start(user, wanted, &state);
+        assert!(child.wait().unwrap().success());
+    }
+    let size = |number: &u64| fs::metadata(segment(&state, *number)).unwrap().len();
+    let total: u64 = segments(&state).unwrap().iter().map(size).sum();
+    assert!(total <= (1 << 20) + (1 << 18), "{total}");
+    assert!(logged(&state).0.ends_with(b"run-11\n"));
+}
+
 #[test]
 fn a_signal_to_the_helper_reaches_the_command() {
     for user in everybody() {

@@ -114,6 +114,7 @@ impl Containers {
             ports: ports(&config),
             limits,
             writable_rootfs: !config.read_only_rootfs,
+            log_bytes: self.options().log_bytes,
         };
         let built = self.build(&found, who, &spec, &place).await;
         if let Err(Error::Forbidden(what)) = &built {

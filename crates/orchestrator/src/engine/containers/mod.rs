@@ -65,6 +65,10 @@ pub struct Options {
     pub marks: Vec<u32>,
     pub sample_every: Duration,
     /// What one user may have in workspaces and volumes: bytes, and files of any kind.
+    /// On the bare host: who commands run as, and who their directories belong to, instead of who made the session.
+    pub bare_user: Option<(u32, Option<u32>)>,
+    /// Of the log of one container.
+    pub log_bytes: u64,
     pub user_bytes: u64,
     pub user_files: u64,
 }
