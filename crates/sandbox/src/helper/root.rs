@@ -2,7 +2,8 @@
 //!
 //! A small tmpfs holds one mount for each top directory of the host's system or of the image, so that both are built
 //! the same way. Where the root is writable each of them is an overlay into memory. The tmpfs itself is read-only in the
-//! end. Everything that can be written to without a mount of the caller's comes out of one bounded memory, `scratch`.
+//! end. An image with very many entries in its root is one overlay instead: each mount takes a descriptor, and time.
+//! Everything that can be written to without a mount of the caller's comes out of one bounded memory, `scratch`.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,6 +24,8 @@ use super::step::{Result, Step, failed};
 const SYSTEM: [&str; 8] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix"];
 /// Always created here, never taken from an image.
 const OURS: [&str; 4] = ["dev", "proc", "sys", "tmp"];
+/// Entries of an image's root that get a mount each.
+const MOST_ENTRIES: usize = 256;
 /// Where the scratch memory has a name while the root is put together: over a directory of the host that is not looked
 /// into any more, and is left behind with it.
 const SCRATCH: &str = "/usr";
@@ -32,8 +35,15 @@ const STAGE: &str = "/tmp";
 /// What has to be taken from the host before its view changes: by the monitor where it is root, as root may go where
 /// the user inside may not, else by pid 1, as only in its own namespace may an ordinary user copy mounts.
 pub struct Sources {
-    entries: Vec<(PathBuf, Entry)>,
+    base: Base,
     mounts: Vec<Option<Tree>>,
+}
+
+/// What the root is made of.
+enum Base {
+    Entries(Vec<(PathBuf, Entry)>),
+    /// An image with more than [`MOST_ENTRIES`].
+    Whole(Tree),
 }
 
 enum Entry {
@@ -53,8 +63,8 @@ pub fn sources(run: &Run, outside: Option<User>) -> Result<Sources> {
         .clone()
         .or(outside.map(Caller::from))
         .unwrap_or_else(|| run.user.into());
-    let entries = match &run.rootfs {
-        Rootfs::Host => host()?,
+    let base = match &run.rootfs {
+        Rootfs::Host => Base::Entries(host()?),
         Rootfs::Directory(dir) => image(dir, &mut maps)?,
     };
     let mut trees = Vec::new();
@@ -80,7 +90,7 @@ pub fn sources(run: &Run, outside: Option<User>) -> Result<Sources> {
             Source::Tmpfs(_) => None,
         });
     }
-    Ok(Sources { entries, mounts: trees })
+    Ok(Sources { base, mounts: trees })
 }
 
 /// Maps of owners, each made once.
@@ -150,9 +160,19 @@ fn host() -> Result<Vec<(PathBuf, Entry)>> {
     Ok(entries)
 }
 
-fn image(dir: &Path, maps: &mut Maps) -> Result<Vec<(PathBuf, Entry)>> {
+fn image(dir: &Path, maps: &mut Maps) -> Result<Base> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, dir, flags, Mode::empty()).on("root", dir.display(), "is the image unpacked?")?;
+    if fs::read_dir(dir)
+        .on("root", dir.display(), "")?
+        .nth(MOST_ENTRIES)
+        .is_some()
+    {
+        let tree = copy_of(&root, dir)?;
+        maps.image(&tree, dir)?;
+        tree.restrict(true).on("root", dir.display(), "")?;
+        return Ok(Base::Whole(tree));
+    }
     let mut entries = Vec::new();
     for entry in fs::read_dir(dir).on("root", dir.display(), "")? {
         let name = PathBuf::from(entry.on("root", dir.display(), "")?.file_name());
@@ -171,35 +191,17 @@ fn image(dir: &Path, maps: &mut Maps) -> Result<Vec<(PathBuf, Entry)>> {
         };
         entries.push((name, entry));
     }
-    Ok(entries)
+    Ok(Base::Entries(entries))
 }
 
 /// Builds it and moves into it. Run by pid 1 as the user inside, with its namespace's capabilities.
 pub fn enter(run: &Run, sources: Sources) -> Result<()> {
     let mode = Mode::from_raw_mode(0o755);
-    let bound = if run.writable_rootfs {
-        run.limits.scratch
-    } else {
-        16 << 20
-    };
-    let root = tmpfs(bound, "755").step("root", "the kernel must allow tmpfs in user namespaces (5.2 or later)")?;
-    let stage = openat(
-        CWD,
-        STAGE,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    );
-    root.attach_at(stage.on("root", STAGE, "")?).step("root", "")?;
-    let root = root.fd;
-
     let scratch = Scratch::new(run.limits.scratch)?;
-    for (name, entry) in &sources.entries {
-        match entry {
-            Entry::Link(to) => symlinkat(to, &root, name).on("root", name.display(), "")?,
-            Entry::Tree(tree) if run.writable_rootfs && tree.is_dir => scratch.overlay(name, tree)?,
-            Entry::Tree(tree) => tree.attach(&root, &Path::new("/").join(name))?,
-        }
-    }
+    let (root, covers) = match &sources.base {
+        Base::Entries(entries) => (of_entries(run, entries, &scratch)?, Vec::new()),
+        Base::Whole(image) => of_overlay(image, &scratch)?,
+    };
     for name in ["dev", "proc", "tmp", "run", "var", "home", "etc", "root", "workspace"] {
         if mounts::kind(&root, Path::new(name)).is_none() {
             mkdirat(&root, name, mode).on("root", name, "")?;
@@ -241,9 +243,62 @@ pub fn enter(run: &Run, sources: Sources) -> Result<()> {
         tree.attach(&root, &wanted.target)?;
     }
     if !run.writable_rootfs {
-        mounts::set(&root, mounts::SAFE | MountAttrFlags::MOUNT_ATTR_RDONLY, false).step("root", "")?;
+        for part in std::iter::once(root.as_fd()).chain(covers.iter().map(|cover| cover.fd.as_fd())) {
+            mounts::set(part, mounts::SAFE | MountAttrFlags::MOUNT_ATTR_RDONLY, false).step("root", "")?;
+        }
     }
     pivot(&root)
+}
+
+/// The directory where the new root is put together; what is mounted on it, once something is.
+fn stage() -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, STAGE, flags, Mode::empty()).on("root", STAGE, "")
+}
+
+fn of_entries(run: &Run, entries: &[(PathBuf, Entry)], scratch: &Scratch) -> Result<OwnedFd> {
+    let bound = if run.writable_rootfs {
+        run.limits.scratch
+    } else {
+        16 << 20
+    };
+    let root = tmpfs(bound, "755").step("root", "the kernel must allow tmpfs in user namespaces (5.2 or later)")?;
+    root.attach_at(stage()?).step("root", "")?;
+    let root = root.fd;
+    for (name, entry) in entries {
+        match entry {
+            Entry::Link(to) => symlinkat(to, &root, name).on("root", name.display(), "")?,
+            Entry::Tree(tree) if run.writable_rootfs && tree.is_dir => {
+                let target = Path::new(STAGE).join(name);
+                rustix::fs::mkdir(&target, Mode::from_raw_mode(0o755)).on("overlay", name.display(), "")?;
+                scratch.overlay(name, tree, &target)?;
+            }
+            Entry::Tree(tree) => tree.attach(&root, &Path::new("/").join(name))?,
+        }
+    }
+    Ok(root)
+}
+
+/// The root, and what covers the image's own entries in it that are never taken from one.
+fn of_overlay(image: &Tree, scratch: &Scratch) -> Result<(OwnedFd, Vec<Tree>)> {
+    scratch.overlay(Path::new("root"), image, Path::new(STAGE))?;
+    let root = stage()?;
+    let mut covers = Vec::new();
+    for name in OURS {
+        match mounts::kind(&root, Path::new(name)) {
+            None => {}
+            Some(FileType::Directory) => {
+                let cover = tmpfs(1 << 20, "755").on("root", name, "")?;
+                cover.attach_in(&root, name)?;
+                covers.push(cover);
+            }
+            Some(_) => {
+                rustix::fs::unlinkat(&root, name, rustix::fs::AtFlags::empty()).on("root", name, "")?;
+                mkdirat(&root, name, Mode::from_raw_mode(0o755)).on("root", name, "")?;
+            }
+        }
+    }
+    Ok((root, covers))
 }
 
 fn pivot(root: &OwnedFd) -> Result<()> {
@@ -289,11 +344,9 @@ impl Scratch {
         }
     }
 
-    fn overlay(&self, name: &Path, lower: &Tree) -> Result<()> {
+    /// Mounts at `target` what `lower` has; what is changed there goes into this memory, below `name`.
+    fn overlay(&self, name: &Path, lower: &Tree, target: &Path) -> Result<()> {
         let mode = Mode::from_raw_mode(0o755);
-        let stage = Path::new(STAGE);
-        let target = stage.join(name);
-        rustix::fs::mkdir(&target, mode).on("overlay", name.display(), "")?;
         for kind in ["lower", "upper", "work"] {
             if mounts::kind(&self.dir, Path::new(kind)).is_none() {
                 mkdirat(&self.dir, kind, mode).on("overlay", kind, "")?;
@@ -320,8 +373,9 @@ impl Scratch {
         let options = std::ffi::CString::new(options)
             .map_err(|_| failed("overlay", format!("{} has a zero byte in its name", name.display()), ""))?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        let hint = "a writable root needs overlayfs in user namespaces (Linux 5.11 or later)";
-        mount("overlay", &target, "overlay", flags, options.as_c_str()).on("overlay", name.display(), hint)
+        let hint = "a writable root, or an image with very many entries in its root, needs overlayfs in user namespaces \
+            (Linux 5.11 or later)";
+        mount("overlay", target, "overlay", flags, options.as_c_str()).on("overlay", name.display(), hint)
     }
 }
 

@@ -5,13 +5,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use nexus_proto::orchestrator::v1::*;
-use nexus_runtime::{Error, PullPolicy};
+use nexus_runtime::{ContainerSpec, Error, LogOptions, Mount, MountKind, PullPolicy};
 use nexus_tests::hostile::{Answer, Content, Hostile, architecture, archive, layer};
 use nexus_tests::{Daemon, NOBODY, Site, as_nobody, skipped};
 use prost::Message;
 use serde_json::json;
 
 use super::sandbox;
+use crate::conformance::written;
 
 const CREATE_SESSION: &str = "/orchestrator.v1.OrchestratorService/CreateSession";
 const CREATE_CONTAINER: &str = "/orchestrator.v1.OrchestratorService/CreateContainer";
@@ -287,12 +288,28 @@ async fn a_layer_that_breaks_off_is_resumed() {
     assert_eq!(layers, 1, "{:?}", registry.asked());
 }
 
-/// An image with very many files in its root.
+/// An image with very many files in its root, which runs with few descriptors, in a read-only root and in a writable one.
+/// What it has where a sandbox puts its own things is not seen.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_root_with_60_000_entries_is_pulled_and_removed() {
+async fn a_root_with_60_000_entries_is_pulled_runs_and_is_removed() {
+    let Some(busybox) = nexus_tests::engines::which("busybox") else {
+        return skipped(
+            "a_root_with_60_000_entries_is_pulled_runs_and_is_removed",
+            "needs busybox-static; tests/engines/setup.sh installs it",
+        );
+    };
+    let busybox = fs::read(busybox).unwrap();
     let mut content = Content::default();
     let many = (0..60_000).map(|index| (format!("file{index}"), &b""[..]));
-    content.image("many", architecture(), &[layer(&archive(many))]);
+    let own = [
+        ("bin/busybox", &busybox[..]),
+        ("dev/own", b"x"),
+        ("sys/own", b"x"),
+        ("tmp/own", b"x"),
+        ("proc", b"x"),
+    ];
+    let all = many.chain(own.map(|(name, bytes)| (name.to_owned(), bytes)));
+    content.image("many", architecture(), &[layer(&archive(all))]);
     let registry = Hostile::with(content, |_, _| None);
     let directory = tempfile::tempdir().unwrap();
     let found = sandbox(directory.path()).await;
@@ -302,7 +319,35 @@ async fn a_root_with_60_000_entries_is_pulled_and_removed() {
         .path()
         .join("state/images")
         .join(pulled.image.id.trim_start_matches("sha256:"));
-    assert_eq!(fs::read_dir(root.join("rootfs")).unwrap().count(), 60_000);
+    assert_eq!(fs::read_dir(root.join("rootfs")).unwrap().count(), 60_005);
+    for writable_rootfs in [false, true] {
+        let script = "B=/bin/busybox; $B ls / | $B grep -c '^file'; $B ls /dev/own /sys/own /tmp/own 2>/dev/null; \
+                      $B cat /dev/null /proc/self/comm && echo t > /tmp/t && $B cat /tmp/t /data/t; $B ls /proc/self/fd | $B wc -l; \
+                      echo w > /file7 && echo written; echo w > /new && echo made; echo w > /dev/x && echo no; exit 3";
+        let spec = ContainerSpec {
+            name: format!("many-{writable_rootfs}"),
+            image: name.clone(),
+            entrypoint: ["/bin/busybox", "sh", "-c"].map(String::from).into(),
+            args: vec![script.into()],
+            mounts: vec![Mount {
+                kind: MountKind::Tmpfs { bytes: 1 << 20 },
+                target: "/data/deep".into(),
+                read_only: false,
+            }],
+            writable_rootfs,
+            ..ContainerSpec::default()
+        };
+        let begun = std::time::Instant::now();
+        let id = found.engine.create(&spec).await.unwrap();
+        found.engine.start(&id).await.unwrap();
+        let exit = found.engine.wait(&id).await.unwrap();
+        println!("a container of it took {:?}", begun.elapsed());
+        let (out, err) = written(&*found.engine, &id, LogOptions::default()).await;
+        let changed = if writable_rootfs { "written\nmade\nno\n" } else { "" };
+        assert_eq!(out, format!("60000\nbusybox\nt\n4\n{changed}"), "{err}");
+        assert_eq!(exit.code, 3);
+        found.engine.remove(&id, true).await.unwrap();
+    }
     found.engine.remove_image(&name, false).await.unwrap();
     assert!(!root.exists());
     crate::orchestrated::until("the end of its files", async || {
