@@ -4,15 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod serve_kit;
-#[path = "../../../tests/src/skipped.rs"]
-mod skipped;
 
 use std::{
     convert::Infallible,
     io::{BufRead, BufReader, Read},
-    os::unix::{net::UnixStream as Std, process::CommandExt},
-    path::Path,
-    process::{Child, Command, Stdio},
+    os::unix::net::UnixStream as Std,
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
@@ -26,14 +23,13 @@ use nexus_daemon::{
     status::reason,
     token::{self, Fresh},
 };
-use serve_kit::{Daemon, Gate, SOON, Setup, call, flow, next, role, say};
+use serve_kit::{Daemon, Gate, OTHER, SOON, Setup, call, flow, next, role, say, socket_of_child};
 use tokio::{io::AsyncReadExt, net::TcpStream, sync::mpsc, task::JoinHandle};
 use tonic::{
     Code, Request, Status,
     transport::{Channel, Endpoint},
 };
 
-const OTHER: u32 = 65534;
 const SAY: &str = "/test.v1.Echo/Say";
 
 fn loopback() -> Setup {
@@ -211,7 +207,7 @@ async fn connections_without_a_token_keep_nobody_out_and_end_within_seconds() {
 #[test]
 #[ignore = "a part of the tests that call as another uid"]
 fn hold_connections_child() {
-    let socket = std::env::var("SERVE_TEST_SOCKET").unwrap();
+    let socket = socket_of_child();
     let held: Vec<_> = (0..1000).map_while(|_| Std::connect(&socket).ok()).collect();
     println!("held {}", held.len());
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
@@ -219,28 +215,8 @@ fn hold_connections_child() {
 
 /// `None`, after saying so, where we cannot become somebody else.
 fn holding(daemon: &Daemon, test: &str) -> Option<Child> {
-    if !nix::unistd::geteuid().is_root() {
-        skipped::skipped(test, "root, to call as another uid");
-        return None;
-    }
-    let copy = daemon.dir.path().join("child");
-    // By another process: a child that another test starts meanwhile would inherit the open copy, and a file that is
-    // open for writing cannot be executed.
-    let copied = std::process::Command::new("cp")
-        .arg(std::env::current_exe().unwrap())
-        .arg(&copy)
-        .status();
-    assert!(copied.unwrap().success());
-    let child = Command::new(copy)
-        .args(["--exact", "hold_connections_child", "--ignored", "--nocapture"])
-        .env("SERVE_TEST_SOCKET", &daemon.socket)
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .uid(OTHER)
-        .gid(OTHER)
-        .spawn();
-    Some(child.unwrap())
+    let mut child = daemon.as_other(test, "hold_connections_child")?;
+    Some(child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
 }
 
 async fn told(child: &mut Child) {
@@ -383,7 +359,10 @@ async fn a_socket_file_that_vanishes_is_bound_again_and_open_connections_go_on()
             false => std::fs::remove_file(what).unwrap(),
         }
         let gone = Instant::now();
-        until("the socket is there again", async || Path::new(&socket).exists()).await;
+        until("the socket is there again", async || {
+            std::path::Path::new(&socket).exists()
+        })
+        .await;
         assert!(gone.elapsed() < Duration::from_secs(5), "{:?}", gone.elapsed());
         assert_eq!(say(&serve_kit::connect(&socket).await, "new").await.unwrap(), "new");
         assert_eq!(say(&channel, "old").await.unwrap(), "old");

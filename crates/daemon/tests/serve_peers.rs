@@ -3,31 +3,27 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod serve_kit;
-#[path = "../../../tests/src/skipped.rs"]
-mod skipped;
 
-use std::{os::unix::process::CommandExt, path::Path, process::Command, sync::Arc, time::Duration};
+use std::{os::unix::process::CommandExt, process::Command, sync::Arc, time::Duration};
 
 use nexus_daemon::{
     Role,
     token::{self, Fresh},
 };
-use serve_kit::{Daemon, Setup, call, connect, role, say};
+use serve_kit::{Daemon, OTHER, Setup, call, connect, role, say, skipped, socket_of_child};
 use tonic::{
     Code, Request, Status,
     transport::{Channel, Endpoint},
 };
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-const OTHER: u32 = 65534;
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 /// Run again by the tests below, as another uid: prints what each call got.
 #[tokio::test]
 #[ignore = "a part of the tests that call as another uid"]
 async fn as_another_uid_child() {
-    let socket = std::env::var("SERVE_TEST_SOCKET").unwrap();
-    let channel = connect(Path::new(&socket)).await;
+    let channel = connect(&socket_of_child()).await;
     for path in ["/test.v1.Echo/Say", "/test.v1.Closed/Say"] {
         let mut request = Request::new("who".to_string());
         request.metadata_mut().insert("nexus-peer-uid", "0".parse().unwrap());
@@ -48,26 +44,7 @@ async fn as_another_uid_child() {
 
 /// `None`, after saying so, where we cannot become somebody else.
 async fn as_another_uid(daemon: &Daemon, test: &str) -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        skipped::skipped(test, "root, to call as another uid");
-        return None;
-    }
-    // A copy that the other uid can reach, wherever the build directory is.
-    let copy = daemon.dir.path().join("child");
-    // By another process: a child that another test starts meanwhile would inherit the open copy, and a file that is
-    // open for writing cannot be executed.
-    let copied = std::process::Command::new("cp")
-        .arg(std::env::current_exe().unwrap())
-        .arg(&copy)
-        .status();
-    assert!(copied.unwrap().success());
-    let mut child = Command::new(copy);
-    child
-        .args(["--exact", "as_another_uid_child", "--ignored", "--nocapture"])
-        .env("SERVE_TEST_SOCKET", &daemon.socket)
-        .current_dir("/")
-        .uid(OTHER)
-        .gid(OTHER);
+    let mut child = daemon.as_other(test, "as_another_uid_child")?;
     let output = tokio::task::spawn_blocking(move || child.output().unwrap())
         .await
         .unwrap();
@@ -121,7 +98,7 @@ async fn the_socket_itself_keeps_a_stranger_out() {
                 .success()
         );
     } else {
-        skipped::skipped("the_socket_itself_keeps_a_stranger_out", "root, to become another uid");
+        skipped("the_socket_itself_keeps_a_stranger_out", "root, to become another uid");
     }
     daemon.stopped().await;
 }

@@ -3,8 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod serve_kit;
-#[path = "../../../tests/src/skipped.rs"]
-mod skipped;
 
 use std::{
     os::unix::{
@@ -167,7 +165,7 @@ async fn a_second_daemon_of_ours_is_told_of_the_first() {
 #[tokio::test]
 async fn another_users_stale_socket_is_kept() {
     if own_uid() != 0 {
-        return skipped::skipped("another_users_stale_socket_is_kept", "root, to give a file away");
+        return serve_kit::skipped("another_users_stale_socket_is_kept", "root, to give a file away");
     }
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("x.sock");
@@ -293,7 +291,7 @@ async fn sockets_handed_over_are_served() {
         Ok(child) => child,
         Err(error) => {
             let missing = format!("systemd-socket-activate ({error})");
-            return skipped::skipped("sockets_handed_over_are_served", &missing);
+            return serve_kit::skipped("sockets_handed_over_are_served", &missing);
         }
     };
     let appears = async {

@@ -2,12 +2,16 @@
 
 #![expect(dead_code, reason = "each test file uses a part of it")]
 
+#[path = "../../../../tests/src/skipped.rs"]
+mod skipped_tests;
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     pin::Pin,
+    process::Command,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -35,6 +39,18 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
+
+pub use skipped_tests::skipped;
+
+/// A uid that is not the daemon's, and that has no role unless a test gives it one.
+pub const OTHER: u32 = 65534;
+/// Where a program that runs as another uid finds the socket.
+const SOCKET: &str = "SERVE_TEST_SOCKET";
+
+/// In a test that [`Daemon::as_other`] runs: the daemon's socket.
+pub fn socket_of_child() -> PathBuf {
+    std::env::var_os(SOCKET).expect("it is run by another test").into()
+}
 
 pub const LIMIT: usize = 64 * 1024;
 /// Nothing here takes that long unless it hangs.
@@ -351,6 +367,32 @@ impl Daemon {
 
     pub async fn connect(&self) -> Channel {
         connect(&self.socket).await
+    }
+
+    /// This program as another uid, to run one of its ignored tests against this daemon. `None`, after saying so for
+    /// `test`, where we cannot become somebody else.
+    pub fn as_other(&self, test: &str, ignored: &str) -> Option<Command> {
+        if !nix::unistd::geteuid().is_root() {
+            skipped(test, "root, to call as another uid");
+            return None;
+        }
+        // A copy that the other uid can reach, wherever the build directory is.
+        let copy = self.dir.path().join("child");
+        // By another process: a child that another test starts meanwhile would inherit the open copy, and a file that is
+        // open for writing cannot be executed.
+        let copied = Command::new("cp")
+            .arg(std::env::current_exe().unwrap())
+            .arg(&copy)
+            .status();
+        assert!(copied.unwrap().success());
+        let mut child = Command::new(copy);
+        child
+            .args(["--exact", ignored, "--ignored", "--nocapture"])
+            .env(SOCKET, &self.socket)
+            .current_dir("/")
+            .uid(OTHER)
+            .gid(OTHER);
+        Some(child)
     }
 
     /// Stops, and fails if that takes longer than the budget allows.
