@@ -38,7 +38,7 @@ pub use root::Root;
 pub use setting::{Schema, Setting};
 pub use settings::{Change, Settings};
 pub use socket_path::{MAX_SOCKET_PATH, socket_path_too_long};
-pub use value::Value;
+pub use value::{Value, parse_size};
 
 /// Where the orchestrator listens unless told otherwise; existing clients have this path built in.
 pub const ORCHESTRATOR_SOCKET: &str = "/tmp/baaaht-grpc.sock";

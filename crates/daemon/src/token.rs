@@ -206,25 +206,38 @@ pub fn revoke(path: &Path, name_or_id: &str) -> Result<bool, TokenError> {
 /// # Errors
 /// A leftover cannot be removed.
 pub fn sweep(path: &Path) -> Result<usize, TokenError> {
-    let Some(dir) = path.parent() else { return Ok(0) };
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(failed("read", dir)(error)),
-    };
     let mut swept = 0;
-    for entry in entries {
-        let entry = entry.map_err(failed("read", dir))?;
-        if !is_left_over(&entry.file_name()) {
-            continue;
-        }
-        match std::fs::remove_file(entry.path()) {
+    for file in left(path)? {
+        match std::fs::remove_file(&file) {
             Ok(()) => swept += 1,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("remove", &entry.path())(error)),
+            Err(error) => return Err(failed("remove", &file)(error)),
         }
     }
     Ok(swept)
+}
+
+/// What [`sweep`] removes.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn left(path: &Path) -> Result<Vec<PathBuf>, TokenError> {
+    let Some(dir) = path.parent() else {
+        return Ok(Vec::new());
+    };
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("read", dir)(error)),
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed("read", dir))?;
+        if is_left_over(&entry.file_name()) {
+            all.push(entry.path());
+        }
+    }
+    Ok(all)
 }
 
 /// A file that is not whole names the process that writes it; without that process nobody finishes it.

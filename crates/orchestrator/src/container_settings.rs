@@ -9,7 +9,7 @@ use nexus_runtime::{Choice, ImageLimits, PullPolicy};
 use serde::Deserialize;
 
 use crate::domain;
-use crate::domain::container::Policy;
+use crate::domain::container::{BARE, Policy};
 use crate::engine::containers::{Options, Pair};
 
 #[derive(Clone, Debug, Deserialize)]
@@ -279,6 +279,7 @@ pub fn check(config: &ContainerConfig) -> Vec<String> {
             Some(_) => {}
         }
     }
+    wrong.extend(config.bare_user().err());
     for rule in &config.container_images {
         if let Err(why) = nexus_runtime::images::check_rule(rule) {
             wrong.push(format!("container_images: {why}"));

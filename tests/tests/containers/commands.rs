@@ -459,6 +459,26 @@ async fn the_bare_host_is_named_and_told_everywhere() {
     super::orchestrated::until("the end of what it started", async || nobody_in(&workspaces)).await;
 }
 
+/// On the bare host `container_user` says who commands run as, for everybody, and what they leave belongs to that user.
+#[tokio::test]
+async fn the_bare_host_runs_commands_as_its_user() {
+    let test = "the_bare_host_runs_commands_as_its_user";
+    if !nix::unistd::geteuid().is_root() {
+        return skipped(test, "needs root, to run commands as another user");
+    }
+    let site = Site::new()
+        .env("NEXUS_ORCHESTRATOR__CONTAINER_BACKEND", "host-unsafe")
+        .env("NEXUS_ORCHESTRATOR__CONTAINER_USER", "1001:1001");
+    let place = Fixture::new(site).await;
+    let script = "id -u; id -g; umask; touch left && stat -c %u:%a left; mkdir d && cd d && touch ../more && ls ..";
+    let (code, out, err) = place.run(&["containers", "run", "--", "sh", "-c", script]).await;
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "1001\n1001\n0022\n1001:644\nd\nleft\nmore\n"),
+        "{err}"
+    );
+}
+
 /// Whether no process works below this directory.
 fn nobody_in(directory: &Path) -> bool {
     let all = std::fs::read_dir("/proc").unwrap().flatten();

@@ -184,6 +184,18 @@ fn another_process_of_the_same_user_cannot_look_into_the_supervisor() {
     let status = run(&nexus, &["services", "status", "--json"]);
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
     let supervisor = status["supervisor"]["pid"].as_i64().unwrap_or_default();
+    // The supervisor made the sockets; an ordinary user does not see who accepts on them.
+    let plain = run(&nexus, &["status", "--json"]);
+    let plain: serde_json::Value = serde_json::from_slice(&plain.stdout).unwrap_or_default();
+    let pids = |all: &serde_json::Value, name: &str| -> Vec<(String, Option<i64>)> {
+        let services = all["services"].as_array().into_iter().flatten();
+        let mut pids: Vec<_> = services
+            .map(|one| (one[name].as_str().unwrap_or_default().to_owned(), one["pid"].as_i64()))
+            .collect();
+        pids.sort();
+        pids
+    };
+    let (told, kept) = (pids(&plain, "service"), pids(&status, "id"));
     let tried: Vec<(&str, Output)> = ["environ", "mem", "maps"]
         .into_iter()
         .map(|file| {
@@ -200,6 +212,7 @@ fn another_process_of_the_same_user_cannot_look_into_the_supervisor() {
     let down = run(&nexus, &["down"]);
     assert!(up.status.success(), "{}", said(&up));
     assert_eq!(serves, [true; 4], "{status}");
+    assert_eq!(told, kept, "{plain}");
     assert!(restarted.status.success(), "{}", said(&restarted));
     assert!(down.status.success(), "{}", said(&down));
     assert!(supervisor > 1 && !lives(i32::try_from(supervisor).unwrap()), "{status}");

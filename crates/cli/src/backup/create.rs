@@ -55,6 +55,10 @@ pub fn create(job: Job, progress: &mut Progress) -> Result<Manifest, Failure> {
     }
     // What a backup that was killed has left takes the room that this one needs.
     staging::sweep(folder).map_err(|error| Failure::file("tidy up", folder, &error))?;
+    // So that the tree knows of what a kill would leave in a folder that is none of its own.
+    let _known = Staging::new(&job.root, staging::BACKUP)
+        .and_then(|known| known.points_to(folder).map(|()| known))
+        .map_err(|error| Failure::file("create a directory in", &job.root, &error))?;
     // Beside the target: the same disk has to have room for it, and nobody else may look in.
     let staged = Staging::new(folder, staging::BACKUP)
         .map_err(|error| Failure::file("create a directory in", folder, &error))?;
@@ -73,7 +77,7 @@ pub fn create(job: Job, progress: &mut Progress) -> Result<Manifest, Failure> {
         schema: manifest::SHAPE,
         created_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         nexus: env!("CARGO_PKG_VERSION").to_owned(),
-        root: job.root,
+        root: job.root.clone(),
         with_keys: job.with_keys,
         files: entries,
         left_out: left_out.finish(),

@@ -34,10 +34,7 @@ pub fn directory(root: &Path) -> PathBuf {
 /// What a backup, a restore or a reset that was killed has left behind. One that is under way is none of these.
 pub fn left(root: &Path) -> Vec<PathBuf> {
     let folders = [root.to_path_buf(), directory(root)];
-    let found = folders.iter().map(|folder| (folder, staging::left(folder)));
-    found
-        .flat_map(|(folder, names)| names.into_iter().map(|name| folder.join(name)))
-        .collect()
+    folders.iter().flat_map(|folder| staging::left(folder)).collect()
 }
 
 /// Removes what [`left`] names.
@@ -45,7 +42,7 @@ pub fn left(root: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// The first that stays.
 pub fn sweep(root: &Path) -> io::Result<()> {
-    staging::sweep(root).and(staging::sweep(&directory(root))).map(drop)
+    staging::sweep(root).and(staging::sweep(&directory(root)))
 }
 
 /// As it can stand in a file's name: to the second, sorted by time.

@@ -3,7 +3,8 @@
 use std::{
     ffi::{OsStr, OsString},
     io,
-    path::Path,
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::SystemTime,
 };
@@ -16,6 +17,10 @@ use super::stamp;
 pub const BACKUP: &str = ".nexus-backup-";
 /// Begins the names of backups that are being put back.
 pub const RESTORE: &str = ".nexus-restore-";
+/// In a backup's directory: the path of the folder in which the backup was made, which is not looked through otherwise.
+const ELSEWHERE: &str = "elsewhere";
+/// The longest path that one call of the kernel takes.
+const PATH_MAX: u64 = 4096;
 /// Where trees are moved to be removed.
 pub const TRASH: &str = ".nexus-trash";
 /// In a restore's directory: `state` in there may be the state of before, and is never removed.
@@ -49,6 +54,12 @@ impl Staging {
         &self.name
     }
 
+    /// What lies in `folder` is found by [`left`] and [`sweep`] of this directory's parent if this process is killed.
+    pub fn points_to(&self, folder: &Path) -> io::Result<()> {
+        let folder = folder.canonicalize()?;
+        self.dir.write(ELSEWHERE, folder.as_os_str().as_encoded_bytes(), 0o600)
+    }
+
     /// From now on a sweep keeps `state` in this directory, and puts it beside the state that it finds.
     pub fn holds_what_was_before(&self) -> io::Result<()> {
         Fresh::new(&self.dir, 0o600)?.place(PRECIOUS)
@@ -79,8 +90,29 @@ pub fn remove(path: &Path) -> io::Result<()> {
     nexus_walk::remove_now(&parent, name, TRASH).map(drop)
 }
 
-/// What work that was cut off has left in a directory, and nobody works on any more.
-pub fn left(parent: &Path) -> Vec<OsString> {
+/// What work that was cut off has left in a directory, and nobody works on any more; and in the folders elsewhere in which
+/// that work had begun something.
+pub fn left(parent: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for name in left_in(parent) {
+        let path = parent.join(name);
+        if let Some(folder) = elsewhere(&path) {
+            all.extend(left_in(&folder).into_iter().map(|name| folder.join(name)));
+        }
+        all.push(path);
+    }
+    all
+}
+
+/// The folder that a directory of a killed backup points to.
+fn elsewhere(path: &Path) -> Option<PathBuf> {
+    let (file, _) = Dir::open(path).ok()?.open_file(ELSEWHERE).ok()?;
+    let text = nexus_walk::read_bounded(&file, PATH_MAX).ok()?;
+    let folder = PathBuf::from(OsString::from_vec(text));
+    folder.is_absolute().then_some(folder)
+}
+
+fn left_in(parent: &Path) -> Vec<OsString> {
     let Ok(parent) = Dir::open(parent) else {
         return Vec::new();
     };
@@ -94,18 +126,28 @@ pub fn left(parent: &Path) -> Vec<OsString> {
 ///
 /// # Errors
 /// The first that stays; the others are gone.
-pub fn sweep(parent: &Path) -> io::Result<Vec<OsString>> {
-    let names = left(parent);
+pub fn sweep(parent: &Path) -> io::Result<()> {
+    let names = left_in(parent);
     let mut failed = None;
-    if !names.is_empty() {
-        let parent = Dir::open(parent)?;
-        for name in &names {
-            if let Err(error) = clear(&parent, name) {
-                failed.get_or_insert(error);
-            }
+    for name in names {
+        // The folder first: without this directory nobody knows of it.
+        let elsewhere = elsewhere(&parent.join(&name)).map_or(Ok(()), |folder| clear_all(&folder, left_in(&folder)));
+        if let Err(error) = elsewhere.and_then(|()| clear_all(parent, [name])) {
+            failed.get_or_insert(error);
         }
     }
-    failed.map_or(Ok(names), Err)
+    failed.map_or(Ok(()), Err)
+}
+
+/// Tries all of them; the first error is told.
+fn clear_all(parent: &Path, names: impl IntoIterator<Item = OsString>) -> io::Result<()> {
+    let mut failed = None;
+    for name in names {
+        if let Err(error) = Dir::open(parent).and_then(|parent| clear(&parent, &name)) {
+            failed.get_or_insert(error);
+        }
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 fn is_ours(name: &OsStr) -> bool {
@@ -171,7 +213,7 @@ mod tests {
         fs::write(at(".nexus-restore-2").join(PRECIOUS), "").unwrap();
         fs::write(at(".nexus-backup-old"), "x").unwrap();
         assert_eq!(left(site.path()).len(), 5);
-        assert_eq!(sweep(site.path()).unwrap().len(), 5);
+        sweep(site.path()).unwrap();
         let mut names: Vec<_> = fs::read_dir(site.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
@@ -183,5 +225,30 @@ mod tests {
         assert!(site.path().join(&names[1]).join("db").is_dir());
         drop(busy);
         assert_eq!(fs::read_dir(site.path()).unwrap().count(), 1);
+    }
+
+    /// A backup into a folder of the user's choice is killed: its tree knows of what lies there.
+    #[test]
+    fn what_was_cut_off_elsewhere_is_told_and_swept_too() {
+        let (site, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let other = other.path().canonicalize().unwrap();
+        let kept = other.join("theirs");
+        fs::create_dir(&kept).unwrap();
+        let note = Staging::new(site.path(), BACKUP).unwrap();
+        note.points_to(&other).unwrap();
+        let busy = Staging::new(&other, BACKUP).unwrap();
+        assert_eq!(left(site.path()), Vec::<PathBuf>::new(), "it is under way");
+        let names = (site.path().join(note.name()), other.join(busy.name()));
+        // As a kill ends it: the locks go, the directories stay.
+        let (note, busy) = (std::mem::ManuallyDrop::new(note), std::mem::ManuallyDrop::new(busy));
+        for staged in [&note, &busy] {
+            rustix::fs::flock(staged.dir(), rustix::fs::FlockOperation::Unlock).unwrap();
+        }
+        assert_eq!(left(site.path()), [names.1, names.0]);
+        sweep(site.path()).unwrap();
+        assert_eq!(left(site.path()), Vec::<PathBuf>::new());
+        assert_eq!(fs::read_dir(site.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&other).unwrap().count(), 1);
+        assert!(kept.is_dir());
     }
 }

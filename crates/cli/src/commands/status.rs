@@ -164,7 +164,8 @@ async fn one(context: &Context, service: String) -> Line {
                 None => return line,
             },
             Ok(Found::Running(peer)) => {
-                line.pid = Some(peer.pid);
+                // Whoever made the socket for the daemon, and listens for it, is not the daemon.
+                line.pid = peer.is_daemon().then_some(peer.pid);
                 let foreign = peer.is_of_another_tree(&context.root.state());
                 if peer.is_ours() && !foreign {
                     Ok(())
@@ -191,7 +192,12 @@ async fn one(context: &Context, service: String) -> Line {
         line.socket = PathBuf::from(address.to_string());
     }
     let connection = Connection::lazy(&address, &context.options);
-    match timeout(PATIENCE, ask::daemon(&connection, &line.service)).await {
+    let said = timeout(PATIENCE, ask::daemon(&connection, &line.service)).await;
+    // Its socket may not tell which process it is: an ordinary user sees nothing of one that keeps its memory to itself.
+    line.pid = line
+        .pid
+        .or_else(|| survey::running_without_socket(&context.root, &line.service));
+    match said {
         Ok(Ok(said)) => put(context, said, &mut line),
         Ok(Err(error)) if error.kind == Kind::NotRunning => {}
         Ok(Err(error)) => (line.state, line.error) = (State::Failed, Some(error.message)),

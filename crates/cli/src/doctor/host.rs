@@ -3,18 +3,21 @@
 use std::{
     fs,
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use nexus_config::Root;
+use nexus_config::{Root, parse_size};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::Finding;
-use crate::backup::progress::size;
+use crate::{
+    backup::progress::size,
+    context::Context,
+    settings::ask::{self, Sees},
+};
 
-/// Below this the orchestrator takes nothing new (its default).
-const DISK_LEAST: u64 = 64 << 20;
+/// Bytes over what the orchestrator keeps back that it is time to do something.
 const DISK_LOW: u64 = 1 << 30;
 /// 1000 connections of each daemon and what it has open besides.
 const FILES_LEAST: u64 = 256;
@@ -24,13 +27,59 @@ const EPOCH: Duration = Duration::from_secs(1_767_225_600);
 /// Clocks of file systems over a network may be a little ahead.
 const AHEAD: Duration = Duration::from_secs(60);
 
-pub(super) fn look(root: &Root) -> Vec<Finding> {
-    vec![disk(root), files(), temporary(), clock(root)]
+pub(super) async fn look(context: &Context) -> Vec<Finding> {
+    let root = &context.root;
+    let mut findings = disks(context).await;
+    findings.extend([files(), temporary(), clock(root)]);
+    findings
 }
 
-fn disk(root: &Root) -> Finding {
-    let id = "host.disk";
-    let mut place = root.state();
+/// What the orchestrator's settings say of the disk.
+struct Disk {
+    database: PathBuf,
+    /// Below this it takes nothing new.
+    least: u64,
+}
+
+impl Disk {
+    /// `None` where the program cannot be asked.
+    async fn ask(context: &Context) -> Option<Disk> {
+        let (mut programs, _) = ask::programs().ok()?;
+        programs.retain(|program| program.daemon == "orchestrator");
+        let answers = ask::values(&programs, &context.root, None, Sees::Everything, false)
+            .await
+            .ok()?;
+        let settings = &answers.first()?.settings;
+        let value = |key: &str| settings.iter().find(|one| one.key == key)?.value.as_str();
+        Some(Disk {
+            database: value("database")?.into(),
+            least: parse_size(value("low_disk")?).ok()?,
+        })
+    }
+}
+
+async fn disks(context: &Context) -> Vec<Finding> {
+    let state = context.root.state();
+    let Some(disk) = Disk::ask(context).await else {
+        return vec![Finding::skip(
+            "host.disk",
+            "the orchestrator cannot be asked for its settings",
+        )];
+    };
+    let mut findings = vec![room("host.disk", &state, disk.least)];
+    if let Some(directory) = disk
+        .database
+        .parent()
+        .filter(|directory| !directory.starts_with(&state))
+    {
+        findings.push(room("host.disk.database", directory, disk.least));
+    }
+    findings
+}
+
+/// The room on the disk of a directory. What is kept back for root is no room for anybody here.
+fn room(id: &str, directory: &Path, least: u64) -> Finding {
+    let mut place = directory.to_path_buf();
     while !place.is_dir() {
         if !place.pop() {
             return Finding::skip(id, "there is no place to look at");
@@ -42,11 +91,18 @@ fn disk(root: &Root) -> Finding {
     };
     #[expect(clippy::useless_conversion, reason = "the width differs between platforms")]
     let free = u64::from(stat.blocks_available()) * u64::from(stat.fragment_size());
-    let message = format!("{} free at {}", size(free), place.display());
-    match free {
-        free if free < DISK_LEAST => Finding::fail(id, message, "make room: messages are refused until there is some"),
-        free if free < DISK_LOW => Finding::warn(id, message, "make room, or nexus sessions prune --older-than 90d"),
-        _ => Finding::pass(id, message),
+    let message = format!(
+        "{} free at {}; below {} (orchestrator.low_disk) nothing new is taken",
+        size(free),
+        place.display(),
+        size(least)
+    );
+    if free < least {
+        Finding::fail(id, message, "make room: messages are refused until there is some")
+    } else if free < least.saturating_add(DISK_LOW) {
+        Finding::warn(id, message, "make room, or nexus sessions prune --older-than 90d")
+    } else {
+        Finding::pass(id, message)
     }
 }
 
@@ -112,6 +168,20 @@ fn clock(root: &Root) -> Finding {
 mod tests {
     use super::*;
     use crate::doctor::Status;
+
+    #[test]
+    fn the_room_is_judged_by_what_the_orchestrator_keeps_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = |least| room("host.disk", &dir.path().join("not/there/yet"), least);
+        assert_ne!(told(0).status, Status::Fail);
+        let refused = told(1 << 60);
+        assert_eq!(refused.status, Status::Fail);
+        assert!(refused.message.contains("below 1048576.0 TiB"), "{}", refused.message);
+        let stat = nix::sys::statvfs::statvfs(dir.path()).unwrap();
+        #[expect(clippy::useless_conversion, reason = "the width differs between platforms")]
+        let free = u64::from(stat.blocks_available()) * u64::from(stat.fragment_size());
+        assert_eq!(told(free.saturating_sub(1 << 29)).status, Status::Warn);
+    }
 
     #[test]
     fn a_clock_behind_the_databases_is_told() {

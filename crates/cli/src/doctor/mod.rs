@@ -115,7 +115,7 @@ pub async fn run(context: &Context, args: &DoctorArgs, output: &Output) -> Resul
     findings.extend(sockets::look(context, args.fix).await);
     findings.extend(daemons::look(context).await);
     findings.extend(databases::look(context, args.fix).await);
-    findings.extend(host::look(&context.root));
+    findings.extend(host::look(context).await);
     findings.extend(backends::look(context).await);
     findings.extend(managers::look(context).await);
     show(&findings, output)

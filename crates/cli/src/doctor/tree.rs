@@ -7,6 +7,7 @@ use std::{
 };
 
 use nexus_config::Root;
+use nexus_daemon::token;
 use nix::unistd::geteuid;
 
 use super::Finding;
@@ -42,22 +43,25 @@ pub(super) fn look(root: &Root, fix: bool) -> Vec<Finding> {
     findings
 }
 
-/// What a backup, a restore or a reset that was killed has left.
+/// What a backup, a restore, a reset or a change of the tokens that was killed has left.
 fn unfinished(root: &Root, fix: bool) -> Finding {
     let id = "tree.unfinished";
-    let left = backup::left(root.path());
+    let mut left = backup::left(root.path());
+    // What cannot be read there is told by the check of the directory.
+    left.extend(token::left(&root.token_file()).unwrap_or_default());
     let Some(first) = left.first() else {
-        return Finding::pass(id, "no backup, restore or reset was cut off");
+        return Finding::pass(id, "no backup, restore, reset or change of the tokens was cut off");
     };
     let message = format!(
-        "a backup, restore or reset was cut off and left {} ({} in all)",
+        "a backup, restore, reset or change of the tokens was cut off and left {} ({} in all)",
         first.display(),
         left.len()
     );
     if !fix {
         return Finding::warn(id, message, "nexus doctor --fix, or the next nexus up removes it");
     }
-    match backup::sweep(root.path()) {
+    let tokens = token::sweep(&root.token_file()).map_err(std::io::Error::other);
+    match backup::sweep(root.path()).and(tokens.map(drop)) {
         Ok(()) => Finding::repaired(id, "nothing is left", message),
         Err(error) => Finding::fail(
             id,
@@ -170,5 +174,24 @@ mod tests {
                 .all(|one| one.status == Status::Pass && one.repaired.is_none())
         );
         assert_eq!(fs::metadata(root.state()).unwrap().mode() & 0o777, 0o700);
+    }
+
+    /// A change of the tokens is killed in the middle of its write.
+    #[test]
+    fn what_a_killed_change_of_the_tokens_left_is_told_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        root.create().unwrap();
+        let file = root.token_file();
+        let left = file.with_file_name(format!("{}{}-0-0", nexus_walk::UNFINISHED, i32::MAX));
+        fs::write(&file, "").unwrap();
+        fs::write(&left, "half").unwrap();
+        let told = unfinished(&root, false);
+        assert_eq!(told.status, Status::Warn);
+        assert!(told.message.contains(nexus_walk::UNFINISHED), "{}", told.message);
+        assert!(left.exists());
+        assert!(unfinished(&root, true).repaired.is_some());
+        assert!(!left.exists() && file.exists());
+        assert_eq!(unfinished(&root, false).status, Status::Pass);
     }
 }

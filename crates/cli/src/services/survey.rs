@@ -123,8 +123,13 @@ pub async fn one(context: &Context, entry: &Entry, socket: &Socket, desired: Des
             "set another socket_path",
         )),
         Ok(Found::Running(peer)) => {
-            service.pid = Some(peer.pid);
-            service.start_time = process::start_time(peer.pid);
+            let daemon = if peer.is_daemon() {
+                Some(peer.pid)
+            } else {
+                running_without_socket(&context.root, entry.name)
+            };
+            service.pid = daemon;
+            service.start_time = daemon.and_then(process::start_time);
             if !peer.is_ours() {
                 let message = format!("belongs to uid {}", peer.uid);
                 Err(wrong(State::Foreign, &message, "set another socket_path"))

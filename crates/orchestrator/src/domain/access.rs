@@ -49,11 +49,8 @@ impl Agents {
         if self.belongs(agent.key, caller) {
             return Ok(agent.key);
         }
-        Err(Error::NotYourAgent {
-            id: id.into(),
-            owner: agent.owner.to_string(),
-            caller: caller.principal.to_string(),
-        })
+        // As if it did not exist.
+        Err(Error::AgentNotFound)
     }
 
     /// The agents that this caller may know of, oldest first.

@@ -20,8 +20,6 @@ pub enum Error {
     MessageNotFound(String),
     #[error("agent not found")]
     AgentNotFound,
-    #[error("agent {id} belongs to {owner}, and this caller is {caller}")]
-    NotYourAgent { id: String, owner: String, caller: String },
     /// The caller's role never allows it.
     #[error("the role {role} may not {doing}")]
     RoleRefused { role: &'static str, doing: &'static str },

@@ -27,7 +27,6 @@ impl From<Refusal> for Status {
             Error::MessageExists(_) => (Code::AlreadyExists, "MESSAGE_EXISTS"),
             Error::MessageNotFound(_) => (Code::NotFound, "MESSAGE_NOT_FOUND"),
             Error::AgentNotFound => (Code::NotFound, "AGENT_NOT_FOUND"),
-            Error::NotYourAgent { .. } => (Code::PermissionDenied, "NOT_YOUR_AGENT"),
             Error::RoleRefused { .. } => (Code::PermissionDenied, "ROLE"),
             Error::NotNamed { .. } => (Code::PermissionDenied, "NOT_NAMED"),
             Error::ContainerNotFound(_) => (Code::NotFound, "CONTAINER_NOT_FOUND"),

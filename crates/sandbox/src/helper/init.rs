@@ -8,6 +8,7 @@ use std::path::Path;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::fs::Mode;
 
 use crate::report::Failed;
 use crate::spec::{Network, Run};
@@ -44,6 +45,8 @@ pub fn main(run: &Run, given: Given) -> ! {
 
 fn start(run: &Run, socket: &OwnedFd, sources: Option<Sources>) -> Result<(Pid, u32)> {
     wire::wait_for_go(socket).step("start", "")?;
+    // For the directories of the root too.
+    usual_umask();
     rustix::process::setsid().step("session", "")?;
     rustix::system::sethostname(etc::hostname(run).as_bytes()).step("hostname", "")?;
     if run.network == Network::None {
@@ -106,8 +109,14 @@ fn execute(run: &Run) -> Result<Pid> {
 #[derive(Debug)]
 pub enum Never {}
 
+/// As programs expect it. The daemon's own, which leaves nothing to others, is for the daemon's files.
+fn usual_umask() {
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+}
+
 /// Becomes the command.
 pub fn replace(run: &Run) -> Result<Never> {
+    usual_umask();
     let arguments = strings(run.command.iter().cloned())?;
     let environment = strings(run.env.iter().map(|(key, value)| format!("{key}={value}")))?;
     let _ = rustix::process::setsid();

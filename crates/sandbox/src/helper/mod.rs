@@ -50,7 +50,7 @@ The exit code is that of the command, 128 and the number of the signal that ende
 ";
 
 /// The longest request.
-const MAX_REQUEST: u64 = 4 << 20;
+const MAX_REQUEST: u64 = 16 << 20;
 
 pub fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);

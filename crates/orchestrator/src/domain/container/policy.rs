@@ -9,6 +9,7 @@ use std::path::{Component, Path};
 use nexus_proto::common::v1::ResourceLimits;
 use nexus_proto::orchestrator::v1::{ContainerConfig, Mount, MountType, SessionConfig, SessionPolicy};
 use nexus_runtime::images::{covers, registry_of};
+use prost::Message as _;
 
 use crate::domain::Error;
 
@@ -197,7 +198,30 @@ pub fn check_reference(field: &str, reference: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// The most that a container's config takes: it is kept and listed as long as the container is.
+const MOST_CONFIG: usize = 1 << 20;
+/// The most that the kernel takes of one argument or variable, with the zero at its end.
+const MOST_ARGUMENT: usize = 128 << 10;
+
+/// Refuses what no engine could carry out.
+fn bounded(config: &ContainerConfig) -> Result<(), Error> {
+    let bytes = config.encoded_len();
+    if bytes > MOST_CONFIG {
+        return invalid(format!("config has {bytes} bytes, and at most {MOST_CONFIG} are taken"));
+    }
+    let variables = config.env.iter().map(|(name, value)| name.len() + 1 + value.len());
+    let arguments = config.command.iter().chain(&config.args).map(String::len);
+    match variables.chain(arguments).find(|bytes| *bytes >= MOST_ARGUMENT) {
+        Some(bytes) => invalid(format!(
+            "config.env, config.command or config.args: one of {bytes} bytes, and at most {} are taken",
+            MOST_ARGUMENT - 1
+        )),
+        None => Ok(()),
+    }
+}
+
 fn well_formed(config: &ContainerConfig) -> Result<(), Error> {
+    bounded(config)?;
     let nul = |text: &String| text.contains('\0');
     if config.command.iter().chain(&config.args).any(nul) {
         return invalid("config.command and config.args must not hold a NUL");

@@ -1,6 +1,6 @@
 //! The user whose rights the containers of a session have on host files, and who owns the files they create.
 //!
-//! It is the user who made the session. Root's containers, and those of callers who are no user of this host, have the
+//! It is the user who made the session; on the bare host `orchestrator.container_user`, where that is set. Root's containers, and those of callers who are no user of this host, have the
 //! rights of nobody; the settings can name another user for a caller (`orchestrator.container_owners`).
 
 use nexus_proto::orchestrator::v1::ContainerConfig;
@@ -30,6 +30,12 @@ pub(super) struct Owner {
 impl Containers {
     /// Blocks: it looks a user and its groups up. `principal` made the session.
     pub(super) fn owner(&self, principal: &str) -> Owner {
+        if let Some((uid, gid)) = self.options().bare_user {
+            return Owner {
+                user: host_user(uid, gid),
+                is_caller: false,
+            };
+        }
         let own = nix::unistd::geteuid().as_raw();
         if let Some(pair) = self.options().owners.iter().find(|pair| pair.principal == principal) {
             return Owner {

@@ -267,3 +267,21 @@ fn a_registry_is_a_host_and_a_port() {
         assert!(!is_registry(odd), "{odd}");
     }
 }
+
+/// The attack: twenty megabytes of environment, that no engine takes, and that everybody who lists containers would get.
+#[test]
+fn a_config_is_bounded_and_told_the_bound() {
+    let with = |bytes: usize| ContainerConfig {
+        env: [("A".to_owned(), "x".repeat(bytes))].into(),
+        ..ContainerConfig::default()
+    };
+    let none = SessionPolicy::default;
+    apply(none(), with(MOST_ARGUMENT - 3)).unwrap();
+    refused(none(), with(MOST_ARGUMENT - 2), false, "at most 131071 are taken");
+    refused(none(), with(20 << 20), false, "at most 1048576 are taken");
+    let args = ContainerConfig {
+        args: vec!["x".repeat(MOST_ARGUMENT)],
+        ..ContainerConfig::default()
+    };
+    refused(none(), args, false, "config.args");
+}
