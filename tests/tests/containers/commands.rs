@@ -477,6 +477,16 @@ async fn the_bare_host_runs_commands_as_its_user() {
         (0, "1001\n1001\n0022\n1001:644\nd\nleft\nmore\n"),
         "{err}"
     );
+    // What cannot work is no setting.
+    for (user, why) in [("0:0", "container_allow_root"), ("somebody", "UID[:GID]")] {
+        let mut check = place.site.command(Daemon::Orchestrator);
+        check
+            .env("NEXUS_ORCHESTRATOR__CONTAINER_USER", user)
+            .arg("--check-config");
+        let done = check.output().unwrap();
+        let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+        assert!(done.status.code() == Some(78) && said.contains(why), "{user}: {said}");
+    }
 }
 
 /// Whether no process works below this directory.
