@@ -111,8 +111,11 @@ pub const SERVICES: &[Service] = &[
             "ANTHROPIC_BASE_URL",
             "OPENAI_BASE_URL",
             "OPENROUTER_BASE_URL",
+            "GEMINI_BASE_URL",
             "OLLAMA_BASE_URL",
             "LMSTUDIO_BASE_URL",
+            "BAAAHT_LLM_GATEWAY_URL",
+            "LLM_GATEWAY_URL",
             "LLM_MAX_CONCURRENT_REQUESTS",
             "LLM_TIMEOUT",
             // Provider keys.
@@ -120,6 +123,7 @@ pub const SERVICES: &[Service] = &[
             "ANTHROPIC_API_KEY",
             "OPENAI_API_KEY",
             "OPENROUTER_API_KEY",
+            "GEMINI_API_KEY",
             // How it looks references up: the login shell, the vault, 1Password, a keyring that asks on a display.
             "NEXUS_LOAD_SHELL_ENV",
             "NEXUS_SHELL_ENV_TIMEOUT_MS",

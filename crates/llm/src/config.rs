@@ -21,16 +21,24 @@ pub struct Config {
     pub anthropic_base_url: String,
     pub openai_base_url: String,
     pub openrouter_base_url: String,
+    pub gemini_base_url: String,
     pub ollama_base_url: String,
     pub lmstudio_base_url: String,
     #[serde(default)]
     pub endpoints: BTreeMap<String, String>,
+    #[serde(default)]
+    pub endpoint_kinds: BTreeMap<String, String>,
+    pub openai_api: String,
+    #[serde(default)]
+    pub gateway_url: String,
     #[serde(default)]
     pub anthropic_key: String,
     #[serde(default)]
     pub openai_key: String,
     #[serde(default)]
     pub openrouter_key: String,
+    #[serde(default)]
+    pub gemini_key: String,
     #[serde(default)]
     pub endpoint_keys: BTreeMap<String, String>,
     #[serde(default)]
@@ -45,11 +53,14 @@ pub struct Config {
     pub max_retries: u32,
     pub retry_pause: Duration,
     pub longest_pause: Duration,
+    pub longest_retry_after: Duration,
     pub breaker_failures: u32,
     pub breaker_rest: Duration,
     pub max_output_tokens: u32,
     pub daily_token_budget: u64,
     pub offline_pace: Duration,
+    #[serde(default)]
+    pub offline_script: String,
 }
 
 pub fn settings() -> Vec<Setting> {
@@ -82,6 +93,12 @@ pub fn settings() -> Vec<Setting> {
             "where the OpenRouter API is",
         )
         .env(&["OPENROUTER_BASE_URL"]),
+        text(
+            "gemini_base_url",
+            "https://generativelanguage.googleapis.com",
+            "where the Gemini API is",
+        )
+        .env(&["GEMINI_BASE_URL"]),
         text("ollama_base_url", "http://127.0.0.1:11434/v1", "where Ollama listens").env(&["OLLAMA_BASE_URL"]),
         text(
             "lmstudio_base_url",
@@ -93,9 +110,28 @@ pub fn settings() -> Vec<Setting> {
             "endpoints",
             Kind::Map,
             "",
-            "further endpoints that speak OpenAI's chat API: name = base url",
+            "further endpoints: name = base url",
         )
         .live(),
+        Setting::new(
+            "endpoint_kinds",
+            Kind::Map,
+            "",
+            "which API an endpoint speaks: name = openai (OpenAI's chat API, as it comes), openai-responses, anthropic or \
+             gemini",
+        )
+        .live(),
+        text(
+            "openai_api",
+            "chat",
+            "which API of OpenAI is asked: chat, or responses, where models that think keep their thoughts between tool calls",
+        ),
+        text(
+            "gateway_url",
+            "",
+            "where an older gateway to models listens (its POST /v1/stream); it is the provider called gateway then",
+        )
+        .env(&["BAAAHT_LLM_GATEWAY_URL", "LLM_GATEWAY_URL"]),
         text(
             "anthropic_key",
             "",
@@ -104,6 +140,7 @@ pub fn settings() -> Vec<Setting> {
         ),
         text("openai_key", "", "where the key of OpenAI is, likewise"),
         text("openrouter_key", "", "where the key of OpenRouter is, likewise"),
+        text("gemini_key", "", "where the key of Gemini is, likewise"),
         Setting::new(
             "endpoint_keys",
             Kind::Map,
@@ -158,14 +195,19 @@ pub fn settings() -> Vec<Setting> {
         count(
             "max_retries",
             10,
-            "2",
+            "5",
             "further attempts with the same provider, before its first token only",
         ),
         time("retry_pause", "500ms", "the pause before the first of them; it doubles"),
         time(
             "longest_pause",
-            "20s",
-            "the longest pause, also where a provider asks for a longer one",
+            "30s",
+            "the longest pause of ours",
+        ),
+        time(
+            "longest_retry_after",
+            "2m",
+            "the longest pause that a provider may ask for; one that asks for more is not asked again",
         ),
         count(
             "breaker_failures",
@@ -191,6 +233,11 @@ pub fn settings() -> Vec<Setting> {
             "tokens a day over all providers but the offline one; 0 means no limit",
         ),
         time("offline_pace", "0s", "the offline model's pause between two words"),
+        text(
+            "offline_script",
+            "",
+            "a file with what the offline model says, tool calls included (docs/MODELS.md)",
+        ),
     ]
 }
 
@@ -206,11 +253,29 @@ pub fn check(config: &Config) -> Vec<String> {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
         if name.is_empty() || !name.chars().all(plain) {
             wrong.push(format!("endpoints: name {name:?} is not made of a-z, 0-9, - and _"));
+        } else if name == catalogue::GATEWAY {
+            wrong.push("endpoints: gateway is built in; its address is llm.gateway_url".into());
         } else if catalogue::BUILT_IN.contains(&name.as_str()) {
             wrong.push(format!(
                 "endpoints: {name} is built in; its address is llm.{name}_base_url"
             ));
         }
+    }
+    for (name, kind) in &config.endpoint_kinds {
+        if !config.endpoints.contains_key(name) {
+            wrong.push(format!("endpoint_kinds: {name} is none of llm.endpoints"));
+        }
+        if Api::parse(kind).is_none() {
+            wrong.push(format!(
+                "endpoint_kinds.{name}: {kind:?} is none of openai, openai-responses, anthropic, gemini"
+            ));
+        }
+    }
+    if !matches!(config.openai_api.as_str(), "chat" | "responses") {
+        wrong.push(format!(
+            "openai_api: {:?} is neither chat nor responses",
+            config.openai_api
+        ));
     }
     for (setting, provider, text) in config.key_settings() {
         // Never the text itself: people paste keys.
@@ -270,11 +335,53 @@ pub fn base_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
+/// The API that a provider speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Api {
+    Anthropic,
+    /// OpenAI's chat completions.
+    Chat,
+    /// OpenAI's responses.
+    Responses,
+    Gemini,
+    /// The HTTP side of an older gateway.
+    Gateway,
+}
+
+impl Api {
+    /// Of an endpoint, as the settings name it.
+    fn parse(kind: &str) -> Option<Self> {
+        match kind {
+            "openai" => Some(Self::Chat),
+            "openai-responses" => Some(Self::Responses),
+            "anthropic" => Some(Self::Anthropic),
+            "gemini" => Some(Self::Gemini),
+            _ => None,
+        }
+    }
+}
+
 impl Config {
     /// All providers by name; the order is the order of preference.
     pub fn providers(&self) -> Vec<String> {
         let built_in = catalogue::BUILT_IN.iter().map(ToString::to_string);
-        built_in.chain(self.endpoints.keys().cloned()).collect()
+        let gateway = (!self.gateway_url.is_empty()).then(|| catalogue::GATEWAY.to_owned());
+        built_in.chain(gateway).chain(self.endpoints.keys().cloned()).collect()
+    }
+
+    /// In whose words a provider is asked.
+    pub fn api(&self, name: &str) -> Api {
+        match name {
+            catalogue::ANTHROPIC => Api::Anthropic,
+            catalogue::GEMINI => Api::Gemini,
+            catalogue::GATEWAY => Api::Gateway,
+            catalogue::OPENAI if self.openai_api == "responses" => Api::Responses,
+            name => self
+                .endpoint_kinds
+                .get(name)
+                .and_then(|kind| Api::parse(kind))
+                .unwrap_or(Api::Chat),
+        }
     }
 
     pub fn urls(&self) -> Vec<(&str, &str)> {
@@ -282,11 +389,14 @@ impl Config {
             (catalogue::ANTHROPIC, &self.anthropic_base_url),
             (catalogue::OPENAI, &self.openai_base_url),
             (catalogue::OPENROUTER, &self.openrouter_base_url),
+            (catalogue::GEMINI, &self.gemini_base_url),
             (catalogue::OLLAMA, &self.ollama_base_url),
             (catalogue::LMSTUDIO, &self.lmstudio_base_url),
         ];
         let built_in = built_in.into_iter().map(|(name, url)| (name, url.as_str()));
+        let gateway = (!self.gateway_url.is_empty()).then_some((catalogue::GATEWAY, self.gateway_url.as_str()));
         built_in
+            .chain(gateway)
             .chain(self.endpoints.iter().map(|(name, url)| (name.as_str(), url.as_str())))
             .collect()
     }
@@ -297,6 +407,7 @@ impl Config {
             (catalogue::ANTHROPIC, &self.anthropic_key),
             (catalogue::OPENAI, &self.openai_key),
             (catalogue::OPENROUTER, &self.openrouter_key),
+            (catalogue::GEMINI, &self.gemini_key),
         ];
         let own = own
             .into_iter()
@@ -314,7 +425,7 @@ impl Config {
         let mut keys: BTreeMap<String, Option<Reference>> = self
             .providers()
             .into_iter()
-            .filter(|name| name != catalogue::OFFLINE)
+            .filter(|name| !matches!(name.as_str(), catalogue::OFFLINE | catalogue::GATEWAY))
             .map(|name| (name, None))
             .collect();
         for (_, provider, text) in self.key_settings() {
@@ -334,6 +445,7 @@ impl Config {
             retries: self.max_retries,
             base: self.retry_pause,
             longest: self.longest_pause,
+            longest_asked: self.longest_retry_after,
         }
     }
 

@@ -265,7 +265,7 @@ pub fn variables(provider: &str) -> Vec<String> {
         .collect();
     let own = format!("NEXUS_LLM_KEY_{upper}");
     match provider {
-        "anthropic" | "openai" | "openrouter" => vec![own, format!("{upper}_API_KEY")],
+        "anthropic" | "openai" | "openrouter" | "gemini" => vec![own, format!("{upper}_API_KEY")],
         _ => vec![own],
     }
 }

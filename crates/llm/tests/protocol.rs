@@ -290,7 +290,7 @@ async fn models_and_providers_are_as_they_are() {
     assert_eq!(health.available_providers, ["openai", "offline", "rack"]);
     assert_eq!(
         health.unavailable_providers,
-        ["anthropic", "openrouter", "ollama", "lmstudio"]
+        ["anthropic", "openrouter", "gemini", "ollama", "lmstudio"]
     );
 }
 

@@ -7,7 +7,12 @@ use nexus_config::Root;
 use super::{Finding, tree};
 
 /// The providers' own variables, which the model daemon also takes.
-const VARIABLES: [&str; 3] = ["ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENROUTER_API_KEY"];
+const VARIABLES: [&str; 4] = [
+    "ANTHROPIC_API_KEY",
+    "OPENAI_API_KEY",
+    "OPENROUTER_API_KEY",
+    "GEMINI_API_KEY",
+];
 
 pub(super) fn look(root: &Root, fix: bool) -> Vec<Finding> {
     let mut findings = vec![keys(root)];

@@ -17,14 +17,19 @@ pub struct Model {
 
 pub const OFFLINE: &str = "offline";
 pub const OFFLINE_MODEL: &str = "nexus-offline-1";
+/// What the offline model is called too where it has a script.
+pub const SCRIPT_MODEL: &str = "script";
 pub const ANTHROPIC: &str = "anthropic";
 pub const OPENAI: &str = "openai";
 pub const OPENROUTER: &str = "openrouter";
+pub const GEMINI: &str = "gemini";
+/// An older gateway to models, where its address is set.
+pub const GATEWAY: &str = "gateway";
 pub const OLLAMA: &str = "ollama";
 pub const LMSTUDIO: &str = "lmstudio";
 
 /// Providers that are always there, in the order in which one is chosen when nothing was named.
-pub const BUILT_IN: [&str; 6] = [ANTHROPIC, OPENAI, OPENROUTER, OLLAMA, LMSTUDIO, OFFLINE];
+pub const BUILT_IN: [&str; 7] = [ANTHROPIC, OPENAI, OPENROUTER, GEMINI, OLLAMA, LMSTUDIO, OFFLINE];
 
 struct Known {
     provider: &'static str,
@@ -119,6 +124,9 @@ const TABLE: &[Known] = &[
     thinking(known(OPENAI, "gpt-5-mini", "GPT-5 mini", 400_000, 128_000)),
     thinking(known(OPENAI, "o3", "o3", 200_000, 100_000)),
     thinking(known(OPENAI, "o4-mini", "o4-mini", 200_000, 100_000)),
+    thinking(known(GEMINI, "gemini-3-pro-preview", "Gemini 3 Pro", 1_048_576, 65_536)),
+    thinking(known(GEMINI, "gemini-2.5-pro", "Gemini 2.5 Pro", 1_048_576, 65_536)),
+    thinking(known(GEMINI, "gemini-2.5-flash", "Gemini 2.5 Flash", 1_048_576, 65_536)),
     Known {
         provider: OFFLINE,
         id: OFFLINE_MODEL,
@@ -163,13 +171,14 @@ pub fn provider_of(id: &str) -> Option<&'static str> {
     if let Some(known) = TABLE.iter().find(|known| known.id == id) {
         return Some(known.provider);
     }
-    const FAMILIES: [(&str, &str); 6] = [
+    const FAMILIES: [(&str, &str); 7] = [
         ("claude", ANTHROPIC),
         ("gpt-", OPENAI),
         ("chatgpt-", OPENAI),
         ("o1", OPENAI),
         ("o3", OPENAI),
         ("o4", OPENAI),
+        ("gemini-", GEMINI),
     ];
     FAMILIES
         .iter()
@@ -183,6 +192,7 @@ pub fn default_model(provider: &str) -> Option<&'static str> {
         ANTHROPIC => Some("claude-sonnet-4-20250514"),
         OPENAI => Some("gpt-4o"),
         OPENROUTER => Some("openrouter/auto"),
+        GEMINI => Some("gemini-2.5-flash"),
         OFFLINE => Some(OFFLINE_MODEL),
         _ => None,
     }
@@ -194,7 +204,7 @@ mod tests {
 
     #[test]
     fn every_default_with_a_list_is_in_it() {
-        for provider in [ANTHROPIC, OPENAI, OFFLINE] {
+        for provider in [ANTHROPIC, OPENAI, GEMINI, OFFLINE] {
             let default = default_model(provider).expect("has one");
             assert!(find(provider, default).is_some(), "{provider}/{default}");
             assert_eq!(provider_of(default), Some(provider));

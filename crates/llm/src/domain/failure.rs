@@ -50,10 +50,11 @@ pub enum Field {
     ParallelToolCalls,
     ToolChoice,
     ReasoningEffort,
+    Include,
 }
 
 impl Field {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::StreamOptions,
         Self::MaxTokens,
         Self::MaxCompletionTokens,
@@ -61,6 +62,7 @@ impl Field {
         Self::ParallelToolCalls,
         Self::ToolChoice,
         Self::ReasoningEffort,
+        Self::Include,
     ];
 
     /// As it stands in the request's JSON.
@@ -73,6 +75,7 @@ impl Field {
             Self::ParallelToolCalls => "parallel_tool_calls",
             Self::ToolChoice => "tool_choice",
             Self::ReasoningEffort => "reasoning_effort",
+            Self::Include => "include",
         }
     }
 

@@ -61,6 +61,9 @@ pub struct Answered {
     pub is_error: bool,
 }
 
+/// How ids begin that are ours: no provider gave them.
+pub const OURS: &str = "nexus_call_";
+
 /// What a model is told of a call whose result nobody has.
 const INTERRUPTED: &str =
     "error interrupted: the call has no result. Its outcome is unknown: look before you repeat it.";
@@ -208,7 +211,7 @@ fn name(calls: &mut [Call<'_>], messages: &[Message], to: Recipient<'_>) {
         let id = if is_plain && !is_foreign && !taken.contains(given) {
             given.to_owned()
         } else {
-            let mut ours = (place + 1..).map(|number| format!("nexus_call_{number}"));
+            let mut ours = (place + 1..).map(|number| format!("{OURS}{number}"));
             ours.find(|id| !taken.contains(id)).expect("numbers have no end")
         };
         taken.insert(id.clone());

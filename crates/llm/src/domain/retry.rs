@@ -10,8 +10,10 @@ pub struct Policy {
     /// After the first attempt.
     pub retries: u32,
     pub base: Duration,
-    /// The longest pause, also for what a provider asks for; a longer one is not waited for.
+    /// The longest pause of ours.
     pub longest: Duration,
+    /// The longest that a provider may ask for; a longer one is not waited for.
+    pub longest_asked: Duration,
 }
 
 impl Policy {
@@ -21,7 +23,7 @@ impl Policy {
             return None;
         }
         if let Some(asked) = failure.retry_after {
-            return (asked <= self.longest).then_some(asked);
+            return (asked <= self.longest_asked).then_some(asked);
         }
         let whole = self.base.saturating_mul(2u32.saturating_pow(attempt)).min(self.longest);
         Some(whole.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0))
@@ -78,6 +80,7 @@ mod tests {
         retries: 3,
         base: Duration::from_millis(500),
         longest: Duration::from_secs(20),
+        longest_asked: Duration::from_secs(120),
     };
 
     #[test]
@@ -85,6 +88,8 @@ mod tests {
         let mut failure = Failure::new(Kind::RateLimited, "slow down");
         failure.retry_after = Some(Duration::from_secs(7));
         assert_eq!(POLICY.pause(0, &failure, 0.3), Some(Duration::from_secs(7)));
+        failure.retry_after = Some(Duration::from_secs(120));
+        assert_eq!(POLICY.pause(0, &failure, 0.3), Some(Duration::from_secs(120)));
         failure.retry_after = Some(Duration::from_secs(3600));
         assert_eq!(POLICY.pause(0, &failure, 0.3), None);
     }

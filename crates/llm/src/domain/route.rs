@@ -185,7 +185,10 @@ fn own_name(provider: &str, model: &str) -> String {
 }
 
 fn one_maker(provider: &str) -> bool {
-    matches!(provider, catalogue::ANTHROPIC | catalogue::OPENAI | catalogue::OFFLINE)
+    matches!(
+        provider,
+        catalogue::ANTHROPIC | catalogue::OPENAI | catalogue::GEMINI | catalogue::OFFLINE
+    )
 }
 
 impl Known {

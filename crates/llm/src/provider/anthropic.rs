@@ -32,13 +32,15 @@ use crate::{
 const VERSION: &str = "2023-06-01";
 
 pub struct Anthropic {
+    name: String,
     endpoint: Arc<Endpoint>,
     http: Http,
 }
 
 impl Anthropic {
-    pub fn new(endpoint: Endpoint, http: Http) -> Self {
+    pub fn new(name: String, endpoint: Endpoint, http: Http) -> Self {
         Self {
+            name,
             endpoint: Arc::new(endpoint),
             http,
         }
@@ -47,25 +49,27 @@ impl Anthropic {
 
 impl Provider for Anthropic {
     fn name(&self) -> &str {
-        catalogue::ANTHROPIC
+        &self.name
     }
 
     fn needs_key(&self) -> bool {
-        true
+        !self.is_endpoint()
     }
 
     fn is_endpoint(&self) -> bool {
-        false
+        self.name != catalogue::ANTHROPIC
     }
 
     fn answer(&self, call: Call) -> Pieces {
         let (http, endpoint, key) = (self.http.clone(), self.endpoint.clone(), call.key.clone());
         let (within, idle) = (call.limits.first_byte, call.limits.idle);
+        let body = body(&self.name, &call);
         let open = async move {
             let post = Post {
-                path: "/messages",
+                path: "/messages".into(),
+                query: None,
                 headers: headers(call.key.as_ref())?,
-                body: body(&call)?,
+                body: body?,
                 key: call.key,
                 within,
             };
@@ -75,7 +79,7 @@ impl Provider for Anthropic {
     }
 
     fn models(&self, key: Option<Key>, deadline: Duration) -> BoxFuture<'static, Result<Vec<Model>, Failure>> {
-        let (http, mut url) = (self.http.clone(), self.endpoint.url("/models"));
+        let (http, mut url, name) = (self.http.clone(), self.endpoint.url("/models"), self.name.clone());
         url.set_query(Some("limit=1000"));
         async move {
             let ask = Ask {
@@ -85,9 +89,9 @@ impl Provider for Anthropic {
                 key,
             };
             let list = http.get_json(ask, deadline).await?;
-            Ok(list["data"]
-                .as_array()
-                .map_or_else(Vec::new, |models| models.iter().filter_map(listed).collect()))
+            Ok(list["data"].as_array().map_or_else(Vec::new, |models| {
+                models.iter().filter_map(|model| listed(&name, model)).collect()
+            }))
         }
         .boxed()
     }
@@ -102,12 +106,12 @@ fn headers(key: Option<&Key>) -> Result<HeaderMap, Failure> {
     Ok(headers)
 }
 
-fn listed(model: &Value) -> Option<Model> {
+fn listed(provider: &str, model: &Value) -> Option<Model> {
     let id = model["id"].as_str()?.to_owned();
     let name = model["display_name"].as_str().unwrap_or(&id).to_owned();
     Some(Model {
         name,
-        provider: catalogue::ANTHROPIC.into(),
+        provider: provider.to_owned(),
         context_window: None,
         max_output: None,
         tools: true,

@@ -46,7 +46,8 @@ pub struct Endpoint {
 
 /// A request to be posted below an endpoint's base.
 pub struct Post {
-    pub path: &'static str,
+    pub path: String,
+    pub query: Option<&'static str>,
     pub headers: HeaderMap,
     pub body: Value,
     pub key: Option<Key>,
@@ -56,8 +57,10 @@ pub struct Post {
 /// The families of APIs, by where they are found below an address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Family {
+    /// With or without a version of its own.
     OpenAi,
-    Anthropic,
+    /// Below this version, always.
+    Versioned(&'static str),
 }
 
 impl Endpoint {
@@ -85,7 +88,8 @@ impl Endpoint {
         let mut asked = Vec::new();
         let mut first = None;
         for place in order {
-            let url = http::below(&self.bases[place], post.path);
+            let mut url = http::below(&self.bases[place], &post.path);
+            url.set_query(post.query);
             asked.push(http::shown(&url));
             match self.post_to(http, url, &post, until).await {
                 Ok(response) => {
@@ -177,7 +181,7 @@ impl Endpoint {
 fn may_leave_out(field: Field, without: &BTreeSet<Field>) -> bool {
     match field {
         // How much to think is a wish, and a model that cannot think answers all the same.
-        Field::StreamOptions | Field::ReasoningEffort => true,
+        Field::StreamOptions | Field::ReasoningEffort | Field::Include => true,
         Field::MaxTokens | Field::MaxCompletionTokens => {
             other_name(field).is_some_and(|other| !without.contains(&other))
         }
@@ -193,7 +197,8 @@ fn other_name(field: Field) -> Option<Field> {
         | Field::Temperature
         | Field::ParallelToolCalls
         | Field::ToolChoice
-        | Field::ReasoningEffort => None,
+        | Field::ReasoningEffort
+        | Field::Include => None,
     }
 }
 
@@ -215,7 +220,7 @@ fn within(mut failure: Failure, whole: Duration) -> Failure {
 fn bases(family: Family, given: &Url) -> Vec<Url> {
     let calls: &[&str] = match family {
         Family::OpenAi => &["/chat/completions", "/completions", "/responses", "/models"],
-        Family::Anthropic => &["/messages"],
+        Family::Versioned(_) => &["/messages", "/models", "/stream"],
     };
     let path = given.path().trim_end_matches('/');
     let at = |path: &str| {
@@ -231,12 +236,12 @@ fn bases(family: Family, given: &Url) -> Vec<Url> {
     let is_version = last
         .strip_prefix('v')
         .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-    let with_version = || at(&format!("{path}/v1"));
+    let with_version = |version: &str| at(&format!("{path}/{version}"));
     match family {
         _ if is_version => vec![at(path)],
-        Family::Anthropic => vec![with_version()],
-        Family::OpenAi if path.is_empty() => vec![with_version(), at(path)],
-        Family::OpenAi => vec![at(path), with_version()],
+        Family::Versioned(version) => vec![with_version(version)],
+        Family::OpenAi if path.is_empty() => vec![with_version("v1"), at(path)],
+        Family::OpenAi => vec![at(path), with_version("v1")],
     }
 }
 
@@ -280,7 +285,7 @@ mod tests {
             "https://h/v1/messages",
         ] {
             assert_eq!(
-                urls(Family::Anthropic, given, "/messages"),
+                urls(Family::Versioned("v1"), given, "/messages"),
                 ["https://h/v1/messages"],
                 "{given}"
             );

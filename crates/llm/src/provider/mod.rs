@@ -3,10 +3,14 @@
 
 pub mod anthropic;
 mod endpoint;
+mod gateway;
+pub mod gemini;
 mod http;
+mod ids;
 mod offline;
 pub mod openai;
 mod reply;
+pub mod responses;
 pub mod sse;
 
 use std::{sync::Arc, time::Duration};
@@ -16,7 +20,7 @@ use futures_util::{future::BoxFuture, stream::BoxStream};
 use self::endpoint::{Endpoint, Family};
 pub use self::http::Http;
 use crate::{
-    config::{Config, base_url},
+    config::{Api, Config, base_url},
     domain::{
         answer::Piece,
         catalogue::{self, Model},
@@ -66,7 +70,8 @@ pub fn all(config: &Config, http: &Http) -> Vec<Arc<dyn Provider>> {
     let mut providers: Vec<Arc<dyn Provider>> = Vec::new();
     for name in config.providers() {
         if name == catalogue::OFFLINE {
-            providers.push(Arc::new(offline::Offline::new(config.offline_pace)));
+            let script = (!config.offline_script.is_empty()).then(|| config.offline_script.clone().into());
+            providers.push(Arc::new(offline::Offline::new(config.offline_pace, script)));
             continue;
         }
         let Some(url) = config
@@ -77,15 +82,22 @@ pub fn all(config: &Config, http: &Http) -> Vec<Arc<dyn Provider>> {
         else {
             continue;
         };
-        providers.push(match name.as_str() {
-            catalogue::ANTHROPIC => {
-                let endpoint = Endpoint::new(Family::Anthropic, &url, config.omitted(&name), http.memory());
-                Arc::new(anthropic::Anthropic::new(endpoint, http.clone()))
-            }
-            _ => {
-                let endpoint = Endpoint::new(Family::OpenAi, &url, config.omitted(&name), http.memory());
-                Arc::new(openai::OpenAi::new(name, endpoint, http.clone()))
-            }
+        let endpoint = |family| Endpoint::new(family, &url, config.omitted(&name), http.memory());
+        let http = http.clone();
+        providers.push(match config.api(&name) {
+            Api::Anthropic => Arc::new(anthropic::Anthropic::new(
+                name.clone(),
+                endpoint(Family::Versioned("v1")),
+                http,
+            )),
+            Api::Chat => Arc::new(openai::OpenAi::new(name.clone(), endpoint(Family::OpenAi), http)),
+            Api::Responses => Arc::new(responses::Responses::new(name.clone(), endpoint(Family::OpenAi), http)),
+            Api::Gemini => Arc::new(gemini::Gemini::new(
+                name.clone(),
+                endpoint(Family::Versioned("v1beta")),
+                http,
+            )),
+            Api::Gateway => Arc::new(gateway::Gateway::new(endpoint(Family::Versioned("v1")), http)),
         });
     }
     providers

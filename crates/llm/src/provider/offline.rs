@@ -1,10 +1,14 @@
 //! The model that is none: no network, always the same answer to the same conversation, and it says what it is. It lets
-//! a first look see a whole conversation stream, and programs be tried without a key.
+//! a first look see a whole conversation stream, and programs be tried without a key. With a script it says what the
+//! script says, tool calls included.
 
-use std::{collections::VecDeque, time::Duration};
+mod script;
+
+use std::{collections::VecDeque, path::PathBuf, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 
+use self::script::Script;
 use super::{Call, Pieces, Provider};
 use crate::{
     domain::{
@@ -20,11 +24,12 @@ const HIGHEST_COUNT: u32 = 10_000;
 
 pub struct Offline {
     pace: Duration,
+    script: Option<PathBuf>,
 }
 
 impl Offline {
-    pub fn new(pace: Duration) -> Self {
-        Self { pace }
+    pub fn new(pace: Duration, script: Option<PathBuf>) -> Self {
+        Self { pace, script }
     }
 }
 
@@ -42,24 +47,55 @@ impl Provider for Offline {
     }
 
     fn answer(&self, call: Call) -> Pieces {
-        if call.model != catalogue::OFFLINE_MODEL {
-            let text = format!("has no model {:?}, only {}", call.model, catalogue::OFFLINE_MODEL);
-            return stream::iter([Err(Failure::new(Kind::UnknownModel, text))]).boxed();
-        }
         let pace = self.pace;
-        stream::unfold((pieces(&call.request), true), move |(mut pieces, first)| async move {
-            let piece = pieces.pop_front()?;
-            if !first && !pace.is_zero() && matches!(piece, Piece::Text(_)) {
-                tokio::time::sleep(pace).await;
+        let unknown = |text: String| stream::iter([Err(Failure::new(Kind::UnknownModel, text))]).boxed();
+        match (call.model.as_str(), &self.script) {
+            (catalogue::OFFLINE_MODEL | catalogue::SCRIPT_MODEL, Some(path)) => {
+                let said = scripted(path.clone(), call);
+                let answer = move |said: Result<VecDeque<Piece>, Failure>| match said {
+                    Ok(pieces) => paced(pieces, pace),
+                    Err(failure) => stream::iter([Err(failure)]).boxed(),
+                };
+                said.map(answer).flatten_stream().boxed()
             }
-            Some((Ok::<_, Failure>(piece), (pieces, false)))
-        })
-        .boxed()
+            (catalogue::OFFLINE_MODEL, None) => paced(pieces(&call.request), pace),
+            (catalogue::SCRIPT_MODEL, None) => {
+                unknown("has no script: name its file in llm.offline_script (docs/MODELS.md)".into())
+            }
+            (other, _) => unknown(format!("has no model {other:?}, only {}", catalogue::OFFLINE_MODEL)),
+        }
     }
 
     fn models(&self, _: Option<Key>, _: Duration) -> BoxFuture<'static, Result<Vec<Model>, Failure>> {
-        async { Ok(catalogue::models(catalogue::OFFLINE)) }.boxed()
+        let mut models = catalogue::models(catalogue::OFFLINE);
+        if self.script.is_some() {
+            models.push(Model {
+                id: catalogue::SCRIPT_MODEL.into(),
+                name: "Nexus offline, from a script".into(),
+                tools: true,
+                ..models[0].clone()
+            });
+        }
+        async { Ok(models) }.boxed()
     }
+}
+
+/// The file is read for each request, so it can be changed at any time.
+async fn scripted(path: PathBuf, call: Call) -> Result<VecDeque<Piece>, Failure> {
+    let read = tokio::task::spawn_blocking(move || Script::read(&path)).await;
+    let script = read.map_err(|error| Failure::new(Kind::Broken, error.to_string()))??;
+    script.answer(&call.request).map(VecDeque::from)
+}
+
+fn paced(pieces: VecDeque<Piece>, pace: Duration) -> Pieces {
+    stream::unfold((pieces, true), move |(mut pieces, first)| async move {
+        let piece = pieces.pop_front()?;
+        if !first && !pace.is_zero() && matches!(piece, Piece::Text(_)) {
+            tokio::time::sleep(pace).await;
+        }
+        Some((Ok::<_, Failure>(piece), (pieces, false)))
+    })
+    .boxed()
 }
 
 fn pieces(request: &Request) -> VecDeque<Piece> {

@@ -63,7 +63,8 @@ impl Provider for OpenAi {
         let body = body(&self.name, &call);
         let open = async move {
             let post = Post {
-                path: "/chat/completions",
+                path: "/chat/completions".into(),
+                query: None,
                 headers: headers(call.key.as_ref())?,
                 body: body?,
                 key: call.key,
@@ -75,23 +76,33 @@ impl Provider for OpenAi {
     }
 
     fn models(&self, key: Option<Key>, deadline: Duration) -> BoxFuture<'static, Result<Vec<Model>, Failure>> {
-        let (http, url, provider) = (self.http.clone(), self.endpoint.url("/models"), self.name.clone());
-        async move {
-            let ask = Ask {
-                url,
-                headers: headers(key.as_ref())?,
-                body: None,
-                key,
-            };
-            let list = http.get_json(ask, deadline).await?;
-            let models = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-            Ok(models.iter().filter_map(|model| listed(&provider, model)).collect())
-        }
-        .boxed()
+        list(&self.http, &self.endpoint, &self.name, key, deadline)
     }
 }
 
-fn headers(key: Option<&Key>) -> Result<HeaderMap, Failure> {
+pub(super) fn list(
+    http: &Http,
+    endpoint: &Endpoint,
+    provider: &str,
+    key: Option<Key>,
+    deadline: Duration,
+) -> BoxFuture<'static, Result<Vec<Model>, Failure>> {
+    let (http, url, provider) = (http.clone(), endpoint.url("/models"), provider.to_owned());
+    async move {
+        let ask = Ask {
+            url,
+            headers: headers(key.as_ref())?,
+            body: None,
+            key,
+        };
+        let list = http.get_json(ask, deadline).await?;
+        let models = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Ok(models.iter().filter_map(|model| listed(&provider, model)).collect())
+    }
+    .boxed()
+}
+
+pub(super) fn headers(key: Option<&Key>) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::new();
     if let Some(key) = key {
         let bearer = zeroize::Zeroizing::new(format!("Bearer {}", key.reveal()));

@@ -23,10 +23,10 @@ const BEFORE: &str = "(The beginning of this conversation is left out.)";
 const LEAST_THINKING: u32 = 1_024;
 const LONGEST_ID: usize = 64;
 
-pub fn body(call: &Call) -> Result<Value, Failure> {
+pub fn body(provider: &str, call: &Call) -> Result<Value, Failure> {
     let request = &call.request;
     let to = Recipient {
-        provider: catalogue::ANTHROPIC,
+        provider,
         model: &call.model,
         longest_id: LONGEST_ID,
     };
@@ -35,13 +35,13 @@ pub fn body(call: &Call) -> Result<Value, Failure> {
     if messages.is_empty() {
         return Err(nothing_to_answer());
     }
-    let thinks = may_think(call, &messages);
+    let thinks = may_think(provider, call, &messages);
     end(&mut messages, thinks.is_some());
     mark(messages.iter_mut().rev().take(2).filter_map(last_block), None);
     let tools = tools(request, &turns);
     let mut body = json!({
         "model": call.model,
-        "max_tokens": limit(call, thinks),
+        "max_tokens": limit(provider, call, thinks),
         "messages": messages,
         "stream": true,
     });
@@ -71,8 +71,8 @@ pub fn body(call: &Call) -> Result<Value, Failure> {
 }
 
 /// The length of an answer, thinking included: the provider insists on a limit.
-fn limit(call: &Call, thinks: Option<u32>) -> u32 {
-    let most = catalogue::find(catalogue::ANTHROPIC, &call.model)
+fn limit(provider: &str, call: &Call, thinks: Option<u32>) -> u32 {
+    let most = catalogue::find(provider, &call.model)
         .and_then(|model| model.max_output)
         .unwrap_or(u32::MAX);
     match call.request.parameters.max_tokens {
@@ -87,9 +87,9 @@ fn limit(call: &Call, thinks: Option<u32>) -> u32 {
 
 /// For how many tokens, if it can think at all: not while it is forced to call a tool, and not in the middle of a loop of
 /// calls that began without thinking, as the provider refuses both.
-fn may_think(call: &Call, messages: &[Value]) -> Option<u32> {
+fn may_think(provider: &str, call: &Call, messages: &[Value]) -> Option<u32> {
     let wanted = call.request.thinking?.tokens();
-    let can = catalogue::find(catalogue::ANTHROPIC, &call.model).is_none_or(|model| model.thinking);
+    let can = catalogue::find(provider, &call.model).is_none_or(|model| model.thinking);
     if !can || call.request.tool_choice.is_forced() {
         return None;
     }
@@ -102,7 +102,7 @@ fn may_think(call: &Call, messages: &[Value]) -> Option<u32> {
     if is_last || began_without {
         return None;
     }
-    let most = limit(call, Some(wanted)).saturating_sub(1);
+    let most = limit(provider, call, Some(wanted)).saturating_sub(1);
     let tokens = wanted.max(LEAST_THINKING).min(most);
     (tokens >= LEAST_THINKING).then_some(tokens)
 }

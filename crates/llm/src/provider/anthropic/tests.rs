@@ -114,13 +114,16 @@ fn the_body_is_as_the_api_wants_it() {
             is_error: false,
         })],
     );
-    let body = body(&call(vec![
-        Message::text(Role::System, "be kind"),
-        Message::text(Role::User, "hi"),
-        asks,
-        result,
-        Message::text(Role::User, "and?"),
-    ]))
+    let body = body(
+        "anthropic",
+        &call(vec![
+            Message::text(Role::System, "be kind"),
+            Message::text(Role::User, "hi"),
+            asks,
+            result,
+            Message::text(Role::User, "and?"),
+        ]),
+    )
     .expect("something to answer");
     let hour = json!({"type": "ephemeral", "ttl": "1h"});
     assert_eq!(

@@ -160,6 +160,8 @@ fn kind(status: StatusCode, told: &ProviderError, model: &str) -> Kind {
     match status {
         _ if told.code == "insufficient_quota" => Kind::Refused,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PAYMENT_REQUIRED => Kind::Refused,
+        // Gemini's way to refuse a key.
+        StatusCode::BAD_REQUEST if lower.contains("api key not valid") => Kind::Refused,
         StatusCode::NOT_FOUND if lower.contains("model") || (!model.is_empty() && lower.contains(model)) => {
             Kind::UnknownModel
         }
