@@ -4,25 +4,20 @@
 //! through its socket, and its process by what the kernel tells of it. A socket that somebody else holds is never
 //! touched, only named.
 
-pub mod ask;
 pub mod change;
-pub mod control;
 pub mod down;
 pub mod foreground;
 pub mod logs;
-pub mod model;
 pub mod peer;
-pub mod process;
-pub mod programs;
 pub mod reach;
 pub mod status;
 pub mod survey;
-pub mod table;
 pub mod up;
 
 use std::{fs, path::Path};
 
 use crate::context::Context;
+pub use crate::supervise::{ask, channel as control, model, process, programs, table};
 use table::TABLE;
 
 /// The names of this tree's daemons in their order: those that are kept running, and any other that has a socket in

@@ -17,7 +17,7 @@ use super::{detach, machine::Exit};
 use crate::{
     context::Context,
     environment::Environment,
-    services::{
+    supervise::{
         process::{self, Held, MARK},
         table::Entry,
     },

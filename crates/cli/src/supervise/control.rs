@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{dispatcher::Input, executor, server};
-use crate::services::model::Snapshot;
+use crate::supervise::model::Snapshot;
 
 pub struct Control {
     path: PathBuf,

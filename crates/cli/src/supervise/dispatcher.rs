@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     failure::{self, Failure},
-    services::{
-        control::{Action, Request},
+    supervise::{
+        channel::{Action, Request},
         model::{Snapshot, boot_id},
         table::{self, TABLE},
     },

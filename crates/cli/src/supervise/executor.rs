@@ -30,7 +30,7 @@ use super::{
 use crate::{
     context::Context,
     environment::Environment,
-    services::{
+    supervise::{
         process, programs,
         table::{Entry, Socket, TABLE, address},
     },

@@ -25,7 +25,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use super::executor::Executor;
 use crate::{
     failure::{Exit, Failure},
-    services::process::Held,
+    supervise::process::Held,
 };
 
 /// `PID name=number,...`

@@ -13,7 +13,7 @@ use std::{
 use nexus_config::Root;
 use serde::{Deserialize, Serialize};
 
-use crate::services::{model::boot_id, process};
+use crate::supervise::{model::boot_id, process};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {

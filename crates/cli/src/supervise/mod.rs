@@ -14,6 +14,8 @@
 //! who holds their sockets. It signals nothing that it does not hold by a pidfd. An upgrade replaces it in place: it
 //! becomes the new program, as the same process with the same sockets and children ([`handover`]).
 
+pub mod ask;
+pub mod channel;
 mod child;
 mod control;
 pub mod detach;
@@ -22,10 +24,14 @@ mod executor;
 mod handover;
 mod machine;
 mod memory;
+pub mod model;
 mod policy;
 mod prober;
+pub mod process;
+pub mod programs;
 mod pump;
 mod server;
+pub mod table;
 mod view;
 
 use std::{sync::Arc, time::Duration};
@@ -41,7 +47,6 @@ use crate::{
     context::Context,
     environment::Environment,
     failure::{Exit, Failure},
-    services::table,
 };
 pub use child::own_program;
 pub use memory::{Disabled, Memory};

@@ -10,7 +10,7 @@ use nexus_daemon::StatusFile;
 use tokio::{sync::mpsc, time};
 
 use super::dispatcher::Input;
-use crate::services::{
+use crate::supervise::{
     ask::{self, DaemonReport},
     table::{Entry, Link},
 };

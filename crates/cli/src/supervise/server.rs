@@ -1,4 +1,4 @@
-//! Serves commands on the control socket; the protocol is in [`crate::services::control`].
+//! Serves commands on the control socket; the protocol is in [`crate::supervise::channel`].
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -12,8 +12,8 @@ use tokio::{
 use super::dispatcher::Input;
 use crate::{
     failure::{Exit, Failure},
-    services::{
-        control::{Answer, PROTOCOL, Request},
+    supervise::{
+        channel::{Answer, PROTOCOL, Request},
         model::Snapshot,
     },
 };

@@ -11,13 +11,14 @@ use super::{
     prober::ProbeResult,
     pump,
 };
-use crate::services::{
+use super::{
     model::{
         Check, Desired, Endpoint, LastError, LastExit, Manager, Service, Snapshot, State, Supervisor, Verdict, stamp,
     },
-    programs, survey,
+    programs,
     table::{Entry, Link, TABLE},
 };
+use crate::services::survey;
 
 pub struct View<'a> {
     pub now: Time,

@@ -10,10 +10,10 @@ use super::{Kind, Scope, escape, files, launchd, systemd};
 use crate::{
     context::Context,
     failure::Failure,
-    services::{
-        change::Change,
+    services::{change::Change, survey},
+    supervise::{
         model::{Check, Desired, LastError, LastExit, Manager as Name, Service, Snapshot, State, Verdict, stamp},
-        programs, survey,
+        programs,
         table::{self, TABLE},
     },
 };
@@ -162,7 +162,7 @@ fn put_systemd(context: &Context, service: &mut Service, state: &systemd::State)
     service.manager = Name::Systemd;
     service.enabled_at_login = state.enabled;
     service.pid = state.pid;
-    service.start_time = state.pid.and_then(crate::services::process::start_time);
+    service.start_time = state.pid.and_then(crate::supervise::process::start_time);
     service.since = state.since.map(stamp);
     service.restarts = state.restarts;
     service.last_exit = state.last_exit.map(|ended| LastExit {
@@ -219,7 +219,7 @@ fn put_launchd(context: &Context, service: &mut Service, state: Option<launchd::
     service.desired = Desired::Running;
     service.pid = state.pid;
     service.restarts = state.runs.saturating_sub(1);
-    service.start_time = state.pid.and_then(crate::services::process::start_time);
+    service.start_time = state.pid.and_then(crate::supervise::process::start_time);
     if state.pid.is_some() {
         survey::recall(context, service, None);
     } else {

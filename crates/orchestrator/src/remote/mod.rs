@@ -3,5 +3,4 @@
 pub mod front_door;
 #[cfg(target_os = "linux")]
 pub mod logind;
-pub mod runtime;
 pub mod watch;

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     failure::{Exit, Failure},
-    services::{programs, table},
+    supervise::{programs, table},
 };
 
 /// Only comes back if the daemon is not to run.

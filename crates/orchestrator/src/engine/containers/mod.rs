@@ -10,6 +10,7 @@ mod images;
 mod make;
 mod mounts;
 mod owner;
+mod runtime;
 mod share;
 mod watch;
 mod work;
@@ -32,7 +33,7 @@ use super::Engine;
 use crate::domain::Error;
 use crate::domain::container::Policy;
 use crate::domain::sessions::View;
-use crate::remote::runtime::{Runtime, within};
+use runtime::{Runtime, within};
 
 /// Labels by which a container is known to be ours, in every engine.
 const OWNER: &str = "nexus.owner";
