@@ -158,7 +158,7 @@ async fn one(context: &Context, service: String) -> Line {
             Ok(Found::Absent) => match survey::running_without_socket(&context.root, &line.service) {
                 Some(pid) => {
                     line.pid = Some(pid);
-                    let (message, fix) = survey::socket_gone(&path.display().to_string(), &line.service);
+                    let (message, fix) = table::socket_gone(&path.display().to_string(), &line.service);
                     Err((State::Failed, format!("{message}; {fix}")))
                 }
                 None => return line,

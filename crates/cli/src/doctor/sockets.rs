@@ -14,7 +14,7 @@ use crate::{
     services::{
         peer::{self, Found},
         survey,
-        table::{TABLE, sockets},
+        table::{self, TABLE, sockets},
     },
 };
 
@@ -41,7 +41,7 @@ pub(super) async fn look(context: &Context, fix: bool) -> Vec<Finding> {
         let running = survey::running_without_socket(&context.root, entry.name);
         match running.filter(|_| socket.path.symlink_metadata().is_err()) {
             Some(_) => {
-                let (message, fix) = survey::socket_gone(&socket.path.display().to_string(), entry.name);
+                let (message, fix) = table::socket_gone(&socket.path.display().to_string(), entry.name);
                 findings.push(Finding::fail(id, format!("{}: {message}", entry.name), fix));
             }
             None => findings.push(one(id, &socket.path, fix).await),

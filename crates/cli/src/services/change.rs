@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+pub use super::model::Change;
 use super::{
     control::{Action, Request},
     model::{Desired, Manager, Service, Snapshot, State},
@@ -17,16 +18,6 @@ use crate::{
     output::Output,
     units,
 };
-
-/// What it waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    Start,
-    Stop,
-    Restart,
-    Enable,
-    Disable,
-}
 
 impl Change {
     fn action(self, args: &ServiceChangeArgs) -> Action {

@@ -214,16 +214,8 @@ pub fn recall(context: &Context, service: &mut Service, fed: Option<SystemTime>)
     service.checks.push(health);
 }
 
-/// What is said of a daemon that runs and whose socket's file is gone, and what to do.
-pub fn socket_gone(path: &str, service: &str) -> (String, String) {
-    (
-        format!("runs, and the file of its socket {path} is gone"),
-        format!("it binds it again within seconds; if it does not: nexus services restart {service}"),
-    )
-}
-
 fn put_without_socket(entry: &Entry, socket: &Socket, service: &mut Service) {
-    let (message, fix) = socket_gone(&socket.path.display().to_string(), entry.name);
+    let (message, fix) = table::socket_gone(&socket.path.display().to_string(), entry.name);
     service.state = State::Unhealthy;
     service
         .checks

@@ -247,3 +247,13 @@ pub fn boot_id() -> Option<String> {
     };
     BOOT.get_or_init(read).clone()
 }
+
+/// A change of the desired state of services that somebody asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Start,
+    Stop,
+    Restart,
+    Enable,
+    Disable,
+}

@@ -92,3 +92,11 @@ pub fn address(context: &Context, entry: &Entry, socket: &Socket) -> Address {
 pub fn control_socket(root: &Root) -> PathBuf {
     root.socket("supervisor")
 }
+
+/// The message about a daemon that runs while the file of its socket is gone, and what to do.
+pub fn socket_gone(path: &str, service: &str) -> (String, String) {
+    (
+        format!("runs, and the file of its socket {path} is gone"),
+        format!("it binds it again within seconds; if it does not: nexus services restart {service}"),
+    )
+}

@@ -16,9 +16,8 @@ use super::{
         Check, Desired, Endpoint, LastError, LastExit, Manager, Service, Snapshot, State, Supervisor, Verdict, stamp,
     },
     programs,
-    table::{Entry, Link, TABLE},
+    table::{self, Entry, Link, TABLE},
 };
-use crate::services::survey;
 
 pub struct View<'a> {
     pub now: Time,
@@ -128,7 +127,7 @@ impl View<'_> {
     ) -> Vec<Check> {
         let mut checks = vec![self.process_check(unit, entry)];
         if let Some(path) = gone {
-            let (message, fix) = survey::socket_gone(&path.display().to_string(), entry.name);
+            let (message, fix) = table::socket_gone(&path.display().to_string(), entry.name);
             checks.push(Check {
                 id: "socket".to_owned(),
                 status: Verdict::Fail,

@@ -10,9 +10,11 @@ use super::{Kind, Scope, escape, files, launchd, systemd};
 use crate::{
     context::Context,
     failure::Failure,
-    services::{change::Change, survey},
+    services::survey,
     supervise::{
-        model::{Check, Desired, LastError, LastExit, Manager as Name, Service, Snapshot, State, Verdict, stamp},
+        model::{
+            Change, Check, Desired, LastError, LastExit, Manager as Name, Service, Snapshot, State, Verdict, stamp,
+        },
         programs,
         table::{self, TABLE},
     },
