@@ -470,11 +470,11 @@ async fn the_bare_host_runs_commands_as_its_user() {
         .env("NEXUS_ORCHESTRATOR__CONTAINER_BACKEND", "host-unsafe")
         .env("NEXUS_ORCHESTRATOR__CONTAINER_USER", "1001:1001");
     let place = Fixture::new(site).await;
-    let script = "id -u; id -g; umask; touch left && stat -c %u:%a left; mkdir d && cd d && touch ../more && ls ..";
+    let script = "id -u; id -g; umask; touch left && stat -c %u:%a left; mkdir d && touch d/more && ls . d";
     let (code, out, err) = place.run(&["containers", "run", "--", "sh", "-c", script]).await;
     assert_eq!(
         (code, out.as_str()),
-        (0, "1001\n1001\n0022\n1001:644\nd\nleft\nmore\n"),
+        (0, "1001\n1001\n0022\n1001:644\n.:\nd\nleft\n\nd:\nmore\n"),
         "{err}"
     );
     // What cannot work is no setting.
