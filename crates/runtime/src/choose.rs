@@ -1,45 +1,13 @@
 //! Selects the engine: the one that the config names, else the first that works.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::docker::{Address, Docker, Environment};
-use crate::{Engine, Error, ImageLimits, Probe, Result, sandbox};
+use crate::{Choice, Config, Engine, Error, Probe, Result, sandbox};
 
 /// Longest that a place may take to say what it is.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How engines are found, and where they keep what is theirs.
-#[derive(Clone, Debug, Default)]
-pub struct Config {
-    /// Which engine is wanted.
-    pub backend: Choice,
-    /// `unix:///path` or `tcp://host:port` of a Docker or Podman; empty: the usual places are tried.
-    pub host: String,
-    /// Where the sandbox keeps containers and images, and the system call filter lies that Podman reads.
-    pub directory: PathBuf,
-    /// The helper `nexus-sandbox`; `None`: beside the running program, or else in PATH.
-    pub helper: Option<PathBuf>,
-    /// What images may come to.
-    pub image_limits: ImageLimits,
-}
-
-/// An engine by its name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Choice {
-    /// The first that works: docker, podman, sandbox.
-    #[default]
-    Auto,
-    /// Docker 20.10 or newer.
-    Docker,
-    /// Podman 4 or newer.
-    Podman,
-    /// The built-in one, on Linux.
-    Sandbox,
-    /// No isolation at all: never chosen, only named.
-    HostUnsafe,
-}
 
 /// An engine that works, and what it can do.
 #[derive(Clone, Debug)]

@@ -13,6 +13,7 @@
 #![warn(missing_docs)]
 
 mod choose;
+mod config;
 mod docker;
 mod engine;
 mod error;
@@ -22,7 +23,8 @@ pub mod sandbox;
 mod spec;
 mod state;
 
-pub use choose::{Choice, Config, Found, choose, try_each};
+pub use choose::{Found, choose, try_each};
+pub use config::{Choice, Config};
 pub use engine::{Chunks, Engine, Events, Work};
 pub use error::{Error, Result};
 pub use images::{Credentials, Image, ImageLimits, Progress, PullOrder, PullPolicy, Pulled};
