@@ -10,7 +10,7 @@ use nexus_config::{ORCHESTRATOR_SOCKET, Root, Sources};
 use serde::Deserialize;
 
 use crate::{
-    cli::Global,
+    args::Global,
     failure::{Exit, Failure},
     output::Output,
 };

@@ -3,6 +3,7 @@
 //! It keeps no state of its own but the history of the prompt, and decides nothing that a daemon decides: every fact
 //! it shows comes from a socket or from the files under `NEXUS_ROOT`.
 
+mod args;
 mod backup;
 mod chat;
 mod cli;
@@ -24,7 +25,8 @@ use std::process::ExitCode;
 use clap::FromArgMatches;
 
 use crate::{
-    cli::{Cli, Command, ServicesCommand, SessionCommand},
+    args::{Global, SessionCommand},
+    cli::{Cli, Command, ServicesCommand},
     context::{Context, Mistakes},
     environment::Environment,
     failure::{Exit, Failure},
@@ -125,7 +127,7 @@ async fn run(cli: Cli, environment: Environment, output: &Output) -> Result<Exit
     }
 }
 
-async fn service(command: ServicesCommand, global: &cli::Global, output: &Output) -> Result<Exit, Failure> {
+async fn service(command: ServicesCommand, global: &Global, output: &Output) -> Result<Exit, Failure> {
     use services::change::{self, Change};
     let shown = || Context::resolve(global, Mistakes::Show, output);
     let strict = || Context::resolve(global, Mistakes::Fail, output);

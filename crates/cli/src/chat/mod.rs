@@ -17,7 +17,7 @@ mod talk;
 use std::io::{self, IsTerminal, Read};
 
 use crate::{
-    cli::ChatArgs,
+    args::ChatArgs,
     context::Context,
     failure::{Exit, Failure},
     output::{Output, clean, table::table},

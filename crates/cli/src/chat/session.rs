@@ -9,7 +9,7 @@ use nexus_proto::orchestrator::v1::{
 use nexus_proto::words;
 
 use crate::{
-    cli::ChatArgs,
+    args::ChatArgs,
     commands::sessions::{all, find},
     failure::{Exit, Failure},
     output::{table::cut, time::ago},

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::sessions;
 use crate::{
-    cli::{DeleteArgs, PruneArgs},
+    args::{DeleteArgs, PruneArgs},
     context::Context,
     failure::{Exit, Failure},
     output::{Output, time::since, view},

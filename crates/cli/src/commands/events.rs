@@ -10,7 +10,7 @@ use nexus_proto::{
 
 use super::sessions::find;
 use crate::{
-    cli::EventsArgs,
+    args::EventsArgs,
     context::Context,
     failure::{Exit, Failure},
     output::{Output, table::one_line, time::exact, view},

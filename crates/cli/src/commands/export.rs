@@ -11,7 +11,7 @@ use nexus_proto::orchestrator::v1::{GetSessionRequest, Message, Session};
 
 use super::sessions::find;
 use crate::{
-    cli::{ExportArgs, Format},
+    args::{ExportArgs, Format},
     context::Context,
     failure::{Exit, Failure},
     output::{Output, clean, escaped, table::one_line, time::exact, view},

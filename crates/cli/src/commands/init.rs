@@ -12,7 +12,7 @@ use nexus_config::Root;
 use serde::Serialize;
 
 use crate::{
-    cli::Global,
+    args::Global,
     failure::{Exit, Failure},
     output::{Output, table::table},
 };

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
-    cli::KeyCommand,
+    args::KeyCommand,
     context::Context,
     failure::{Exit, Failure},
     output::Output,

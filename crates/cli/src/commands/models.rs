@@ -4,7 +4,7 @@ use nexus_proto::llm::v1::ListModelsRequest;
 
 use super::keys;
 use crate::{
-    cli::{ModelsArgs, ModelsCommand},
+    args::{ModelsArgs, ModelsCommand},
     context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table, view},

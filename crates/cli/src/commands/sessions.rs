@@ -7,7 +7,7 @@ use nexus_proto::orchestrator::v1::{
 use serde_json::json;
 
 use crate::{
-    cli::{CloseArgs, ListArgs, ShowArgs, State},
+    args::{CloseArgs, ListArgs, ShowArgs, State},
     context::Context,
     failure::{Exit, Failure},
     output::{

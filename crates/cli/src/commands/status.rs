@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::orientation;
 use crate::{
-    cli::StatusArgs,
+    args::StatusArgs,
     context::Context,
     failure::{Exit, Failure},
     output::{

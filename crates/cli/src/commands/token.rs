@@ -7,7 +7,7 @@ use nexus_daemon::{
 use serde_json::json;
 
 use crate::{
-    cli::{TokenArgs, TokenCommand, TokenRole},
+    args::{TokenArgs, TokenCommand, TokenRole},
     context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table},

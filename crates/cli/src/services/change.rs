@@ -12,7 +12,7 @@ use super::{
     table::TABLE,
 };
 use crate::{
-    cli::ServiceChangeArgs,
+    args::ServiceChangeArgs,
     context::Context,
     failure::{Exit, Failure},
     output::Output,

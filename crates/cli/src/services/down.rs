@@ -18,7 +18,7 @@ use super::{
     table::{self, TABLE},
 };
 use crate::{
-    cli::DownArgs,
+    args::DownArgs,
     context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table},

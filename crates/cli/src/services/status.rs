@@ -10,7 +10,7 @@ use super::{
     reach, survey, table,
 };
 use crate::{
-    cli::ServiceStatusArgs,
+    args::ServiceStatusArgs,
     context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table, time::span},

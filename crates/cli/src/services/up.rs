@@ -18,8 +18,8 @@ use super::{
     table::{self, ORCHESTRATOR, TABLE},
 };
 use crate::{
+    args::UpArgs,
     backup,
-    cli::UpArgs,
     context::Context,
     failure::{Exit, Failure},
     output::{Output, table::table},

@@ -71,7 +71,7 @@ pub fn spawn(
 ) -> io::Result<(Child, Process, PipeReader)> {
     let program = std::path::absolute(program)?;
     let (printed, pipe) = io::pipe()?;
-    let mut command = Command::new(own_program()?);
+    let mut command = Command::new(process::own_program()?);
     command
         .arg(detach::WITH_SOCKET)
         .arg(&program)
@@ -104,14 +104,6 @@ pub fn spawn(
             Err(error)
         }
     }
-}
-
-/// This program, also when its file was replaced meanwhile.
-pub fn own_program() -> io::Result<std::path::PathBuf> {
-    if cfg!(target_os = "linux") {
-        return Ok("/proc/self/exe".into());
-    }
-    std::env::current_exe()
 }
 
 fn variables(context: &Context) -> Vec<(&'static str, OsString)> {

@@ -48,9 +48,9 @@ use crate::{
     environment::Environment,
     failure::{Exit, Failure},
 };
-pub use child::own_program;
 pub use memory::{Disabled, Memory};
 pub use policy::Policy;
+pub use process::own_program;
 
 /// Messages that wait for the dispatcher; who sends more waits.
 const INBOX: usize = 256;

@@ -13,6 +13,14 @@ use std::{
 /// The variable by which a process tells whose service it is, or descends from.
 pub const MARK: &str = "NEXUS_SERVICE";
 
+/// This program, also when its file was replaced meanwhile.
+pub fn own_program() -> std::io::Result<std::path::PathBuf> {
+    if cfg!(target_os = "linux") {
+        return Ok("/proc/self/exe".into());
+    }
+    std::env::current_exe()
+}
+
 /// When it was started, as the kernel counts it; `None` if it has ended.
 pub fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

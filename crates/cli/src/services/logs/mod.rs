@@ -19,7 +19,7 @@ use self::{
 };
 use super::status;
 use crate::{
-    cli::LogsArgs,
+    args::LogsArgs,
     context::Context,
     failure::{Exit, Failure},
     output::{Output, clean},
