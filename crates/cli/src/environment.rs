@@ -68,6 +68,7 @@ impl Environment {
         })
     }
 
+    #[cfg(test)]
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         self.variables()
             .find(|(found, _)| *found == name)
