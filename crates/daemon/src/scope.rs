@@ -34,7 +34,7 @@ const ALSO_READING: [&str; 5] = [
     "ContainerStats",
     "StreamResponses",
 ];
-const DECIDING: [&str; 2] = ["Approve", "Deny"];
+const DECIDING: [&str; 4] = ["Approve", "Deny", "Decide", "RevokeGrant"];
 
 impl Action {
     const ALL: [Action; 4] = [Action::Read, Action::Write, Action::Approve, Action::Control];
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(Action::of("/control.v1.ControlService/SetKey"), Action::Control);
         assert_eq!(Action::of("/control.v1.ControlService/ListServices"), Action::Read);
         assert_eq!(
-            Action::of("/orchestrator.v1.RunService/ApproveToolCall"),
+            Action::of("/orchestrator.v1.ApprovalService/Decide"),
             Action::Approve
         );
         assert_eq!(

@@ -9,8 +9,11 @@ use nexus_config::services::{Callers, SERVICES};
 use nexus_config::{Kind, ORCHESTRATOR_SOCKET, Root, Setting};
 use nexus_daemon::{Access, Boot, BootError, Built, Daemon, Services};
 use nexus_proto::agent::v1::agent_service_server::AgentServiceServer;
+use nexus_proto::orchestrator::v1::approval_service_server::ApprovalServiceServer;
 use nexus_proto::orchestrator::v1::container_service_server::ContainerServiceServer;
+use nexus_proto::orchestrator::v1::driver_service_server::DriverServiceServer;
 use nexus_proto::orchestrator::v1::orchestrator_service_server::OrchestratorServiceServer;
+use nexus_proto::orchestrator::v1::run_service_server::RunServiceServer;
 use nexus_proto::tool::v1::tool_service_server::ToolServiceServer;
 use nexus_store::{Durability, Sqlite};
 use serde::Deserialize;
@@ -22,7 +25,7 @@ use crate::engine::containers::Containers;
 use crate::engine::{Engine, Options};
 use crate::remote::front_door::FrontDoor;
 use crate::remote::watch::Watch;
-use crate::service::{agent, containers, orchestrator, raw, tool};
+use crate::service::{agent, approvals, containers, driver, orchestrator, raw, runs, tool};
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Config {
@@ -272,7 +275,7 @@ impl Daemon for Orchestrator {
             Durability::Full
         };
         let backend = Arc::new(Sqlite::new(&config.database, durability));
-        let engine = Engine::open(backend, options(config, boot.common.max_message_bytes), &boot.stop)
+        let engine = Engine::open(backend, options(config, &boot.root, boot.common.max_message_bytes), &boot.stop)
             .map_err(|e| broken(&e))?;
         engine
             .started_up(&boot.service)
@@ -306,9 +309,16 @@ impl Daemon for Orchestrator {
             containers: containers.clone(),
             health: boot.health.clone(),
         };
-        for (name, service) in [("agent", "agent.v1.AgentService"), ("tool", "tool.v1.ToolService")] {
+        for name in [
+            "agent",
+            "agent.v1.AgentService",
+            "tool",
+            "tool.v1.ToolService",
+            "orchestrator.v1.ApprovalService",
+            "orchestrator.v1.DriverService",
+            "orchestrator.v1.RunService",
+        ] {
             boot.health.follow(name);
-            boot.health.follow(service);
         }
         let services = Services::new()
             .add(
@@ -344,7 +354,31 @@ impl Daemon for Orchestrator {
                     .max_decoding_message_size(max)
                     .max_encoding_message_size(max),
             )
-            .add(Access::ALL, ToolServiceServer::new(tool::Service))
+            .add(
+                Access::AGENTS,
+                DriverServiceServer::new(driver::Service { engine: engine.clone() })
+                    .max_decoding_message_size(max)
+                    .max_encoding_message_size(max),
+            )
+            .add(
+                // An agent may read the runs that it drives; the domain refuses it everything else.
+                Access::ALL,
+                RunServiceServer::new(runs::Service { engine: engine.clone() })
+                    .max_decoding_message_size(max)
+                    .max_encoding_message_size(max),
+            )
+            .add(
+                Access::USERS,
+                ApprovalServiceServer::new(approvals::Service { engine: engine.clone() })
+                    .max_decoding_message_size(max)
+                    .max_encoding_message_size(max),
+            )
+            .add(
+                Access::ALL,
+                ToolServiceServer::new(tool::Service { engine: engine.clone() })
+                    .max_decoding_message_size(max)
+                    .max_encoding_message_size(max),
+            )
             .front_door(passed_on(), door.clone())
             .alias();
         let mut built = Built::new(services);
@@ -363,7 +397,7 @@ fn passed_on() -> impl Iterator<Item = (&'static str, Access)> {
     })
 }
 
-fn options(config: &Config, max_message_bytes: usize) -> Options {
+fn options(config: &Config, root: &Root, max_message_bytes: usize) -> Options {
     let ns = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
     let ring_bytes = usize::try_from(config.event_memory_bytes).unwrap_or(usize::MAX);
     Options {
@@ -393,6 +427,7 @@ fn options(config: &Config, max_message_bytes: usize) -> Options {
             answer_timeout: ns(config.answer_timeout),
             turns_per_assistant: config.turns_per_assistant,
             max_queued_turns: config.max_queued_turns,
+            workspaces: root.state().join("workspaces").to_string_lossy().into_owned(),
             remove_containers: config.containers.container_on_close == "remove",
             ..Rules::default()
         },

@@ -14,6 +14,13 @@
 //! | `FIRST` | caller, method, idempotency key | the first answer |
 //! | `SESSION_USAGE` | session key | bytes kept of a session that counts against a share |
 //! | `USER_USAGE` | principal | what is kept of a user |
+//! | `RUN` | session key, number of the USER message | a run that asked for calls, without its steps |
+//! | `STEP` | the same, number of the step | a finished step and the keys of its calls |
+//! | `CALL`, `APPROVAL` | session key, own key | a call of a tool, and an approval |
+//! | `GRANT` | grant key | a standing consent |
+//! | `TOOL`, `TOOL_STATS` | name | a tool that users defined or changed, and the numbers of a tool |
+//! | `STOP` | `all`, or `agent/` and its id | what is stopped |
+//! | `SESSION_NOTE` | session key | what the next run of the session is told |
 //!
 //! Beside them stand index documents, so that what is asked for costs by what is found and not by what is stored. They
 //! are made of the documents above when a store is opened that has none, or that a version without them wrote to since
@@ -27,6 +34,8 @@
 //! | `TASK_OF_SESSION` | session id of the task, task key |
 //! | `CLOSED_BY_CREATOR`, `CLOSED_BY_OWNER` | principal or `owner_id`, session key |
 //! | `FIRST_EXPIRES` | time of its expiry, key of a first answer |
+//! | `CALL_OPEN` | session key, call key, for a call that is not over |
+//! | `CALL_SESSION` | key of a call or an approval; the value is the session key |
 //! | `FIRST_OF_SESSION` | session key, key of a first answer that names the session |
 //!
 //! Messages are rows of the log, numbered in their session's stream; events are rows beside them. Numbers in keys are
@@ -40,6 +49,7 @@ mod docs;
 mod facts;
 mod index;
 mod load;
+mod runs;
 mod stored;
 
 use bytes::Bytes;
@@ -78,6 +88,17 @@ const CLOSED_BY_CREATOR: Table = Table(27);
 const CLOSED_BY_OWNER: Table = Table(28);
 const FIRST_EXPIRES: Table = Table(29);
 const FIRST_OF_SESSION: Table = Table(30);
+const RUN: Table = Table(31);
+const STEP: Table = Table(32);
+const CALL: Table = Table(33);
+const CALL_OPEN: Table = Table(34);
+const CALL_SESSION: Table = Table(35);
+const APPROVAL: Table = Table(36);
+const GRANT: Table = Table(37);
+const TOOL: Table = Table(38);
+const TOOL_STATS: Table = Table(39);
+const STOP: Table = Table(40);
+const SESSION_NOTE: Table = Table(41);
 
 /// Above every key that begins with a number, a length, or text.
 const END: [u8; 9] = [0xff; 9];

@@ -62,6 +62,12 @@ pub mod label {
     pub const PROTOCOL: &str = "nexus.protocol";
 }
 
+/// Words of `AgentCapabilities.supported_protocols`.
+pub mod protocol {
+    /// An assistant that takes steps of runs (`AgentMessage.step`) and finishes them by `DriverService`.
+    pub const RUNS: &str = "runs";
+}
+
 /// Names of events. Those that the enum `EventType` has no value for travel in `Event.name` alone.
 pub mod event {
     /// A message was stored.
@@ -92,6 +98,26 @@ pub mod event {
     pub const TASK_COMPLETED: &str = "task.completed";
     /// A task failed, was cancelled or ran out of time.
     pub const TASK_FAILED: &str = "task.failed";
+    /// A summary took the place of older messages and steps of a session.
+    pub const SESSION_COMPACTED: &str = "session.compacted";
+    /// A run ended that asked for tool calls.
+    pub const RUN_ENDED: &str = "run.ended";
+    /// Runs of an agent, or all, were stopped until they are resumed.
+    pub const RUN_STOPPED: &str = "run.stopped";
+    /// They may begin again.
+    pub const RUN_RESUMED: &str = "run.resumed";
+    /// A worker was given a call.
+    pub const CALL_STARTED: &str = "call.started";
+    /// A call ended, or was refused.
+    pub const CALL_FINISHED: &str = "call.finished";
+    /// A call waits for consent.
+    pub const APPROVAL_REQUESTED: &str = "approval.requested";
+    /// An approval was decided, expired, was withdrawn or superseded.
+    pub const APPROVAL_DECIDED: &str = "approval.decided";
+    /// A tool was registered.
+    pub const TOOL_REGISTERED: &str = "tool.registered";
+    /// A tool was removed.
+    pub const TOOL_UNREGISTERED: &str = "tool.unregistered";
     /// A container was created.
     pub const CONTAINER_CREATED: &str = "container.created";
     /// A container was started.

@@ -82,6 +82,16 @@ impl State {
             .any(|agent| self.agents.works_on(agent.key, session.key))
     }
 
+    /// Whether an agent of this caller drives a run of the session, also while the run's calls go on.
+    pub fn drives_session(&self, id: &str, caller: &Caller) -> bool {
+        if self.is_offered_session(id, caller) {
+            return true;
+        }
+        let Some(session) = self.sessions.find(id) else { return false };
+        let mut runs = self.runs.iter().filter(|run| run.session == session.key);
+        runs.any(|run| self.agents.owned(&run.wire.agent_id, caller).is_ok())
+    }
+
     /// Refuses a registration of what only callers that the settings name may be.
     pub fn may_register(&self, caller: &Caller, request: &RegisterRequest) -> Result<(), Error> {
         if caller.is_admin() {

@@ -25,6 +25,8 @@ use super::{Error, Time, ids};
 pub const SOCKET: &str = words::label::SOCKET;
 /// Label with the services it serves there, separated by commas.
 pub const SERVICES: &str = words::label::SERVICES;
+/// In `supported_protocols`: the assistant drives runs.
+pub const RUNS: &str = words::protocol::RUNS;
 /// Label with the protocol generation it speaks.
 pub const PROTOCOL: &str = words::label::PROTOCOL;
 
@@ -73,6 +75,12 @@ pub struct Agents {
 impl Agent {
     pub fn is_assistant(&self) -> bool {
         is_assistant(&self.request)
+    }
+
+    /// True for an assistant that moves its runs by `DriverService`, and not only answers messages.
+    pub fn drives_runs(&self) -> bool {
+        let capabilities = self.request.capabilities.as_ref();
+        capabilities.is_some_and(|c| c.supported_protocols.iter().any(|name| name == RUNS))
     }
 
     pub fn is_alive(&self) -> bool {
@@ -155,11 +163,11 @@ impl Agents {
     }
 
     /// The assistant with the fewest turns; of equals the newest.
-    pub fn pick_assistant(&self, most: usize) -> Option<u64> {
+    pub fn pick_assistant(&self, most: usize, suits: impl Fn(&Agent) -> bool) -> Option<u64> {
         let linked = self
             .iter()
             .rev()
-            .filter(|agent| agent.link.is_some() && agent.is_assistant());
+            .filter(|agent| agent.link.is_some() && agent.is_assistant() && suits(agent));
         let linked = linked.map(|agent| (self.turns_of(agent.key), agent.key));
         linked
             .filter(|(turns, _)| *turns < most)

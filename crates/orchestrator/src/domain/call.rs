@@ -27,7 +27,7 @@ use nexus_proto::orchestrator::v1::{CallState, RunCall};
 use super::{Error, Time, ids};
 
 pub use execute::ExecuteCall;
-pub use locks::Lock;
+pub use locks::{Lock, plain_path};
 
 /// Calls of one session that run at once.
 pub const AT_ONCE: usize = 8;
@@ -69,13 +69,19 @@ pub struct Call {
     pub task: Option<u64>,
     /// A cancel was decided: the worker was told.
     pub cancelled: Option<String>,
-    /// The worker with the call is lost; resolved then, unless the call is heard of again.
-    pub lost_at: Option<Time>,
+    /// When the patience with its present state ends.
+    pub due: Option<Time>,
+    /// Its worker is lost: what became of it is decided at `due`, unless it is heard of again.
+    pub lost: bool,
+    /// The plan that was approved; what is launched has to be the same.
+    pub approved: Option<String>,
     /// Who called `ExecuteTool`, and what it named.
     pub caller: Arc<str>,
     pub correlation_id: String,
     /// The end of its output; not on disk.
     pub tail: Vec<u8>,
+    /// Bytes of output that were passed on; not on disk.
+    pub written: u64,
 }
 
 /// Calls that are not over, and those of the last step of each open run.
@@ -123,6 +129,11 @@ impl Calls {
     pub fn find(&self, id: &str) -> Option<&Call> {
         let found = ids::number(id).and_then(|key| self.by_key.get(&key));
         found.filter(|call| call.wire.id == id)
+    }
+
+    /// For the store: a call that was allowed and waits for a worker.
+    pub fn load_waiting(&mut self, key: u64) {
+        self.waiting.insert(key);
     }
 
     pub(super) fn closed(&mut self, key: u64, session: u64) {

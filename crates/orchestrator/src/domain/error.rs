@@ -32,6 +32,36 @@ pub enum Error {
     },
     #[error("task not found")]
     TaskNotFound,
+    #[error("run not found: {0}")]
+    RunNotFound(String),
+    #[error("step {step} (attempt {attempt}) of run {run} is not this agent's any more")]
+    StepOver { run: String, step: i32, attempt: i32 },
+    #[error("execution not found: {0}")]
+    CallNotFound(String),
+    #[error("approval not found: {0}")]
+    ApprovalNotFound(String),
+    #[error("approval {id} is {state} already")]
+    ApprovalDecided { id: String, state: String },
+    #[error("the digest is not that of approval {0}: what was shown is not what would run")]
+    ApprovalChanged(String),
+    #[error("grant not found: {0}")]
+    GrantNotFound(String),
+    #[error("tool not found: {0}")]
+    ToolNotFound(String),
+    #[error("tool already registered: {0}; force replaces it")]
+    ToolExists(String),
+    #[error("the tool {0} comes with Nexus: it can be enabled and disabled, and not replaced or removed")]
+    BuiltinTool(String),
+    #[error("tool is disabled: {0}")]
+    ToolDisabled(String),
+    #[error("the tool {0} is running; force cancels its executions")]
+    ToolInUse(String),
+    #[error("{0} tools are registered, which is the most")]
+    TooManyTools(usize),
+    #[error("{0} executions are not over, which is the most")]
+    TooManyCalls(usize),
+    #[error("{0} grants are valid, which is the most; revoke some")]
+    TooManyGrants(usize),
     #[error("container not found: {0}")]
     ContainerNotFound(String),
     #[error("container {id} is {state}: {wanted}")]

@@ -13,6 +13,7 @@ use super::{Step, Time};
 pub const ORCHESTRATOR: &str = "orchestrator.grpc";
 pub const AGENT: &str = "agent.grpc";
 pub const SYSTEM: &str = "orchestrator";
+pub const TOOL: &str = "tool.grpc";
 
 pub const MESSAGE_SENT: &str = words::event::MESSAGE_SENT;
 pub const TURN_FAILED: &str = words::event::TURN_FAILED;

@@ -8,6 +8,7 @@ use prost::Message as _;
 use super::event::timestamp;
 use super::sessions::session_not_found;
 use super::step::MessageOrigin;
+use super::stop::is_stop_word;
 use super::turn::Turn;
 use super::{Effect, Error, Fact, State, Step};
 
@@ -32,6 +33,7 @@ impl State {
         if let Some(bytes) = counted {
             self.share_of_change(step, key, 0, bytes)?;
         }
+        let stops = asks && is_stop_word(&message.content);
         let session = self.sessions.get_mut(key).expect("it was here a line ago");
         let n = session.add_message(step.now);
         let chose_id = !message.id.is_empty();
@@ -42,8 +44,9 @@ impl State {
             message.timestamp = Some(timestamp(step.now));
         }
         message.sequence = n;
-        if asks {
-            session.open_turn(Turn::new(&message, step.ids.with(n | Turn::ANSWER)));
+        let turn = asks.then(|| Turn::new(&message, step.ids.with(n | Turn::ANSWER)));
+        if let Some(turn) = turn.clone().filter(|_| !stops) {
+            session.open_turn(turn);
         }
         let woken = session.wake();
         step.fact(Fact::Message {
@@ -55,15 +58,17 @@ impl State {
         if let Some(bytes) = counted {
             self.charge(step, key, bytes as i64);
         }
-        if asks {
+        if asks && !stops {
             step.fact(Fact::Turn { session: key, n });
         }
         if woken {
             self.session_updated(step, key);
         }
         step.effect(Effect::Stored { session: key, n });
-        if asks {
-            step.effect(Effect::Dispatch { session: key });
+        match turn {
+            Some(turn) if stops => self.stop_by_message(step, key, &turn),
+            Some(_) => step.effect(Effect::Dispatch { session: key }),
+            None => {}
         }
         Ok(n)
     }

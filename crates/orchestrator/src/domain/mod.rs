@@ -6,6 +6,8 @@
 
 pub mod access;
 pub mod agent;
+pub mod approval;
+pub mod call;
 pub mod container;
 pub mod error;
 pub mod event;
@@ -13,12 +15,15 @@ pub mod filter;
 pub mod ids;
 pub mod message;
 pub mod reload;
+pub mod run;
 pub mod session;
 pub mod sessions;
 pub mod shares;
 pub mod step;
+pub mod stop;
 pub mod task;
 pub mod timers;
+pub mod tool;
 pub mod turn;
 
 #[cfg(test)]
@@ -27,14 +32,19 @@ mod tests;
 pub use error::Error;
 pub use step::{Effect, Fact, Step, Time};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use agent::Agents;
+use approval::Approvals;
+use call::Calls;
 use container::Containers;
+use run::Runs;
 use sessions::Sessions;
 use shares::{Shares, Usage};
+use stop::Stops;
 use task::Tasks;
 use timers::Timers;
+use tool::Tools;
 
 /// Limits and times that the configuration gives. Times are in nanoseconds.
 #[derive(Clone, Debug)]
@@ -71,6 +81,8 @@ pub struct Rules {
     pub max_queued_turns: usize,
     /// Whether a session that is closed takes its containers with it; otherwise they are only stopped.
     pub remove_containers: bool,
+    /// The directory that holds the workspace of each session, by the session's id; empty: none.
+    pub workspaces: String,
 }
 
 impl Default for Rules {
@@ -96,6 +108,7 @@ impl Default for Rules {
             turns_per_assistant: 64,
             max_queued_turns: 1_000,
             remove_containers: true,
+            workspaces: String::new(),
         }
     }
 }
@@ -107,6 +120,13 @@ pub struct State {
     pub sessions: Sessions,
     pub agents: Agents,
     pub tasks: Tasks,
+    pub runs: Runs,
+    pub calls: Calls,
+    pub approvals: Approvals,
+    pub tools: Tools,
+    pub stops: Stops,
+    /// What the next run of a session is told of the one before, which was interrupted.
+    pub notes: HashMap<u64, String>,
     pub containers: Containers,
     pub usage: Usage,
     pub timers: Timers,
@@ -133,11 +153,19 @@ impl State {
     }
 
     pub fn new(rules: Rules) -> Self {
+        let mut tools = Tools::default();
+        tools.load_builtins(tool::builtin_tools(), 0);
         State {
             rules,
             sessions: Sessions::default(),
             agents: Agents::default(),
             tasks: Tasks::default(),
+            runs: Runs::default(),
+            calls: Calls::default(),
+            approvals: Approvals::default(),
+            tools,
+            stops: Stops::default(),
+            notes: HashMap::new(),
             containers: Containers::default(),
             usage: Usage::default(),
             timers: Timers::default(),

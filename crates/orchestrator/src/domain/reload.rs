@@ -92,6 +92,10 @@ impl State {
                 let Phase::Running { agent, until, .. } = known.phase else {
                     continue;
                 };
+                if known.step != turn.step || matches!(turn.phase, Phase::Calls) {
+                    continue; // the step before it did not end after all, or the calls did not
+                }
+                turn.began = known.began;
                 if agents.get(agent).is_some_and(|agent| agent.link.is_some()) {
                     turn.phase = known.phase.clone();
                     agents.turn_began(agent, before.key);

@@ -13,6 +13,7 @@
 //! disk.
 
 mod cancel;
+mod compact;
 mod finish;
 mod guard;
 mod offer;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 
 use nexus_proto::orchestrator::v1::{Run as Wire, RunEnd, RunStep};
 
-use super::turn::Turn;
+use super::turn::{Phase, Turn};
 use super::{State, Time, ids};
 
 pub use cancel::Cancelled;
@@ -133,20 +134,31 @@ impl State {
     /// Session and message of an open run, if the whole id is that of the turn.
     pub fn open_run(&self, id: &str) -> Option<(u64, u64)> {
         let (key, n) = place_of(id)?;
-        let turn = self.sessions.get(key)?.turns.iter().find(|turn| turn.n == n)?;
+        let turn = self.sessions.get(key)?.turn_of(n)?;
         (run_id(key, turn) == id).then_some((key, n))
     }
 
     /// Forgets what ended in decisions before this one.
-    pub(super) fn sweep(&mut self) {
+    pub fn sweep(&mut self) {
         self.runs.sweep();
         self.calls.sweep();
         self.approvals.sweep();
     }
 
+    /// For the store: what a turn that was open does.
+    pub fn load_phase(&mut self, session: u64, n: u64, phase: Phase) {
+        let Some(session) = self.sessions.get_mut(session) else { return };
+        if let Some(turn) = session.turns_mut().find(|turn| turn.n == n) {
+            turn.phase = phase;
+        }
+    }
+
     /// The id of a run that is or was open, from its answer's id.
     pub(super) fn id_of_run(&self, session: u64, n: u64) -> Arc<str> {
-        let turn = self.sessions.get(session).and_then(|s| s.turns.iter().find(|turn| turn.n == n));
+        if let Some(run) = self.runs.get(session, n) {
+            return run.wire.id.as_str().into();
+        }
+        let turn = self.sessions.get(session).and_then(|s| s.turn_of(n));
         turn.map(|turn| run_id(session, turn)).unwrap_or_default().into()
     }
 }

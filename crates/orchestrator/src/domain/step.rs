@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nexus_proto::agent::v1::AgentMessage;
-use nexus_proto::orchestrator::v1::{Event, Message};
+use nexus_proto::orchestrator::v1::{Event, Message, RunEvent};
 
 use super::ids::Ids;
 
@@ -64,6 +64,26 @@ pub enum Fact {
     },
     Container(u64),
     ContainerGone(u64),
+    /// A run was created or moved, or its last finished step changed.
+    Run {
+        session: u64,
+        n: u64,
+    },
+    RunStep {
+        session: u64,
+        n: u64,
+    },
+    Call(u64),
+    Approval(u64),
+    Grant(u64),
+    GrantGone(u64),
+    Tool(String),
+    ToolStats(String),
+    ToolGone(String),
+    /// It is stopped, or not any more.
+    Stop(super::stop::Stopped),
+    /// What the next run of a session is told changed.
+    SessionNote(u64),
     /// What is kept of a session, or of a user, is another number of bytes now.
     SessionUsage(u64),
     UserUsage(Arc<str>),
@@ -106,6 +126,8 @@ pub enum Effect {
     },
     /// A task moved: whoever watches or works it is told.
     Task { task: u64, note: super::task::Note },
+    /// News of a run, for those who watch it.
+    Run { session: u64, event: Box<RunEvent> },
     /// The set of registered daemons changed.
     Daemons,
     /// Containers are to be stopped, started or removed.

@@ -10,6 +10,7 @@
 mod lease;
 mod work;
 
+pub(super) use lease::is_able;
 pub use work::is_workers;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,8 @@ pub struct Task {
     pub attempt: i64,
     pub started: Option<Time>,
     pub expires: Time,
+    /// The call of a tool that it executes.
+    pub call: Option<u64>,
     /// What clients see.
     pub wire: Wire,
 }
@@ -87,6 +90,11 @@ impl Tasks {
             .and_then(|key| self.by_key.get(&key))
             .filter(|task| *task.id == *id);
         found.ok_or(Error::TaskNotFound)
+    }
+
+    /// How many tasks an agent has that are not over.
+    pub fn load_of(&self, agent: u64) -> usize {
+        self.iter().filter(|task| task.agent == Some(agent) && !task.is_over()).count()
     }
 
     /// Forgets a task that is over and saved.
@@ -214,6 +222,7 @@ impl State {
             attempt: 1,
             started: None,
             expires,
+            call: None,
             wire,
         });
         self.timers.set(expires, Timer::Task(key));
@@ -221,6 +230,7 @@ impl State {
         self.link_to_session(step, key);
         step.fact(Fact::Task(key));
         step.fact(Fact::TaskMade(key));
+        self.push_task(step, key);
         Ok(key)
     }
 

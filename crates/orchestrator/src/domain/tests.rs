@@ -6,6 +6,7 @@ mod disk;
 mod index;
 mod random;
 mod reload;
+mod runs;
 mod sessions;
 mod shares;
 mod tasks;
@@ -191,7 +192,18 @@ impl World {
             | Fact::Container(_)
             | Fact::ContainerGone(_)
             | Fact::SessionUsage(_)
-            | Fact::UserUsage(_) => {}
+            | Fact::UserUsage(_)
+            | Fact::Run { .. }
+            | Fact::RunStep { .. }
+            | Fact::Call(_)
+            | Fact::Approval(_)
+            | Fact::Grant(_)
+            | Fact::GrantGone(_)
+            | Fact::Tool(_)
+            | Fact::ToolStats(_)
+            | Fact::ToolGone(_)
+            | Fact::Stop(_)
+            | Fact::SessionNote(_) => {}
         }
     }
 
@@ -217,7 +229,7 @@ impl World {
                     self.attached.session_streams.retain(|of| *of != session);
                 }
             }
-            Effect::SessionGone { .. } | Effect::Daemons | Effect::Containers => {}
+            Effect::SessionGone { .. } | Effect::Run { .. } | Effect::Daemons | Effect::Containers => {}
         }
     }
 
@@ -242,6 +254,7 @@ impl World {
                     Timer::Turn(key) => state.turn_due(step, key),
                     Timer::Agent(key) => state.agent_due(step, key),
                     Timer::Task(key) => state.task_due(step, key),
+                    Timer::Call(key) => state.call_due(step, key),
                 }
                 Ok(())
             })
@@ -413,6 +426,12 @@ impl World {
                         assert!(timed || self.state.agents.has_assistant(), "a turn that waits for ever");
                     }
                     Phase::Waiting { .. } => {}
+                    Phase::Calls => {
+                        assert_eq!(place, 0, "one turn at a time, in order");
+                        let run = self.state.runs.get(session.key, turn.n).expect("calls are of a run");
+                        let mut calls = run.calls.iter().filter_map(|call| self.state.calls.get(*call));
+                        assert!(calls.any(|call| !call.is_over()), "a run that waits for nothing");
+                    }
                 }
             }
         }
@@ -433,6 +452,11 @@ impl World {
                 self.state.timers.is_set(Timer::Task(task.key)),
                 "a task that never times out"
             );
+        }
+        for call in self.state.calls.iter().filter(|call| !call.is_over()) {
+            let timed = self.state.timers.is_set(Timer::Call(call.key));
+            let task = call.task.and_then(|task| self.state.tasks.get(task)).is_some_and(|task| !task.is_over());
+            assert!(timed || task, "a call that waits for ever: {call:?}");
         }
         for agent in self.state.agents.iter().filter(|agent| agent.link.is_none()) {
             assert!(

@@ -11,6 +11,7 @@ pub enum Timer {
     Turn(u64),
     Agent(u64),
     Task(u64),
+    Call(u64),
 }
 
 /// At most one time for each timer, so that this is never larger than what it is for.

@@ -1,5 +1,6 @@
 //! The registry of tools: built-in ones and those that users define.
 
+mod builtin;
 mod check;
 mod registry;
 
@@ -12,6 +13,7 @@ use nexus_proto::tool::v1::ToolUsageStats;
 
 use super::Time;
 
+pub use builtin::builtin_tools;
 pub use check::{Checked, check};
 
 /// What `ToolDefinition.source` says of a tool that comes with Nexus.

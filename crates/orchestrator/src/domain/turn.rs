@@ -21,7 +21,9 @@ use nexus_proto::agent::v1::{AgentMessage, AgentMessageMetadata, DataMessage, Me
 use nexus_proto::orchestrator::v1::Message;
 use nexus_proto::words;
 
+use super::agent::Agent;
 use super::event::timestamp;
+use super::run::ASSISTANT_PATIENCE;
 use super::sessions::session_not_found;
 use super::timers::Timer;
 use super::{Effect, Error, Fact, State, Step, Time};
@@ -47,6 +49,10 @@ pub struct Turn {
     pub followed_by: Arc<str>,
     /// From 1; more than one after an assistant was lost.
     pub attempt: u32,
+    /// The step of its run that is answered now, or next; from 1.
+    pub step: i32,
+    /// When the present step was offered for the first time; not on disk.
+    pub began: Option<Time>,
     pub tool_ran: bool,
     /// Set where no assistant may be asked (any more): why.
     pub refused: Option<Arc<str>>,
@@ -55,6 +61,8 @@ pub struct Turn {
 
 #[derive(Clone, Debug)]
 pub enum Phase {
+    /// The model asked for calls, which have no results yet.
+    Calls,
     /// Until `grace`, if that is set, an assistant may still come.
     Waiting { grace: Option<Time> },
     Running {
@@ -95,6 +103,8 @@ impl Turn {
                 .as_str()
                 .into(),
             attempt: 1,
+            step: 1,
+            began: None,
             tool_ran: false,
             refused,
             phase: Phase::Waiting { grace: None },
@@ -107,7 +117,10 @@ impl Turn {
 
     /// Names this attempt to the assistant.
     pub fn correlation(&self) -> String {
-        format!("{}-{}", self.answer_id, self.attempt)
+        match self.step {
+            ..=1 => format!("{}-{}", self.answer_id, self.attempt),
+            step => format!("{}-{step}-{}", self.answer_id, self.attempt),
+        }
     }
 
     /// Whether a correlation id is of this turn, whichever attempt: a whole answer is as good when it comes late.
@@ -122,6 +135,12 @@ impl Turn {
         let ran = self.tool_ran.then(|| ASSISTANT_LOST.into());
         self.refused.clone().or(ran)
     }
+}
+
+/// What is stored with an answer that its reader ended.
+pub(super) fn cancelled_extra() -> HashMap<String, String> {
+    let extra = [(words::extra::CANCELLED, "true"), (words::extra::FINISH_REASON, "cancelled")];
+    extra.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
 impl State {
@@ -162,13 +181,20 @@ impl State {
         if let Some(why) = turn.refusal() {
             return self.fail_turn(step, key, &why);
         }
-        let Some(agent) = self.agents.pick_assistant(self.rules.turns_per_assistant) else {
+        if self.stops.all() {
+            let why = self.stops.covers("").unwrap_or("everything is stopped");
+            return self.fail_turn(step, key, &format!("CANCELED: {why}"));
+        }
+        let later = turn.step > 1;
+        let Some(agent) = self.pick_assistant(key, turn.n, later) else {
             self.agents.waiting.insert(key);
-            if self.agents.has_assistant() {
+            let full = |agent: &Agent| agent.link.is_some() && agent.is_assistant() && (!later || agent.drives_runs());
+            if self.agents.iter().any(full) {
                 return; // all are full, and the end of any turn looks here again
             }
             // After a wake everyone dials again: longer than any grace of before.
-            let end = grace.or_else(|| self.grace(now)).map(|end| end.max(self.grace_until));
+            let patience = if later { Some(now.saturating_add(ASSISTANT_PATIENCE)) } else { self.grace(now) };
+            let end = grace.or(patience).map(|end| end.max(self.grace_until));
             match end.filter(|end| *end > now) {
                 Some(end) => {
                     self.front(key).phase = Phase::Waiting { grace: Some(end) };
@@ -180,6 +206,7 @@ impl State {
         };
         self.agents.waiting.remove(&key);
         let turn = self.front(key);
+        turn.began.get_or_insert(now);
         turn.phase = Phase::Running {
             agent,
             until,
@@ -189,6 +216,16 @@ impl State {
         let turn = turn.clone();
         self.agents.turn_began(agent, key);
         self.timers.set(until, Timer::Turn(key));
+        if later {
+            if let Some(message) = self.step_offer(key, &turn, agent, now) {
+                step.effect(Effect::Deliver {
+                    agent,
+                    message: Box::new(message),
+                    mail: false,
+                });
+            }
+            return self.run_moved(step, key, turn.n);
+        }
         let session = self.sessions.get(key).expect("it was here a line ago");
         let request = self.request(&session.id, agent, &turn, now);
         step.effect(Effect::Offer {
@@ -235,6 +272,11 @@ impl State {
         if let Some(model) = &turn.model {
             headers.insert("model".into(), model.clone());
         }
+        if self.agents.get(agent).is_some_and(Agent::drives_runs)
+            && let Some(session) = self.sessions.find(session_id)
+        {
+            self.run_headers(session.key, turn, &mut headers);
+        }
         AgentMessage {
             id: turn.message_id.to_string(),
             r#type: MessageType::Data.into(),
@@ -255,7 +297,21 @@ impl State {
         }
     }
 
-    fn front(&mut self, key: u64) -> &mut Turn {
+    /// The assistant for a turn: for a later step of a run, one that drives runs, and best the one that drove it so far.
+    fn pick_assistant(&self, key: u64, n: u64, later: bool) -> Option<u64> {
+        let most = self.rules.turns_per_assistant;
+        let stopped = |agent: &Agent| self.stops.covers(&agent.id).is_some();
+        if !later {
+            return self.agents.pick_assistant(most, |agent| !stopped(agent));
+        }
+        let before = self.runs.get(key, n).map(|run| run.wire.agent_id.as_str()).unwrap_or_default();
+        let before = self.agents.find(before).ok().filter(|agent| agent.link.is_some());
+        let free = before.filter(|agent| self.agents.turns_of(agent.key) < most && !stopped(agent));
+        let drives = |agent: &Agent| agent.drives_runs() && !stopped(agent);
+        free.map(|agent| agent.key).or_else(|| self.agents.pick_assistant(most, drives))
+    }
+
+    pub(super) fn front(&mut self, key: u64) -> &mut Turn {
         let session = self.sessions.get_mut(key).expect("its turn was just seen");
         session.turn_mut().expect("its turn was just seen")
     }

@@ -92,6 +92,16 @@ impl Engine {
                 .unwrap_or(usize::MAX);
             return self.delta(from, session, &correlation, index, delta).await;
         }
+        if event.event_type == "thinking" {
+            let thought = event.data.get("delta").map(String::as_str).unwrap_or_default();
+            let index = event.data.get("index").and_then(|index| index.parse().ok()).unwrap_or_default();
+            self.look(|ledger| {
+                if ledger.state.is_offered(session, from, &correlation) {
+                    ledger.tell_text(session, thought, index, true);
+                }
+            });
+            return Ok(());
+        }
         if event.event_type.starts_with("tool") {
             self.write(|state, step| {
                 state.tool_ran(step, from, session, &correlation);
@@ -104,9 +114,16 @@ impl Engine {
 
     /// A piece of an answer: not in the log, shown to the session's streams at once.
     async fn delta(&self, from: u64, session: u64, correlation: &str, index: usize, delta: &str) -> Result<(), Error> {
-        self.write(|state, step| Ok(state.delta(step, from, session, correlation, index, delta)))
+        let taken = self
+            .write(|state, step| Ok(state.delta(step, from, session, correlation, index, delta)))
             .await?;
-        self.look_mut(|ledger| ledger.outlets.of::<Streams>().wake(session));
+        if !taken {
+            return Ok(());
+        }
+        self.look_mut(|ledger| {
+            ledger.outlets.of::<Streams>().wake(session);
+            ledger.tell_text(session, delta, index as u64, false);
+        });
         Ok(())
     }
 

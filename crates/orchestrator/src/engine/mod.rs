@@ -17,6 +17,7 @@
 
 mod agent_messages;
 mod agents;
+mod approvals;
 pub(crate) mod cache;
 pub mod containers;
 mod daemons;
@@ -36,9 +37,12 @@ mod random;
 mod reads;
 mod rebuild;
 mod ring;
+mod run_watch;
+mod runs;
 mod streams;
 mod tasks;
 mod timers;
+pub(crate) mod tool_calls;
 mod traces;
 mod wake;
 mod watchers;
@@ -61,6 +65,7 @@ pub use once::Once;
 pub(crate) use queue::Queued;
 pub use reads::Wanted;
 pub use ring::Subscription;
+pub use run_watch::{RunWatcher, Shown};
 pub use streams::{Joined, Opened, Pull, StreamId};
 pub use watchers::Watcher;
 
@@ -187,6 +192,11 @@ impl Engine {
 }
 
 fn wall() -> Time {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since_epoch(SystemTime::now())
+}
+
+/// A time as nanoseconds since the epoch.
+pub(crate) fn since_epoch(at: SystemTime) -> Time {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

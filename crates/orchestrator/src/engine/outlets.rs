@@ -9,6 +9,7 @@ use super::containers::ContainerWork;
 use super::daemons::Registered;
 use super::dispatch::Dispatch;
 use super::links::Links;
+use super::run_watch::RunWatchers;
 use super::{Engine, Ledger};
 use crate::domain::reload::Attached;
 use crate::domain::{Effect, Error, State};
@@ -66,7 +67,10 @@ pub(super) fn follow(engine: &Engine, ledger: &mut Ledger, effects: Vec<Effect>)
         match effect {
             Effect::Stored { session, n } => ledger.show_stored(session, n),
             Effect::TurnEnded { session, n, error } => ledger.turn_ended(session, n, error),
-            Effect::Close { session, id } => ledger.close_streams(session, &id),
+            Effect::Close { session, id } => {
+                ledger.close_streams(session, &id);
+                ledger.outlets.of::<RunWatchers>().end_session(session);
+            }
             Effect::Dispatch { session } => ledger.outlets.of::<Dispatch>().add(session),
             Effect::Offer {
                 session,
@@ -77,6 +81,7 @@ pub(super) fn follow(engine: &Engine, ledger: &mut Ledger, effects: Vec<Effect>)
             Effect::Deliver { agent, message, mail } => engine.deliver(ledger, agent, *message, mail),
             Effect::Unlink { agent } => drop(ledger.outlets.of::<Links>().end(agent, Error::AgentNotFound)),
             Effect::Task { task, note } => ledger.tell_task(task, &note),
+            Effect::Run { session, event } => ledger.tell_run(session, &event),
             Effect::Daemons => ledger.outlets.of::<Registered>().changed(),
             Effect::Containers => ledger.outlets.of::<ContainerWork>().changed(),
             Effect::SessionGone { id } => ledger.outlets.of::<ContainerWork>().session_gone(id),

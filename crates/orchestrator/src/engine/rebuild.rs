@@ -1,5 +1,7 @@
 //! After a failed group the state is reloaded from disk, and open streams and agents are attached to it again.
 
+use nexus_proto::agent::v1::agent_message::Payload;
+
 use super::dispatch::Dispatch;
 use super::{Engine, Ledger, outlets, wall};
 use crate::domain::Effect;
@@ -40,6 +42,14 @@ impl Engine {
             {
                 let correlation = request.metadata.unwrap_or_default().correlation_id;
                 ledger.state.take_back_offer(session, agent, &correlation);
+                ledger.outlets.of::<Dispatch>().add(session);
+            } else if let Effect::Deliver { agent, message, .. } = effect
+                && matches!(message.payload, Some(Payload::Step(_)))
+            {
+                let about = message.metadata.unwrap_or_default();
+                let session = ledger.state.sessions.find(&about.session_id).map(|session| session.key);
+                let Some(session) = session else { continue };
+                ledger.state.take_back_offer(session, agent, &about.correlation_id);
                 ledger.outlets.of::<Dispatch>().add(session);
             }
         }

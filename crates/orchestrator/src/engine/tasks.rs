@@ -2,13 +2,16 @@
 
 use nexus_daemon::Caller;
 use nexus_proto::agent::v1::{
-    CancelTaskRequest, CancelTaskResponse, ExecuteTaskRequest, Task as Wire, TaskFilter, TaskState,
+    CancelTaskRequest, CancelTaskResponse, ExecuteTaskRequest, ListTasksRequest, ListTasksResponse, Task as Wire,
+    TaskState,
 };
 
 use super::{Engine, Once};
 use crate::domain::task::{is_over, matches};
 use crate::domain::{Error, ids};
 use crate::store::TasksOf;
+
+const LARGEST_PAGE: usize = 1_000;
 
 impl Engine {
     pub async fn execute_task(
@@ -83,29 +86,40 @@ impl Engine {
         task.ok_or(Error::TaskNotFound)
     }
 
-    /// Tasks of an agent, oldest first, by every field of the filter.
-    pub async fn tasks(&self, caller: &Caller, agent_id: &str, filter: &TaskFilter) -> Result<Vec<Wire>, Error> {
-        if agent_id.is_empty() {
-            return Err(Error::Required("agent_id"));
-        }
+    /// Tasks of an agent, or for an administrator of all, oldest first, by every field of the filter.
+    pub async fn tasks(&self, caller: &Caller, request: ListTasksRequest) -> Result<ListTasksResponse, Error> {
+        let filter = &request.filter.unwrap_or_default();
+        let agent_id = request.agent_id.as_str();
+        let size = match usize::try_from(request.page_size) {
+            Ok(0) if agent_id.is_empty() => return Err(Error::Required("agent_id")),
+            Ok(0) => usize::MAX,
+            Ok(size) => size.min(LARGEST_PAGE),
+            Err(_) => return Err(Error::Invalid("page_size must not be negative".into())),
+        };
+        let from = match request.page_token.as_str() {
+            "" => 0,
+            token => u64::from_str_radix(token, 16)
+                .map_err(|_| Error::Invalid("page_token is not one that was given".into()))?,
+        };
         if !caller.is_admin() {
             self.look(|ledger| ledger.state.agents.owned(agent_id, caller).map(drop))?;
         }
         self.settled(self.look(|ledger| ledger.tx)).await?;
         let state = TaskState::try_from(filter.state).unwrap_or_default();
         if state != TaskState::Unspecified && !is_over(state) {
-            return Ok(self.look(|ledger| {
-                let open = ledger.state.tasks.iter().map(|task| &task.wire);
-                let wanted = open.filter(|task| task.agent_id == agent_id && matches(task, filter));
-                wanted.cloned().collect()
-            }));
+            let tasks = self.look(|core| {
+                let open = core.state.tasks.iter().filter(|task| task.key > from).map(|task| &task.wire);
+                let of_agent = open.filter(|task| agent_id.is_empty() || task.agent_id == agent_id);
+                of_agent.filter(|task| matches(task, filter)).take(size.saturating_add(1)).cloned().collect()
+            });
+            return Ok(page_of(tasks, size));
         }
         let of = TasksOf {
             agent_id: agent_id.into(),
             filter: filter.clone(),
         };
-        let (mut found, mut after) = (Vec::new(), Some(0));
-        while let Some(from) = after {
+        let (mut found, mut after) = (Vec::new(), Some(from));
+        while let Some(from) = after.filter(|_| found.len() <= size) {
             let (mut page, last) = self.shared.stored.tasks(of.clone(), from).await?;
             after = last;
             self.look(|ledger| {
@@ -118,6 +132,18 @@ impl Engine {
             });
             found.append(&mut page);
         }
-        Ok(found)
+        Ok(page_of(found, size))
+    }
+}
+
+/// A page of tasks, and where the next one begins if there are more.
+fn page_of(mut tasks: Vec<Wire>, size: usize) -> ListTasksResponse {
+    let more = tasks.len() > size;
+    tasks.truncate(size);
+    let last = tasks.last().filter(|_| more).and_then(|task| ids::number(&task.id));
+    ListTasksResponse {
+        total_count: i32::try_from(tasks.len()).unwrap_or(i32::MAX),
+        tasks,
+        next_page_token: last.map(|last| format!("{last:x}")).unwrap_or_default(),
     }
 }

@@ -87,6 +87,7 @@ fn look(state: &mut State, step: &mut Step<'_>) -> Result<(), Error> {
             Some(Timer::Turn(key)) => state.turn_due(step, key),
             Some(Timer::Agent(key)) => state.agent_due(step, key),
             Some(Timer::Task(key)) => state.task_due(step, key),
+            Some(Timer::Call(key)) => state.call_due(step, key),
         }
     }
     Ok(())

@@ -131,14 +131,8 @@ impl AgentService for Service {
 
     async fn list_tasks(&self, request: Request<ListTasksRequest>) -> Answer<ListTasksResponse> {
         let caller = Caller::of(&request);
-        let request = request.into_inner();
-        let tasks = self
-            .engine
-            .tasks(&caller, &request.agent_id, &request.filter.unwrap_or_default())
-            .await
-            .map_err(refuse)?;
-        let total_count = i32::try_from(tasks.len()).unwrap_or(i32::MAX);
-        Ok(Response::new(ListTasksResponse { tasks, total_count }))
+        let tasks = self.engine.tasks(&caller, request.into_inner()).await;
+        tasks.map(Response::new).map_err(refuse)
     }
 
     async fn list_agents(&self, request: Request<ListAgentsRequest>) -> Answer<ListAgentsResponse> {

@@ -1,10 +1,13 @@
 //! The calls: each is decoded, handed to the engine, and its answer encoded. No rule, no clock, no storage here.
 
 pub mod agent;
+pub mod approvals;
 pub mod containers;
+pub mod driver;
 pub mod messages;
 pub mod orchestrator;
 pub mod raw;
+pub mod runs;
 pub mod status;
 pub mod tool;
 

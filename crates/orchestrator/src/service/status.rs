@@ -35,6 +35,21 @@ impl From<Refusal> for Status {
             Error::Unenforced(_) => (Code::FailedPrecondition, "LIMIT_UNENFORCED"),
             Error::Runtime(error) => super::containers::code(error),
             Error::TaskNotFound => (Code::NotFound, "TASK_NOT_FOUND"),
+            Error::RunNotFound(_) => (Code::NotFound, "RUN_NOT_FOUND"),
+            Error::StepOver { .. } => (Code::FailedPrecondition, "STEP_OVER"),
+            Error::CallNotFound(_) => (Code::NotFound, "EXECUTION_NOT_FOUND"),
+            Error::ApprovalNotFound(_) => (Code::NotFound, "APPROVAL_NOT_FOUND"),
+            Error::ApprovalDecided { .. } => (Code::FailedPrecondition, "APPROVAL_DECIDED"),
+            Error::ApprovalChanged(_) => (Code::FailedPrecondition, "APPROVAL_CHANGED"),
+            Error::GrantNotFound(_) => (Code::NotFound, "GRANT_NOT_FOUND"),
+            Error::ToolNotFound(_) => (Code::NotFound, "TOOL_NOT_FOUND"),
+            Error::ToolExists(_) => (Code::AlreadyExists, "TOOL_EXISTS"),
+            Error::BuiltinTool(_) => (Code::FailedPrecondition, "BUILTIN_TOOL"),
+            Error::ToolDisabled(_) => (Code::FailedPrecondition, "TOOL_DISABLED"),
+            Error::ToolInUse(_) => (Code::FailedPrecondition, "TOOL_IN_USE"),
+            Error::TooManyTools(_) | Error::TooManyCalls(_) | Error::TooManyGrants(_) => {
+                (Code::ResourceExhausted, "LIMIT")
+            }
             Error::TaskState { .. } => (Code::FailedPrecondition, "TASK_STATE"),
             Error::LeaseOver(_) => (Code::FailedPrecondition, "LEASE_OVER"),
             Error::OnlyWatches(_) => (Code::FailedPrecondition, "ONLY_WATCHES"),

@@ -61,6 +61,9 @@ struct TurnDoc {
     /// Absent: the message's own id.
     #[prost(string, optional, tag = "7")]
     followed_by: Option<String>,
+    /// Absent: the first step.
+    #[prost(int32, optional, tag = "8")]
+    step: Option<i32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -109,6 +112,8 @@ struct TaskDoc {
     expires: Time,
     #[prost(string, optional, tag = "7")]
     giver: Option<String>,
+    #[prost(uint64, optional, tag = "8")]
+    call: Option<u64>,
 }
 
 /// What is kept of a user.
@@ -150,6 +155,7 @@ pub fn task_doc(task: &Task) -> Bytes {
         started: task.started,
         expires: task.expires,
         giver: task.giver.as_deref().map(str::to_owned),
+        call: task.call,
     };
     doc.encode_to_vec().into()
 }
@@ -198,6 +204,7 @@ pub fn task(key: &[u8], value: &[u8]) -> Result<Task, Error> {
         started: doc.started,
         expires: doc.expires,
         giver: doc.giver.map(Into::into),
+        call: doc.call,
         wire,
     })
 }
@@ -210,6 +217,7 @@ pub fn turn_doc(turn: &Turn) -> Bytes {
         attempt: turn.attempt,
         tool_ran: turn.tool_ran,
         refused: turn.refused.as_deref().map(str::to_owned),
+        step: (turn.step > 1).then_some(turn.step),
         followed_by: (turn.followed_by != turn.message_id).then(|| turn.followed_by.to_string()),
     };
     doc.encode_to_vec().into()
@@ -225,6 +233,8 @@ pub fn turn(n: u64, value: &[u8]) -> Result<Turn, Error> {
         model: doc.model,
         followed_by: doc.followed_by.unwrap_or(doc.message_id).into(),
         attempt: doc.attempt,
+        step: doc.step.unwrap_or(1),
+        began: None,
         tool_ran: doc.tool_ran,
         refused: doc.refused.map(Into::into),
         phase: Phase::Waiting { grace: None },

@@ -8,8 +8,8 @@ use super::containers::container_doc;
 use super::docs::{UserUsage, agent_doc, kept_doc, session_doc, task_doc, turn_doc, turn_end_doc};
 use super::index::{delete, life_of_task, of_closed, of_task, put};
 use super::{
-    AGENT, CHOSEN, CLOSED, CONTAINER, EVENT, KEPT, LIVE, MESSAGE, OPEN, OVER, SESSION_USAGE, TASK, TASK_OF_AGENT,
-    TASK_OPEN, USER_USAGE, above, key, pair, text,
+    AGENT, CALL_OPEN, CHOSEN, CLOSED, CONTAINER, EVENT, KEPT, LIVE, MESSAGE, OPEN, OVER, SESSION_NOTE, SESSION_USAGE, TASK, TASK_OF_AGENT,
+    TASK_OPEN, USER_USAGE, above, key, pair, runs, text,
 };
 use crate::domain::step::MessageOrigin;
 use crate::domain::{Fact, State, Time};
@@ -175,6 +175,17 @@ pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
             .encode_to_vec()
             .into(),
         }),
+        Fact::Run { .. }
+        | Fact::RunStep { .. }
+        | Fact::Call(_)
+        | Fact::Approval(_)
+        | Fact::Grant(_)
+        | Fact::GrantGone(_)
+        | Fact::Tool(_)
+        | Fact::ToolStats(_)
+        | Fact::ToolGone(_)
+        | Fact::Stop(_)
+        | Fact::SessionNote(_) => runs::ops(fact, state, out),
         Fact::SessionGone {
             session,
             creator,
@@ -188,7 +199,8 @@ pub fn ops(fact: &Fact, state: &State, now: Time, out: &mut Vec<Op>) {
                     key: key(*session),
                 });
             }
-            for table in [CHOSEN, OPEN, OVER] {
+            out.push(delete((SESSION_NOTE, key(*session))));
+            for table in [CHOSEN, OPEN, OVER, CALL_OPEN].into_iter().chain(runs::OF_SESSION) {
                 out.push(Op::DeleteRange {
                     table,
                     from: key(*session),

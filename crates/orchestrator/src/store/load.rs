@@ -6,10 +6,12 @@ use prost::Message as _;
 use super::containers::container;
 use super::docs::{UserUsage, agent, kept, session, task, turn};
 use super::index::open_tasks;
+use super::runs;
 use super::{AGENT, CLOSED, CONTAINER, END, KEPT, LIVE, OPEN, SESSION_USAGE, TASK, USER_USAGE, key, number, number_at};
 use crate::domain::container::Phase;
 use crate::domain::session::Session;
 use crate::domain::timers::Timer;
+use crate::domain::tool::builtin_tools;
 use crate::domain::{Error, Rules, State, Time};
 
 /// Reads one session with its head, from where it stands.
@@ -109,6 +111,9 @@ pub fn load(read: &mut dyn Read, rules: Rules, now: Time) -> Result<(State, u64)
         let value = value.ok_or_else(|| super::damaged(format!("task {open:016x} is in the index only")))?;
         state.adopt_task(task(&key(open), &value).map_err(damaged)?);
     }
+    last = last.max(runs::load(read, &mut state, now)?);
+    state.tools.load_builtins(builtin_tools(), now);
+    runs::builtin_stats(read, &mut state)?;
     // Those that are over are not loaded either.
     if let Some(key) = read.last(TASK)? {
         last = last.max(number(&key)?);

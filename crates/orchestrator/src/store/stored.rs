@@ -23,7 +23,7 @@ const PAGE: usize = 512;
 /// Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    reader: Reader,
+    pub(super) reader: Reader,
 }
 
 /// A row of the log.
@@ -288,6 +288,11 @@ fn page_of_tasks(
         .map_or(0, |at| ids::least(event::time(at)));
     let from = least.max(after + 1);
     let keys = match (ids::number(&of.agent_id), filter.session_id.as_str()) {
+        (None, "") if of.agent_id.is_empty() => numbers(read, TASK, &key(from), &END, PAGE)?,
+        (None, session) if of.agent_id.is_empty() => {
+            let (from, to) = (under(session, from), under(session, u64::MAX));
+            numbers(read, TASK_OF_SESSION, &from, &to, PAGE)?
+        }
         (None, _) => Vec::new(),
         (Some(agent), "") => numbers(read, TASK_OF_AGENT, &pair(agent, from), &pair(agent, u64::MAX), PAGE)?,
         (Some(_), session) => numbers(
@@ -305,7 +310,7 @@ fn page_of_tasks(
             continue;
         };
         let task: Task = docs::task(&key(task), &value).map_err(load::damaged)?;
-        if task.wire.agent_id == of.agent_id && matches(&task.wire, filter) {
+        if (of.agent_id.is_empty() || task.wire.agent_id == of.agent_id) && matches(&task.wire, filter) {
             tasks.push(task.wire);
         }
     }

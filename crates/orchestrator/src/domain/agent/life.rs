@@ -48,6 +48,7 @@ impl State {
         });
         let key = match before {
             Some(key) => {
+                self.worker_restarted(step, key);
                 let agent = self.agents.get_mut(key).expect("it was just found");
                 agent.request = request;
                 agent.heartbeat = step.now;
@@ -123,9 +124,12 @@ impl State {
         if let Some(agent) = self.agents.get_mut(key).filter(|_| resources.is_some()) {
             agent.resources = resources;
         }
+        self.sweep();
+        self.worker_reported(step, key, active);
         for id in active {
             self.take_task(step, key, id);
         }
+        self.start_waiting_calls(step);
         self.offered_tasks(step, key)
     }
 
@@ -164,6 +168,7 @@ impl State {
         agent.link = Some(link);
         let assistant = agent.is_assistant();
         let kept = self.take_kept(step, key);
+        self.worker_linked(step, key);
         if assistant {
             self.agents.assistant_seen = Some(step.now);
             self.wake_waiting(step);
@@ -184,6 +189,8 @@ impl State {
             .set(step.now.saturating_add(self.rules.agent_ttl), Timer::Agent(key));
         self.agent_event(step, key, words::event::AGENT_LOST, "");
         self.assistant_left(step, key);
+        self.sweep();
+        self.worker_unlinked(step, key);
     }
 
     /// Moves on the turns of an agent that holds no stream any more, and those that waited for a place with it.

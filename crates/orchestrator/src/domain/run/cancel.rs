@@ -33,7 +33,7 @@ impl State {
     ) -> bool {
         self.sweep();
         let Some(session) = self.sessions.get(key) else { return false };
-        let Some(turn) = session.turns.iter().find(|turn| turn.n == n) else {
+        let Some(turn) = session.turn_of(n) else {
             return false;
         };
         done.runs.push(super::run_id(key, turn));
@@ -82,7 +82,7 @@ impl State {
         for call in calls {
             if let Some(open) = self.calls.get(call).filter(|call| !call.is_over()) {
                 cancelled.push(open.wire.id.clone());
-                self.cancel_call(step, call, reason, true);
+                self.cancel_call(step, call, reason);
             }
         }
         if !out.is_empty() {
@@ -101,7 +101,7 @@ impl State {
         reason: &str,
         done: &mut Cancelled,
     ) {
-        let turns = self.sessions.get(key).map(|session| session.turns.iter().map(|turn| turn.n).collect());
+        let turns = self.sessions.get(key).map(|session| session.turns().iter().map(|turn| turn.n).collect());
         let turns: Vec<u64> = turns.unwrap_or_default();
         for n in turns.into_iter().rev() {
             self.cancel_run(step, key, n, end, reason, done);
@@ -109,13 +109,13 @@ impl State {
         let free: Vec<u64> = self.calls.open_of(key).filter(|call| call.step.is_none()).map(|call| call.key).collect();
         for call in free {
             done.calls.extend(self.calls.get(call).map(|call| call.wire.id.clone()));
-            self.cancel_call(step, call, reason, true);
+            self.cancel_call(step, call, reason);
         }
     }
 
     /// Whether a run that is being ended has ended.
     pub fn run_is_over(&self, (key, n): (u64, u64)) -> bool {
-        let turn = self.sessions.get(key).and_then(|session| session.turns.iter().find(|turn| turn.n == n));
+        let turn = self.sessions.get(key).and_then(|session| session.turn_of(n));
         turn.is_none() || self.runs.get(key, n).is_some_and(|run| run.wire.state() == RunState::Ended)
     }
 

@@ -35,7 +35,7 @@ impl State {
         };
         let (key, n) = self.open_run(&request.run_id).ok_or_else(over)?;
         let session = self.sessions.get(key).ok_or_else(over)?;
-        let turn = session.turns.front().filter(|turn| turn.n == n).ok_or_else(over)?;
+        let turn = session.turn().filter(|turn| turn.n == n).ok_or_else(over)?;
         let runs = matches!(turn.phase, Phase::Running { agent: with, .. } if with == agent);
         if !runs || turn.step != request.step.max(1) || i64::from(turn.attempt) != i64::from(request.attempt.max(1)) {
             return Err(over());

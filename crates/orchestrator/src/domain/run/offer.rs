@@ -48,7 +48,7 @@ impl State {
         step.fact(Fact::RunStep { session: key, n });
         step.fact(Fact::Run { session: key, n });
         step.fact(Fact::Turn { session: key, n });
-        self.dispatch(step, key);
+        self.dispatch(step, key, n);
         self.run_moved(step, key, n);
     }
 

@@ -28,7 +28,7 @@ impl State {
     /// An open run without its older steps, which are on disk.
     pub fn run_view(&self, key: u64, n: u64) -> Option<Wire> {
         let session = self.sessions.get(key)?;
-        let turn = session.turns.iter().find(|turn| turn.n == n)?;
+        let turn = session.turn_of(n)?;
         let state = match (&turn.phase, self.runs.get(key, n)) {
             (Phase::Waiting { .. }, _) => RunState::Queued,
             (Phase::Running { .. }, _) => RunState::Model,
@@ -60,7 +60,7 @@ impl State {
 
     /// The step that a model answers now; `None` while calls run or nothing was offered.
     pub fn current_step(&self, key: u64, n: u64) -> Option<RunStep> {
-        let turn = self.sessions.get(key)?.turns.iter().find(|turn| turn.n == n)?;
+        let turn = self.sessions.get(key)?.turn_of(n)?;
         let Phase::Running { text, .. } = &turn.phase else {
             return None;
         };

@@ -10,7 +10,7 @@ use crate::domain::event::timestamp;
 use crate::domain::{Fact, State, Step};
 
 /// True if this is a live worker that says it can do such tasks.
-fn is_able(agent: &Agent, kind: TaskType) -> bool {
+pub(in crate::domain) fn is_able(agent: &Agent, kind: TaskType) -> bool {
     let wanted = capability(kind);
     let tasks = agent
         .request
@@ -86,6 +86,21 @@ impl State {
             }
         }
         self.move_task(step, key, TaskState::Pending, "offered again");
+        self.push_task(step, key);
+    }
+
+    /// Gives a task to another agent within the same attempt: that one holds its process.
+    pub(in crate::domain) fn move_task_to(&mut self, step: &mut Step<'_>, key: u64, agent: u64, agent_id: &str) {
+        let Some(task) = self.tasks.by_key.get_mut(&key) else { return };
+        let from = task.agent.replace(agent);
+        agent_id.clone_into(&mut task.wire.agent_id);
+        let (started, id) = (task.started, task.id.clone());
+        self.release(key, from);
+        if started.is_some() {
+            self.agents.running.entry(agent).or_default().insert(key, id);
+        }
+        step.fact(Fact::Task(key));
+        step.fact(Fact::TaskMoved { task: key, from });
     }
 
     /// The lease of a lost agent's tasks is over: they are offered again or fail, as their callers said. One that only
@@ -97,8 +112,9 @@ impl State {
             .filter(|task| task.agent == Some(agent))
             .map(|task| task.key)
             .collect();
+        self.calls_of_lost(step, agent, for_good);
         for key in held {
-            let Some(task) = self.tasks.get(key).filter(|task| !task.is_over()) else {
+            let Some(task) = self.tasks.get(key).filter(|task| !task.is_over() && task.call.is_none()) else {
                 continue;
             };
             let may_wait = !(task.bound && for_good);

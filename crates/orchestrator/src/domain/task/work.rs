@@ -1,7 +1,7 @@
 //! A task while a worker has it: started, reported on, and ended.
 
 use nexus_proto::agent::v1::stream_task_request::Payload as Said;
-use nexus_proto::agent::v1::{TaskError, TaskProgress, TaskResult, TaskState};
+use nexus_proto::agent::v1::{TaskError, TaskOutput, TaskProgress, TaskResult, TaskState};
 use nexus_proto::words;
 
 use super::{Note, Task, may_move, state_name};
@@ -70,10 +70,7 @@ impl State {
         match said {
             Said::Status(update) => self.task_status(step, key, update.state(), &update.message),
             Said::Progress(progress) => self.task_progress(step, key, progress),
-            Said::Output(output) => step.effect(Effect::Task {
-                task: key,
-                note: Note::Output(output),
-            }),
+            Said::Output(output) => self.task_output(step, key, output),
             Said::Complete(complete) => self.complete_task(step, key, complete.result),
             Said::ErrorMsg(error) => self.task_failed(step, key, error),
             Said::Heartbeat(()) | Said::Input(_) | Said::Cancel(_) => {}
@@ -87,6 +84,7 @@ impl State {
 
     /// The agent has this task in hand. Another agent's task, or one that is over, is left alone.
     pub fn take_task(&mut self, step: &mut Step<'_>, agent: u64, id: &str) {
+        self.inherit_task(step, agent, id);
         let Ok(task) = self.tasks.find(id) else { return };
         let key = task.key;
         if task.agent == Some(agent) && matches!(task.state(), TaskState::Pending | TaskState::Queued) {
@@ -105,10 +103,27 @@ impl State {
             self.agents.running.entry(agent).or_default().insert(key, id);
         }
         self.move_task(step, key, TaskState::Running, message);
+        if let Some(call) = self.tasks.get(key).and_then(|task| task.call) {
+            self.call_confirmed(step, call);
+        }
+    }
+
+    fn task_output(&mut self, step: &mut Step<'_>, key: u64, output: TaskOutput) {
+        if let Some(call) = self.tasks.get(key).and_then(|task| task.call) {
+            self.call_output(step, call, &output);
+        }
+        step.effect(Effect::Task {
+            task: key,
+            note: Note::Output(output),
+        });
     }
 
     /// A worker's word on its task's state, which was checked.
     fn task_status(&mut self, step: &mut Step<'_>, key: u64, to: TaskState, message: &str) {
+        let Some(task) = self.tasks.get(key) else { return };
+        if let Some(call) = task.call {
+            self.call_reported(step, call, message);
+        }
         let Some(task) = self.tasks.get(key) else { return };
         match to {
             // No news to the log, but those who watch hear its words.
@@ -237,7 +252,7 @@ impl State {
         self.end_task(step, key, TaskState::Timeout, Some(error));
     }
 
-    pub(super) fn end_task(&mut self, step: &mut Step<'_>, key: u64, to: TaskState, error: Option<TaskError>) {
+    pub(in crate::domain) fn end_task(&mut self, step: &mut Step<'_>, key: u64, to: TaskState, error: Option<TaskError>) {
         let task = self.tasks.by_key.get_mut(&key).expect("the caller looked it up");
         debug_assert!(may_move(task.state(), to), "checked by every caller");
         task.wire.completed_at = Some(timestamp(step.now));
@@ -247,11 +262,12 @@ impl State {
         let (agent, result) = (task.agent, task.wire.result.clone());
         self.release(key, agent);
         self.move_task(step, key, to, error.as_ref().map_or("", |e| e.message.as_str()));
-        let note = match (to, error) {
-            (TaskState::Completed | TaskState::Cancelled, _) => Note::Complete(result),
+        let note = match (to, error.clone()) {
+            (TaskState::Completed | TaskState::Cancelled, _) => Note::Complete(result.clone()),
             (_, error) => Note::Failed(error.unwrap_or_default()),
         };
         step.effect(Effect::Task { task: key, note });
+        self.call_task_ended(step, key, to, result, error);
     }
 
     pub(super) fn release(&mut self, key: u64, agent: Option<u64>) {
@@ -281,6 +297,9 @@ impl State {
 
     pub(super) fn task_event(&mut self, step: &mut Step<'_>, key: u64, name: &str) {
         let task = self.tasks.get(key).expect("the caller looked it up");
+        if task.call.is_some() {
+            return; // the events of its call say it
+        }
         let session = self.sessions.find(&task.wire.session_id);
         let about = session.map_or_else(
             || About {

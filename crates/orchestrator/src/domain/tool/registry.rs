@@ -77,6 +77,17 @@ impl Tools {
         self.renew_digest();
     }
 
+    /// For the store: the numbers of a tool.
+    pub fn load_stats(&mut self, name: &str, stats: ToolUsageStats) {
+        self.set_stats(name, stats);
+    }
+
+    pub(in crate::domain) fn set_stats(&mut self, name: &str, stats: ToolUsageStats) {
+        if let Some(tool) = self.by_name.get_mut(name) {
+            tool.stats = stats;
+        }
+    }
+
     fn renew_digest(&mut self) {
         let mut hash = Sha256::new();
         for tool in self.by_name.values().filter(|tool| tool.definition.enabled) {
@@ -234,7 +245,7 @@ impl State {
         let calls = self.calls.iter().filter(|call| call.wire.tool == name && !call.is_over());
         let keys: Vec<u64> = calls.map(|call| call.key).collect();
         let count = i32::try_from(keys.len()).unwrap_or(i32::MAX);
-        keys.into_iter().for_each(|key| self.cancel_call(step, key, why, false));
+        keys.into_iter().for_each(|key| self.cancel_call(step, key, why));
         count
     }
 

@@ -6,7 +6,9 @@ use nexus_proto::agent::v1::{
     AgentMessage, AgentMessageMetadata, ControlCommand, ControlMessage, MessageType, agent_message,
 };
 
-use super::{Phase, Turn};
+use nexus_proto::orchestrator::v1::RunEnd;
+
+use super::{Phase, Turn, cancelled_extra};
 use crate::domain::{Effect, Fact, State, Step};
 
 /// An answer longer than this many bytes is a fault of its assistant.
@@ -109,17 +111,17 @@ impl State {
         let Some(place) = session.turns().iter().position(wanted) else {
             return;
         };
+        let n = session.turns()[place].n;
         match session.turns()[place].phase.clone() {
+            Phase::Calls => {
+                self.cancel_calls(step, key, n, RunEnd::Cancelled, "the run was cancelled", &mut Vec::new());
+            }
             Phase::Running { text, .. } => {
                 self.tell_cancel(step, key);
                 if text.is_empty() {
                     self.fail_turn(step, key, "CANCELED: the answer was stopped before it began");
                 } else {
-                    let extra = HashMap::from([
-                        ("cancelled".to_owned(), "true".to_owned()),
-                        ("finish_reason".to_owned(), "cancelled".to_owned()),
-                    ]);
-                    self.finish_turn(step, key, text, extra);
+                    self.finish_turn(step, key, text, cancelled_extra());
                 }
             }
             Phase::Waiting { .. } => {

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use nexus_proto::orchestrator::v1::{Message, MessageMetadata, MessageRole};
+use nexus_proto::orchestrator::v1::{Message, MessageMetadata, MessageRole, RunEnd};
 use nexus_proto::words;
 
 use prost::Message as _;
 
 use super::{ASSISTANT_LOST, Phase, Turn, TurnEnd};
+use crate::domain::agent::Agent;
 use crate::domain::event::{self, TURN_FAILED, timestamp};
+use crate::domain::run::{ASSISTANT_PATIENCE, STEP_ATTEMPTS};
 use crate::domain::sessions::about;
 use crate::domain::step::MessageOrigin;
 use crate::domain::timers::Timer;
@@ -18,6 +20,7 @@ use crate::domain::{Effect, Fact, State, Step};
 impl State {
     /// An assistant's stream broke: its turns are offered once more, or fail.
     pub fn assistant_lost(&mut self, step: &mut Step<'_>, agent: u64) {
+        let drives = self.agents.get(agent).is_some_and(Agent::drives_runs);
         for key in self.agents.take_turns(agent) {
             let Some(turn) = self.sessions.get_mut(key).and_then(|session| session.turn_mut()) else {
                 continue;
@@ -25,12 +28,16 @@ impl State {
             if !matches!(turn.phase, Phase::Running { agent: running, .. } if running == agent) {
                 continue;
             }
-            if turn.attempt > 1 || turn.tool_ran {
+            let attempts = if drives { STEP_ATTEMPTS } else { 2 };
+            if turn.attempt >= attempts || turn.tool_ran {
                 self.fail_turn(step, key, ASSISTANT_LOST);
                 continue;
             }
             turn.attempt += 1;
-            turn.phase = Phase::Waiting { grace: None };
+            let later = turn.step > 1;
+            turn.phase = Phase::Waiting {
+                grace: later.then(|| step.now.saturating_add(ASSISTANT_PATIENCE)),
+            };
             let n = turn.n;
             step.fact(Fact::Turn { session: key, n });
             step.effect(Effect::Dispatch { session: key });
@@ -62,7 +69,7 @@ impl State {
                 let n = turn.n;
                 self.dispatch(step, key, n);
             }
-            Phase::Running { .. } | Phase::Waiting { grace: None } => {}
+            Phase::Running { .. } | Phase::Waiting { grace: None } | Phase::Calls => {}
         }
     }
 
@@ -78,7 +85,7 @@ impl State {
         }
     }
 
-    pub(super) fn finish_turn(
+    pub(in crate::domain) fn finish_turn(
         &mut self,
         step: &mut Step<'_>,
         key: u64,
@@ -87,8 +94,10 @@ impl State {
     ) {
         let session = self.sessions.get_mut(key).expect("its turn was just seen");
         let turn = session.end_turn().expect("its turn was just seen");
+        let end = if extra.contains_key(words::extra::CANCELLED) { RunEnd::Cancelled } else { RunEnd::Done };
         let n = self.store_answer(step, key, &turn, content, extra);
         self.left(step, &turn, key);
+        self.end_run(step, key, turn.n, end, "");
         step.fact(Fact::TurnEnded {
             session: key,
             n: turn.n,
@@ -104,7 +113,7 @@ impl State {
     }
 
     /// Adds the answer of a turn to its session: the whole of it, or what came of it.
-    fn store_answer(
+    pub(in crate::domain) fn store_answer(
         &mut self,
         step: &mut Step<'_>,
         key: u64,
@@ -143,7 +152,7 @@ impl State {
     }
 
     /// Ends a turn that fails in the middle of its answer: what came of it, and was shown, is kept and marked.
-    pub(super) fn break_off_turn(&mut self, step: &mut Step<'_>, key: u64, error: &str) {
+    pub(in crate::domain) fn break_off_turn(&mut self, step: &mut Step<'_>, key: u64, error: &str) {
         let session = self.sessions.get_mut(key).expect("its turn was just seen");
         let turn = session.end_turn().expect("its turn was just seen");
         if let Phase::Running { text, .. } = &turn.phase
@@ -162,7 +171,7 @@ impl State {
         step.effect(Effect::Dispatch { session: key });
     }
 
-    pub(super) fn fail_turn(&mut self, step: &mut Step<'_>, key: u64, error: &str) {
+    pub(in crate::domain) fn fail_turn(&mut self, step: &mut Step<'_>, key: u64, error: &str) {
         let session = self.sessions.get_mut(key).expect("its turn was just seen");
         let turn = session.end_turn().expect("its turn was just seen");
         self.turn_failed(step, key, &turn, error);
@@ -172,6 +181,9 @@ impl State {
     pub(super) fn turn_failed(&mut self, step: &mut Step<'_>, key: u64, turn: &Turn, error: &str) {
         step.grows = false;
         self.left(step, turn, key);
+        let cancelled = error.starts_with("CANCELED");
+        let end = if cancelled { RunEnd::Cancelled } else { RunEnd::Failed };
+        self.end_run(step, key, turn.n, end, error);
         let session = self.sessions.get(key).expect("its turn was just seen");
         let data = [
             ("error", error),

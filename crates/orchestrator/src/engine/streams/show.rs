@@ -124,10 +124,10 @@ impl Stream {
             return;
         };
         let same = self.answer.as_ref().is_some_and(|(id, attempt, restarted)| {
-            *id == turn.answer_id && (*attempt, *restarted) == (turn.attempt, *restarts)
+            *id == turn.answer_id && (*attempt, *restarted) == (turn.revision(), *restarts)
         });
         if !same {
-            self.answer = Some((turn.answer_id.clone(), turn.attempt, *restarts));
+            self.answer = Some((turn.answer_id.clone(), turn.revision(), *restarts));
             self.at = 0;
         }
         if text.len() > self.at {

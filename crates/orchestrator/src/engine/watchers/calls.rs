@@ -92,6 +92,11 @@ impl Engine {
             let Some(found) = state.tasks.get(task) else {
                 return Ok(());
             };
+            let id = found.id.clone();
+            state.inherit_task(step, agent, &id);
+            let Some(found) = state.tasks.get(task) else {
+                return Ok(());
+            };
             if found.agent.is_some_and(|owner| owner != agent) {
                 // Its lease went on to another, or never was its own.
                 watcher.queue.lock().role = Role::Watches;
@@ -191,6 +196,17 @@ impl Ledger {
             Some(task) => self.state.visible_task(&task.id, caller).map(drop),
             None => Ok(()),
         }
+    }
+
+    /// Input for a task that did not come over one of its streams: the worker's stream gets it, or it waits for one.
+    pub(in crate::engine) fn input_of_task(&mut self, key: u64, input: TaskInput) -> Result<(), Error> {
+        let watchers = self.outlets.of::<Watchers>().of_task.get(&key).into_iter().flatten();
+        let mut workers = watchers.filter(|watcher| watcher.works()).peekable();
+        if workers.peek().is_none() {
+            return self.keep_input(key, input);
+        }
+        workers.for_each(|worker| worker.push(Payload::Input(input.clone())));
+        Ok(())
     }
 
     fn keep_input(&mut self, key: u64, input: TaskInput) -> Result<(), Error> {

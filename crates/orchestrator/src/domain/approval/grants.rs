@@ -1,0 +1,201 @@
+//! Standing consents: derived by us from the call that was approved, shown in words, and checked when a call starts.
+
+use nexus_daemon::Caller;
+use nexus_proto::orchestrator::v1::{Grant as WireGrant, GrantKind, GrantScope};
+use serde_json::{Value, json};
+
+use super::plan::canonical;
+use super::{GRANT_EXPIRY, GRANTS, Grant};
+use crate::domain::call::{Call, plain_path};
+use crate::domain::event::{time, timestamp};
+use crate::domain::{Error, Fact, State, Step, Time};
+
+impl State {
+    /// The grants that may be given with the approval of a call. After untrusted content none is offered.
+    pub(super) fn grants_offered(&self, call: &Call) -> Vec<WireGrant> {
+        let tainted = call.step.and_then(|(n, _)| self.runs.get(call.session, n)).is_some_and(|run| run.wire.tainted);
+        if tainted {
+            return Vec::new();
+        }
+        let arguments: Value = serde_json::from_str(&call.wire.arguments_json).unwrap_or_default();
+        let offer = |kind: GrantKind, pattern: String, description: String| WireGrant {
+            kind: kind.into(),
+            scope: GrantScope::Session.into(),
+            tool: call.wire.tool.clone(),
+            description,
+            pattern,
+            definition_digest: call.definition_digest.clone(),
+            ..WireGrant::default()
+        };
+        let tool = &call.wire.tool;
+        let mut offers = vec![offer(
+            GrantKind::Exact,
+            exact(call, &arguments),
+            format!("{tool} with exactly these arguments in this directory"),
+        )];
+        if let Some(words) = prefix(call, &arguments) {
+            let description = format!("{tool} of commands that begin with `{words}`");
+            offers.push(offer(GrantKind::Prefix, words, description));
+        }
+        if let Some(path) = path(call, &arguments) {
+            offers.push(offer(GrantKind::Path, path.clone(), format!("{tool} on {path}")));
+        }
+        if let Some(host) = host(&arguments) {
+            offers.push(offer(GrantKind::Host, host.clone(), format!("{tool} at {host}")));
+        }
+        offers
+    }
+
+    /// Gives one of the grants that an approval offers. Returns its id.
+    pub(super) fn give_grant(
+        &mut self,
+        step: &mut Step<'_>,
+        caller: &Caller,
+        approval: u64,
+        wanted: &WireGrant,
+    ) -> Result<String, Error> {
+        let approval = self.approvals.get(approval).expect("the caller looked it up");
+        let same = |offer: &&WireGrant| offer.kind == wanted.kind && (wanted.pattern.is_empty() || offer.pattern == wanted.pattern);
+        let offer = approval.wire.offers.iter().find(same);
+        let mut wire = offer.cloned().ok_or_else(|| Error::Invalid("grant is not one of the approval's offers".into()))?;
+        let scope = match GrantScope::try_from(wanted.scope) {
+            Ok(GrantScope::Unspecified) => GrantScope::Session,
+            Ok(scope) => scope,
+            Err(_) => return Err(Error::Invalid(format!("grant.scope {} is unknown", wanted.scope))),
+        };
+        if self.approvals.grants.len() >= GRANTS {
+            return Err(Error::TooManyGrants(GRANTS));
+        }
+        if scope == GrantScope::Run && approval.wire.run_id.is_empty() {
+            return Err(Error::Invalid("grant.scope is a run, and the call has none".into()));
+        }
+        let (session, run) = (approval.session, approval.wire.run_id.clone());
+        let session_id = approval.wire.session_id.clone();
+        let owner = self.sessions.get(session).map_or_else(|| caller.principal.clone(), |session| session.creator.clone());
+        let (key, id) = step.ids.keyed(step.now);
+        wire.id.clone_from(&id);
+        wire.set_scope(scope);
+        wire.run_id = run;
+        wire.session_id = session_id;
+        wire.created_at = Some(timestamp(step.now));
+        let expires = (scope == GrantScope::Owner).then(|| step.now.saturating_add(GRANT_EXPIRY));
+        wire.expires_at = expires.map(timestamp);
+        wire.given_by = caller.principal.to_string();
+        self.approvals.insert_grant(Grant {
+            key,
+            session,
+            owner,
+            wire,
+        });
+        step.fact(Fact::Grant(key));
+        Ok(id)
+    }
+
+    /// Whether a standing consent covers a call.
+    pub(in crate::domain) fn granted(&self, call: &Call, arguments: &Value, tainted: bool, now: Time) -> bool {
+        let run = call.step.map(|(n, _)| self.id_of_run(call.session, n)).unwrap_or_default();
+        let owner = self.sessions.get(call.session).map(|session| session.creator.clone());
+        self.approvals.grants().any(|grant| {
+            let wire = &grant.wire;
+            let holds = match wire.scope() {
+                GrantScope::Run => !run.is_empty() && wire.run_id == *run,
+                GrantScope::Session => call.session != 0 && grant.session == call.session,
+                GrantScope::Owner => owner.as_ref() == Some(&grant.owner),
+                GrantScope::Unspecified => false,
+            };
+            let valid = wire.tool == call.wire.tool && wire.definition_digest == call.definition_digest;
+            let exact_only = tainted && wire.kind() != GrantKind::Exact;
+            holds && valid && !exact_only && is_valid(grant, now) && covers(wire, call, arguments)
+        })
+    }
+
+    pub fn revoke_grant(&mut self, step: &mut Step<'_>, key: u64) -> bool {
+        let was = self.approvals.grants.remove(&key).is_some();
+        if was {
+            step.fact(Fact::GrantGone(key));
+        }
+        was
+    }
+
+    /// Grants of a run or session that is over, and those that expired, are gone.
+    pub(in crate::domain) fn end_grants(&mut self, step: &mut Step<'_>, session: u64, run: Option<&str>) {
+        let over: Vec<u64> = self
+            .approvals
+            .grants()
+            .filter(|grant| {
+                let of_run = run.is_some_and(|run| grant.wire.scope() == GrantScope::Run && grant.wire.run_id == run);
+                let of_session = run.is_none() && grant.session == session && grant.wire.scope() != GrantScope::Owner;
+                of_run || of_session || grant.wire.expires_at.as_ref().is_some_and(|at| time(at) <= step.now)
+            })
+            .map(|grant| grant.key)
+            .collect();
+        for key in over {
+            self.revoke_grant(step, key);
+        }
+    }
+}
+
+/// Whether a grant holds at a time.
+pub fn is_valid(grant: &Grant, now: Time) -> bool {
+    grant.wire.expires_at.as_ref().is_none_or(|at| time(at) > now)
+}
+
+fn covers(grant: &WireGrant, call: &Call, arguments: &Value) -> bool {
+    match grant.kind() {
+        GrantKind::Exact => grant.pattern == exact(call, arguments),
+        GrantKind::Prefix => command_words(arguments).is_some_and(|words| {
+            let prefix: Vec<&str> = grant.pattern.split(' ').collect();
+            words.len() >= prefix.len() && prefix.iter().zip(&words).all(|(wanted, word)| wanted == word)
+        }),
+        GrantKind::Path => path(call, arguments).is_some_and(|path| path == grant.pattern),
+        GrantKind::Host => host(arguments).is_some_and(|host| host == grant.pattern),
+        GrantKind::Unspecified => false,
+    }
+}
+
+fn exact(call: &Call, arguments: &Value) -> String {
+    let directory = arguments.get("workdir").cloned().unwrap_or_else(|| "/workspace".into());
+    canonical(&json!({ "tool": call.wire.tool, "arguments": arguments, "directory": directory }))
+}
+
+/// The words of one plain command; `None` where the text may mean more than its words.
+fn command_words(arguments: &Value) -> Option<Vec<&str>> {
+    let command = arguments.get("command").and_then(Value::as_str)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+, ".contains(c);
+    if !command.chars().all(plain) || command.trim() != command {
+        return None;
+    }
+    Some(command.split(' ').filter(|word| !word.is_empty()).collect())
+}
+
+/// The first words of a command, unless its program runs others.
+fn prefix(call: &Call, arguments: &Value) -> Option<String> {
+    const NEVER: [&str; 30] = [
+        "sh", "bash", "dash", "zsh", "fish", "ksh", "env", "sudo", "su", "doas", "xargs", "find", "python", "python3",
+        "perl", "ruby", "node", "deno", "bun", "php", "lua", "awk", "npx", "npm", "pnpm", "yarn", "uvx", "pipx", "make",
+        "ssh",
+    ];
+    if call.wire.tool != "exec" {
+        return None;
+    }
+    let words = command_words(arguments)?;
+    let program = words.first()?.rsplit('/').next()?;
+    if NEVER.contains(&program) || (program == "git" && words.len() < 2) || words.len() < 2 {
+        return None;
+    }
+    Some(words[..2].join(" "))
+}
+
+fn path(call: &Call, arguments: &Value) -> Option<String> {
+    if matches!(call.wire.tool.as_str(), "exec" | "process") {
+        return None;
+    }
+    arguments.get("path").and_then(Value::as_str).map(plain_path)
+}
+
+fn host(arguments: &Value) -> Option<String> {
+    let url = arguments.get("url").and_then(Value::as_str)?;
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
+    let host = rest.split(['/', '?', '#']).next()?;
+    (!host.is_empty() && !host.contains('@')).then(|| host.to_lowercase())
+}
