@@ -23,11 +23,13 @@ use std::sync::Arc;
 
 use nexus_proto::llm::v1::{Block, block};
 use nexus_proto::orchestrator::v1::{CallState, RunCall};
+use nexus_tools::Code;
 
 use super::{Error, Time, ids};
 
 pub use execute::ExecuteCall;
-pub use locks::{Lock, plain_path};
+pub(super) use work::takes_tasks;
+pub use nexus_tools::lock::Lock;
 
 /// Calls of one session that run at once.
 pub const AT_ONCE: usize = 8;
@@ -187,19 +189,26 @@ pub(super) fn text_block(text: impl Into<String>) -> Block {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub code: &'static str,
-    pub what: String,
+    text: String,
+}
+
+impl From<nexus_tools::Error> for Failure {
+    fn from(error: nexus_tools::Error) -> Self {
+        Failure {
+            code: error.code.as_str(),
+            text: error.to_string(),
+        }
+    }
 }
 
 impl Failure {
-    pub fn new(code: &'static str, what: impl Into<String>) -> Self {
-        Failure {
-            code,
-            what: what.into(),
-        }
+    pub fn new(code: Code, what: impl Into<String>) -> Self {
+        nexus_tools::Error::new(code, what).into()
     }
 
-    pub fn text(&self) -> String {
-        format!("error {}: {}", self.code, self.what)
+    /// What the model reads: the error on one line, then the next step.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 }
 

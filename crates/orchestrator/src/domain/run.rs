@@ -16,6 +16,7 @@ mod cancel;
 mod compact;
 mod finish;
 mod guard;
+mod notes;
 mod offer;
 mod view;
 
@@ -30,6 +31,7 @@ use super::{State, Time, ids};
 pub use cancel::Cancelled;
 pub use finish::FinishedStep;
 pub use guard::Guard;
+pub use notes::ProcessEnd;
 pub use view::{run_event, text_only};
 
 /// Steps of one run after which the model is asked to report without tools.

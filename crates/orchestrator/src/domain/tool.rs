@@ -14,7 +14,7 @@ use nexus_proto::tool::v1::ToolUsageStats;
 use super::Time;
 
 pub use builtin::builtin_tools;
-pub use check::{Checked, check};
+pub use check::{Checked, check, effects};
 
 /// What `ToolDefinition.source` says of a tool that comes with Nexus.
 pub const BUILTIN: &str = "builtin";
@@ -52,7 +52,10 @@ impl Tool {
             name: self.definition.name.clone(),
             description: self.definition.description.clone(),
             input_schema: None,
-            input_schema_json: self.definition.input_schema_json.clone(),
+            input_schema_json: match self.definition.input_schema_json.as_str() {
+                "" => check::schema(&self.definition).to_string(),
+                json => json.to_owned(),
+            },
         }
     }
 }

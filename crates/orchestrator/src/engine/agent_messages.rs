@@ -13,6 +13,7 @@ use super::streams::Streams;
 use super::traces::Traces;
 use super::{Engine, Link};
 use crate::domain::Error;
+use crate::domain::run::ProcessEnd;
 
 /// What of an answer's headers is kept with it.
 const KEPT: [&str; 6] = [
@@ -23,6 +24,9 @@ const KEPT: [&str; 6] = [
     "input_tokens",
     "output_tokens",
 ];
+
+/// The event by which a worker says that a process ended that no call waits for.
+const PROCESS_EXITED: &str = "process.exited";
 
 impl Engine {
     /// What an agent said on its stream.
@@ -80,6 +84,9 @@ impl Engine {
     }
 
     async fn event(&self, from: u64, about: Option<&AgentMessageMetadata>, event: EventMessage) -> Result<(), Error> {
+        if event.event_type == PROCESS_EXITED {
+            return self.process_exited(from, about, &event).await;
+        }
         let Some((session, correlation)) = self.turn_of(about, &HashMap::new()) else {
             return Ok(());
         };
@@ -110,6 +117,31 @@ impl Engine {
             .await?;
         }
         Ok(())
+    }
+
+    /// A worker says that a process ended that no call waited for.
+    async fn process_exited(
+        &self,
+        from: u64,
+        about: Option<&AgentMessageMetadata>,
+        event: &EventMessage,
+    ) -> Result<(), Error> {
+        let word = |name: &str| event.data.get(name).map(String::as_str).unwrap_or_default();
+        let session = match word("session_id") {
+            "" => about.map(|about| about.session_id.as_str()).unwrap_or_default(),
+            id => id,
+        };
+        let told = ProcessEnd {
+            process_id: word("process_id"),
+            command: word("command"),
+            exit_code: word("exit_code"),
+        };
+        self.write(|state, step| {
+            state.sweep();
+            state.process_exited(step, from, session, &told);
+            Ok(())
+        })
+        .await
     }
 
     /// A piece of an answer: not in the log, shown to the session's streams at once.

@@ -78,8 +78,7 @@ impl Engine {
     ) -> Result<ExecuteToolResponse, Error> {
         self.room()?;
         let session = match request.session_id.as_str() {
-            "" if !caller.is_admin() => return Err(Error::Required("session_id")),
-            "" => 0,
+            "" => return Err(Error::Required("session_id")),
             id => self.open_session(id, self.executing_view(id, caller)?).await?,
         };
         let once = match (&once, request.call_id.as_str()) {

@@ -325,7 +325,8 @@ fn run_doc(run: &Run) -> RunDoc {
 fn call_doc(call: &Call) -> CallDoc {
     let (lock, paths) = match &call.lock {
         Lock::Alone => (0, Vec::new()),
-        Lock::Read(path) => (1, path.iter().cloned().collect()),
+        Lock::Read => (1, Vec::new()),
+        Lock::Nothing => (4, Vec::new()),
         Lock::Write(paths) => (2, paths.clone()),
         Lock::Exec => (3, Vec::new()),
     };
@@ -358,7 +359,8 @@ fn decode<M: prost::Message + Default>(what: &str, value: &[u8]) -> Result<M, ne
 pub fn call(at: &[u8], value: &[u8]) -> Result<Call, nexus_store::Error> {
     let doc = decode::<CallDoc>("a call", value)?;
     let lock = match doc.lock {
-        1 => Lock::Read(doc.paths.into_iter().next()),
+        1 => Lock::Read,
+        4 => Lock::Nothing,
         2 => Lock::Write(doc.paths),
         3 => Lock::Exec,
         _ => Lock::Alone,

@@ -10,6 +10,7 @@ mod input;
 mod once;
 mod repeats;
 mod restart;
+mod runs;
 mod sessions;
 mod site;
 mod streams;

@@ -86,6 +86,11 @@ impl Site {
         self.connection(None).orchestrator()
     }
 
+    /// For services that the connection has no name for.
+    pub fn channel(&self) -> Channel {
+        self.connection(None).channel()
+    }
+
     pub fn agent(&self) -> AgentServiceClient<Channel> {
         self.connection(None).agent()
     }

@@ -2,6 +2,7 @@
 
 use nexus_proto::orchestrator::v1::{Approval as Wire, ApprovalState, CallState, run_event::Kind};
 use nexus_proto::words;
+use nexus_tools::Code;
 
 use super::{Approval, EXPIRY};
 use crate::domain::call::Failure;
@@ -27,7 +28,7 @@ impl State {
             self.approvals.denied.contains(&known)
         });
         if denied {
-            let failure = Failure::new("denied", "the same call was denied in this run; it was not asked for again");
+            let failure = Failure::new(Code::Denied, "the same call was denied in this run; it was not asked for again");
             return self.refuse_call(step, key, &failure);
         }
         let (approval_key, id) = step.ids.keyed(step.now);
@@ -100,7 +101,7 @@ impl State {
         let (approval, session, of) = (approval.key, open.session, open.step);
         step.grows = false;
         self.end_approval(step, approval, ApprovalState::Expired);
-        self.refuse_call(step, call, &Failure::new("approval_expired", "nobody decided within an hour"));
+        self.refuse_call(step, call, &Failure::new(Code::ApprovalExpired, "nobody decided within an hour"));
         self.call_moved(step, call);
         if let Some((n, _)) = of {
             self.step_may_go_on(step, session, n);

@@ -2,6 +2,7 @@
 
 use nexus_daemon::{Caller, Role};
 use nexus_proto::orchestrator::v1::{ApprovalState, Grant as WireGrant};
+use nexus_tools::Code;
 
 use super::Approval;
 use crate::domain::access::role_refused;
@@ -107,7 +108,7 @@ impl State {
                 "" => "the user denied this call".to_owned(),
                 reason => format!("the user denied this call: {reason}"),
             };
-            self.refuse_call(step, call, &Failure::new("denied", what));
+            self.refuse_call(step, call, &Failure::new(Code::Denied, what));
             self.call_moved(step, call);
             match of {
                 Some((n, _)) => self.step_may_go_on(step, session, n),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::plan::canonical;
 use super::{GRANT_EXPIRY, GRANTS, Grant};
-use crate::domain::call::{Call, plain_path};
+use crate::domain::call::Call;
 use crate::domain::event::{time, timestamp};
 use crate::domain::{Error, Fact, State, Step, Time};
 
@@ -190,7 +190,7 @@ fn path(call: &Call, arguments: &Value) -> Option<String> {
     if matches!(call.wire.tool.as_str(), "exec" | "process") {
         return None;
     }
-    arguments.get("path").and_then(Value::as_str).map(plain_path)
+    arguments.get("path").and_then(Value::as_str).and_then(|path| nexus_tools::path::file(path).ok())
 }
 
 fn host(arguments: &Value) -> Option<String> {

@@ -65,7 +65,7 @@ fn digest(text: &str) -> String {
     hex::encode(Sha256::digest(text.as_bytes()))
 }
 
-/// Canonical JSON of values whose numbers are integers: members are sorted by `serde_json` itself.
+/// Canonical JSON: the same value is the same text.
 pub(super) fn canonical(value: &Value) -> String {
-    value.to_string()
+    nexus_tools::canonical::text(value)
 }

@@ -6,6 +6,7 @@ use nexus_proto::agent::v1::{TaskError, TaskResult, TaskState};
 use nexus_proto::llm::v1::{Block, Image, block};
 use nexus_proto::orchestrator::v1::{ApprovalState, CallState};
 use nexus_proto::words;
+use nexus_tools::Code;
 
 use super::{CANCEL_PATIENCE, Failure, text_block};
 use crate::domain::event::{time, timestamp};
@@ -13,25 +14,6 @@ use crate::domain::task::Note;
 use crate::domain::timers::Timer;
 use crate::domain::{Effect, Fact, State, Step};
 
-/// Codes that a worker may give; another one is `interrupted`.
-const CODES: [&str; 16] = [
-    "invalid_arguments",
-    "unknown_tool",
-    "not_allowed",
-    "denied",
-    "approval_expired",
-    "changed",
-    "not_found",
-    "no_match",
-    "not_unique",
-    "too_large",
-    "timeout",
-    "cancelled",
-    "interrupted",
-    "unavailable",
-    "sandbox_unavailable",
-    "budget",
-];
 /// Longest result in bytes that is stored as text; workers cut at 32 KiB.
 const RESULT_BYTES: usize = 64 << 10;
 const IMAGE_BYTES: usize = 6 << 20;
@@ -81,7 +63,7 @@ impl State {
             },
             (TaskState::Timeout, ..) => Outcome::failed(
                 CallState::Timeout,
-                &Failure::new("timeout", "the call took too long and was ended"),
+                &Failure::new(Code::Timeout, "the call took too long and was ended"),
             ),
             (_, _, error) => failed(&error.unwrap_or_default()),
         };
@@ -149,7 +131,7 @@ impl State {
         if let Some(task) = started {
             self.end_call_task(step, task, reason);
         }
-        let failure = Failure::new("cancelled", "the call was cancelled before it ran");
+        let failure = Failure::new(Code::Cancelled, "the call was cancelled before it ran");
         self.finish_call(step, key, Outcome::failed(CallState::Cancelled, &failure));
     }
 
@@ -162,7 +144,7 @@ impl State {
             step.effect(cancel_note(task, why));
             self.end_call_task(step, task, why);
         }
-        let failure = Failure::new("cancelled", why);
+        let failure = Failure::new(Code::Cancelled, why);
         self.finish_call(step, key, Outcome::failed(CallState::Cancelled, &failure));
     }
 
@@ -272,7 +254,7 @@ fn failed(error: &TaskError) -> Outcome {
 }
 
 fn known(code: &str) -> &'static str {
-    CODES.iter().find(|known| **known == code).copied().unwrap_or("interrupted")
+    Code::from_name(code).unwrap_or(Code::Interrupted).as_str()
 }
 
 /// Workers cut results by the rules; what one sends beyond any of them is cut here.

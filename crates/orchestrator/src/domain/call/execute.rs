@@ -53,7 +53,7 @@ impl State {
                 state: session.state_name(),
             });
         }
-        let checked = check(&tool.definition, &wanted.arguments_json).map_err(|failure| Error::Invalid(failure.text()))?;
+        let checked = check(&tool.definition, &wanted.arguments_json).map_err(|failure| Error::Invalid(failure.text().to_owned()))?;
         let (key, id) = step.ids.keyed(step.now);
         let mut call = Call {
             session: wanted.session,

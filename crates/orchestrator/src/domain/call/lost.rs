@@ -2,6 +2,7 @@
 
 use nexus_proto::agent::v1::TaskState;
 use nexus_proto::orchestrator::v1::CallState;
+use nexus_tools::Code;
 
 use super::end::{Outcome, hashes};
 use super::{ATTEMPTS, Call, Failure, TAIL, UNCONFIRMED_ATTEMPTS, text_block};
@@ -136,7 +137,7 @@ impl State {
             CallState::Asked => self.approval_due(step, key),
             CallState::Allowed if self.calls.waiting.contains(&key) => {
                 let tool = call.wire.tool.clone();
-                let failure = Failure::new("unavailable", format!("no worker that can execute {tool} is connected"));
+                let failure = Failure::new(Code::Unavailable, format!("no worker that can execute {tool} is connected"));
                 self.finish_call(step, key, Outcome::failed(CallState::Failed, &failure));
             }
             CallState::Started => {
@@ -198,7 +199,7 @@ impl State {
             self.end_call_task(step, task, why);
         }
         if attempt >= UNCONFIRMED_ATTEMPTS {
-            let failure = Failure::new("unavailable", format!("{attempt} workers did not execute it: {why}"));
+            let failure = Failure::new(Code::Unavailable, format!("{attempt} workers did not execute it: {why}"));
             return self.finish_call(step, key, Outcome::failed(CallState::Failed, &failure));
         }
         self.allow_call(step, key);

@@ -3,11 +3,13 @@
 //! stop, tool disabled, deny rules, the session's `require_approval`, untrusted content, grants, and last where the call's
 //! effect stays: in the session's sandbox and workspace without network it is allowed, anything else is asked.
 
+use nexus_tools::Code;
 use serde_json::Value;
 
+use super::propose::shown;
 use super::{Call, Failure};
+use crate::domain::tool::{Tool, effects};
 use crate::domain::{State, Time};
-use crate::domain::tool::Tool;
 
 /// What the policy says of a call.
 #[derive(Clone, Debug)]
@@ -21,10 +23,10 @@ pub(super) enum Decision {
 impl State {
     pub(super) fn policy(&self, call: &Call, tool: &Tool, now: Time) -> Decision {
         if let Some(stopped) = self.stops.covers(self.driver_of(call)) {
-            return Decision::Refuse(Failure::new("cancelled", stopped));
+            return Decision::Refuse(Failure::new(Code::Cancelled, stopped));
         }
         if !tool.definition.enabled {
-            return Decision::Refuse(Failure::new("not_allowed", format!("the tool {} is disabled", call.wire.tool)));
+            return Decision::Refuse(Failure::new(Code::NotAllowed, format!("the tool {} is disabled", call.wire.tool)));
         }
         let arguments: Value = serde_json::from_str(&call.wire.arguments_json).unwrap_or_default();
         if let Some(failure) = self.denied_by_rule(call, tool, &arguments) {
@@ -53,46 +55,39 @@ impl State {
         let rules = tool.definition.security_policy.as_ref()?;
         let creator = self.sessions.get(call.session).map_or(&call.caller, |session| &session.creator);
         if !rules.allowed_users.is_empty() && !rules.allowed_users.iter().any(|user| **user == **creator) {
-            return Some(Failure::new("not_allowed", format!("the tool {} is not for this user", call.wire.tool)));
+            return Some(Failure::new(Code::NotAllowed, format!("the tool {} is not for this user", call.wire.tool)));
         }
         let command = arguments.get("command").and_then(Value::as_str).unwrap_or_default();
         let blocked = rules.blocked_commands.iter().find(|blocked| {
             command.split(|c: char| !c.is_ascii_alphanumeric() && !"_-./".contains(c)).any(|word| word == **blocked)
         });
-        blocked.map(|blocked| Failure::new("not_allowed", format!("the command {blocked} is blocked for this tool")))
+        blocked.map(|blocked| Failure::new(Code::NotAllowed, format!("the command {blocked} is blocked for this tool")))
     }
 
     /// What of a call's effect leaves the session's sandbox and workspace, in words; empty: nothing.
     fn risks(&self, call: &Call, tool: &Tool, arguments: &Value) -> Vec<String> {
         let mut risks = Vec::new();
         let word = |name: &str| arguments.get(name).and_then(Value::as_str).unwrap_or_default();
-        match call.wire.tool.as_str() {
-            "web_fetch" if tool.is_builtin() => risks.push(format!("fetches {} from the internet", word("url"))),
-            "web_search" if tool.is_builtin() => risks.push("sends the query to a search service".into()),
-            "message" if tool.is_builtin() => {
-                let to = word("to");
-                if !to.is_empty() && *to != *call.session_id {
-                    risks.push(format!("sends a message to {to}"));
-                }
-            }
-            _ if tool.is_builtin() => {
-                let network = self.session_network(call.session);
-                if network && matches!(call.wire.tool.as_str(), "exec" | "process") && self.is_tainted(call) {
-                    risks.push("runs with network access after reading untrusted content".into());
-                }
-            }
-            _ => {
-                let policy = tool.definition.security_policy.as_ref();
-                if policy.is_some_and(|policy| policy.allow_network) {
-                    risks.push("the tool may use the network".into());
-                }
-                if policy.is_some_and(|policy| policy.allow_filesystem && !policy.allowed_paths.is_empty()) {
-                    risks.push("the tool may reach files outside of the workspace".into());
-                }
-                if tool.definition.source.starts_with("mcp:") {
-                    risks.push(format!("{} is not part of Nexus", tool.definition.source));
-                }
-            }
+        let effects = effects(&tool.definition, arguments);
+        let own = *word("to") == *call.session_id;
+        if effects.people && !own {
+            risks.push(format!("sends a message to {}", shown(word("to"))));
+        }
+        if effects.network {
+            risks.push(match word("url") {
+                "" => "sends something over the network".into(),
+                url => format!("fetches {} from the network", shown(url)),
+            });
+        }
+        if !effects.sandboxed && !effects.people && !effects.network {
+            risks.push("may have an effect outside of the session's sandbox".into());
+        }
+        if tool.definition.source.starts_with("mcp:") {
+            risks.push(format!("{} is not part of Nexus", tool.definition.source));
+        }
+        let runs = tool.is_builtin() && matches!(call.wire.tool.as_str(), "exec" | "process");
+        if runs && self.session_network(call.session) && self.is_tainted(call) {
+            risks.push("runs with network access after reading untrusted content".into());
         }
         risks
     }

@@ -3,6 +3,7 @@
 use nexus_proto::llm::v1::{Block, ToolCall, block};
 use nexus_proto::orchestrator::v1::{CallState, RunCall};
 use nexus_proto::words;
+use nexus_tools::Code;
 
 use super::policy::Decision;
 use super::{Call, Failure, IN_STEP, Lock, WORKER_PATIENCE, text_block};
@@ -11,9 +12,6 @@ use crate::domain::sessions::about;
 use crate::domain::timers::Timer;
 use crate::domain::tool::{Checked, Tool, check};
 use crate::domain::{Fact, State, Step};
-
-/// Names of tools that are told to a model that named another.
-const NEAREST: usize = 3;
 
 impl State {
     /// Decides the calls of a step in their order. Those that may run are ALLOWED when this returns, or ASKED.
@@ -30,12 +28,11 @@ impl State {
         for (place, wanted) in wanted.into_iter().enumerate() {
             let cut = stop_reason == "length" && place + 1 == count;
             let early = if cut {
-                Some(Failure::new(
-                    "invalid_arguments",
+                Some(Failure::new(Code::InvalidArguments,
                     "your answer reached its length limit inside this call, so it was not run; ask for less at once",
                 ))
             } else if place >= IN_STEP {
-                Some(Failure::new("too_large", format!("more than {IN_STEP} calls in one answer")))
+                Some(Failure::new(Code::TooLarge, format!("more than {IN_STEP} calls in one answer")))
             } else {
                 None
             };
@@ -69,7 +66,9 @@ impl State {
             ..Call::empty(key)
         };
         match checked {
-            Ok((tool, checked)) => {
+            Ok((tool, mut checked)) => {
+                let run = self.runs.get_mut(session, n).expect("it was here a line ago");
+                run.step.notes.append(&mut checked.notes);
                 call.prepare(&tool, checked);
                 self.calls.insert(call);
                 self.decide_call(step, key, &tool);
@@ -85,16 +84,14 @@ impl State {
     fn check_call(&self, session: u64, n: u64, wanted: &ToolCall) -> Result<(Tool, Checked), Failure> {
         let tool = self.tools.get(&wanted.name).ok_or_else(|| self.unknown_tool(&wanted.name))?;
         if wanted.malformed {
-            return Err(Failure::new(
-                "invalid_arguments",
+            return Err(Failure::new(Code::InvalidArguments,
                 format!("the arguments are not valid JSON: {}", shown(&wanted.arguments)),
             ));
         }
         let checked = check(&tool.definition, &wanted.arguments)?;
         let guard = self.runs.get(session, n).map(|run| &run.guard);
         if guard.is_some_and(|guard| guard.refuses(&wanted.name, &checked.arguments_json)) {
-            return Err(Failure::new(
-                "not_allowed",
+            return Err(Failure::new(Code::NotAllowed,
                 "this call came to the same result each time before, and nothing was written between; it was not run \
                  again. Do something else, or report",
             ));
@@ -104,15 +101,7 @@ impl State {
 
     pub(super) fn unknown_tool(&self, name: &str) -> Failure {
         let known = self.tools.iter().filter(|tool| tool.definition.enabled);
-        let mut near: Vec<(usize, &str)> = known
-            .map(|tool| (distance(name, &tool.definition.name), tool.definition.name.as_str()))
-            .collect();
-        near.sort_unstable();
-        let names: Vec<&str> = near.into_iter().take(NEAREST).map(|(_, name)| name).collect();
-        Failure::new(
-            "unknown_tool",
-            format!("there is no tool {}; the nearest are {}", shown(name), names.join(", ")),
-        )
+        nexus_tools::unknown_tool(name, known.map(|tool| tool.definition.name.as_str())).into()
     }
 
     /// Applies the policy to a call that was checked.
@@ -217,23 +206,7 @@ fn tool_call(block: &Block) -> Option<&ToolCall> {
 }
 
 /// A model's words in an error: short, and without control characters.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     let short: String = text.chars().take(200).collect();
     format!("{short:?}")
-}
-
-/// Edits between two short names. Longer ones are cut: a model chooses them.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut before = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = (above + 1).min(row[j] + 1).min(before + usize::from(x != y));
-            before = above;
-        }
-    }
-    row[b.len()]
 }

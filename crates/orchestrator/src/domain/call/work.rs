@@ -240,6 +240,6 @@ fn runs_tool(agent: &Agent, tool: &str) -> bool {
 }
 
 /// Whether tasks are pushed to the agent: it does work, and answers no users.
-fn takes_tasks(agent: &Agent) -> bool {
+pub(in crate::domain) fn takes_tasks(agent: &Agent) -> bool {
     agent.request.r#type == i32::from(AgentType::Worker) && !agent.is_assistant()
 }

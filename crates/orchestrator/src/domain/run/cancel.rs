@@ -106,10 +106,27 @@ impl State {
         for n in turns.into_iter().rev() {
             self.cancel_run(step, key, n, end, reason, done);
         }
+        if end == RunEnd::Stopped
+            && let Some(id) = self.sessions.get(key).map(|session| session.id.clone())
+        {
+            self.end_sandbox(step, &id);
+        }
         let free: Vec<u64> = self.calls.open_of(key).filter(|call| call.step.is_none()).map(|call| call.key).collect();
         for call in free {
             done.calls.extend(self.calls.get(call).map(|call| call.wire.id.clone()));
             self.cancel_call(step, call, reason);
+        }
+    }
+
+    /// A session is closed or deleted: what it has of calls, grants, notes and processes ends.
+    pub(in crate::domain) fn end_calls(&mut self, step: &mut Step<'_>, key: u64) {
+        self.sweep();
+        let open: Vec<u64> = self.calls.open_of(key).map(|call| call.key).collect();
+        open.into_iter().for_each(|call| self.abandon_call(step, call, "the session was closed"));
+        self.end_grants(step, key, None);
+        self.forget_note(step, key);
+        if let Some(id) = self.sessions.get(key).map(|session| session.id.clone()) {
+            self.end_sandbox(step, &id);
         }
     }
 

@@ -158,6 +158,9 @@ impl State {
             self.calls.retire(call);
         }
         self.runs.retire(key, n);
+        self.approvals.forget_run(key, n);
+        let id = self.id_of_run(key, n);
+        self.end_grants(step, 0, Some(&id));
         step.fact(Fact::Run { session: key, n });
         self.run_event(step, key, n, words::event::RUN_ENDED);
         self.run_moved(step, key, n);

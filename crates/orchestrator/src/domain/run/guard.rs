@@ -69,6 +69,9 @@ impl Guard {
         if wrote {
             self.same.clear();
         }
+        if call.wire.tool == "process" {
+            return 0; // looking at what runs again and again is what it is for
+        }
         let (key, result) = (hash_of(&call.wire.tool, &call.wire.arguments_json), result_hash(call));
         if self.same.len() >= REMEMBERED && !self.same.contains_key(&key) {
             self.same.clear();

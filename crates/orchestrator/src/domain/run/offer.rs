@@ -7,7 +7,6 @@ use nexus_proto::orchestrator::v1::{CallState, RunEnd, RunState, RunStep, StepOf
 
 use super::{ASSISTANT_PATIENCE, MAX_STEPS, MAX_WORK, Run, run_id};
 use crate::domain::event::timestamp;
-use crate::domain::timers::Timer;
 use crate::domain::turn::{FOLLOWED_BY, Phase, Turn};
 use crate::domain::{Fact, State, Step, Time};
 
@@ -155,10 +154,5 @@ impl State {
             return self.fail_turn(step, key, &error);
         }
         self.finish_turn(step, key, text, crate::domain::turn::cancelled_extra());
-    }
-
-    /// Arms what ends a step that its assistant does not finish.
-    pub(in crate::domain) fn arm_turn(&mut self, key: u64, until: Time) {
-        self.timers.set(until, Timer::Turn(key));
     }
 }

@@ -110,6 +110,7 @@ impl State {
         }
         self.end_turns(step, key, "FAILED_PRECONDITION: session was closed");
         self.end_containers(step, key, self.rules.remove_containers);
+        self.end_calls(step, key);
         let session = self.sessions.get_mut(key).expect("it was here a line ago");
         session.close(step.now);
         let about = about(session);
@@ -136,6 +137,7 @@ impl State {
         step.grows = false;
         self.end_turns(step, key, "NOT_FOUND: session was deleted");
         self.end_containers(step, key, true);
+        self.end_calls(step, key);
         step.facts
             .retain(|fact| !matches!(fact, Fact::Event { session, .. } if *session == key));
         let session = self.sessions.remove(key).expect("it was here a line ago");

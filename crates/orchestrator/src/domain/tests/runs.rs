@@ -68,7 +68,7 @@ impl World {
     }
 
     /// A session whose first message was offered to a driver, and the run's id.
-    fn running(&mut self) -> (u64, u64, String) {
+    fn begin(&mut self) -> (u64, u64, String) {
         let driver = self.driver();
         let session = self.session();
         self.say(session, "write the program").unwrap();
@@ -139,7 +139,7 @@ fn result(step: &RunStep, place: usize) -> String {
 fn a_message_two_steps_and_a_call_come_to_an_answer() {
     let mut world = World::new(Rules::default());
     let worker = world.worker();
-    let (session, driver, run) = world.running();
+    let (session, driver, run) = world.begin();
     world.finish(driver, &run, 1, 1, vec![text("I look."), exec("ls")]).unwrap();
     let tasks = world.pushed(worker);
     assert_eq!(tasks.len(), 1);
@@ -164,7 +164,7 @@ fn a_message_two_steps_and_a_call_come_to_an_answer() {
 #[test]
 fn a_turn_of_text_only_has_the_facts_it_always_had() {
     let mut world = World::new(Rules::default());
-    let (session, driver, run) = world.running();
+    let (session, driver, run) = world.begin();
     let before = world.disk.read.clone();
     world.finish(driver, &run, 1, 1, vec![text("Hello.")]).unwrap();
     drop(before);
@@ -191,7 +191,7 @@ fn old_assistants_are_offered_messages_only() {
 fn what_is_wrong_with_a_call_is_its_result() {
     let mut world = World::new(Rules::default());
     world.worker();
-    let (_, driver, run) = world.running();
+    let (_, driver, run) = world.begin();
     let blocks = vec![
         call("a", "exek", "{}"),
         call("b", "exec", "{\"command\":"),
@@ -214,7 +214,7 @@ fn what_is_wrong_with_a_call_is_its_result() {
 #[test]
 fn a_dead_assistant_is_replaced_twice_while_the_model_answers() {
     let mut world = World::new(Rules::default());
-    let (session, driver, run) = world.running();
+    let (session, driver, run) = world.begin();
     let mut drivers = vec![driver];
     for attempt in 2..=3 {
         let next = world.driver();
@@ -240,7 +240,7 @@ fn a_dead_assistant_is_replaced_twice_while_the_model_answers() {
 fn a_dead_assistant_does_not_stop_the_calls() {
     let mut world = World::new(Rules::default());
     let worker = world.worker();
-    let (session, driver, run) = world.running();
+    let (session, driver, run) = world.begin();
     world.finish(driver, &run, 1, 1, vec![exec("make")]).unwrap();
     let link = world.state.agents.get(driver).unwrap().link.unwrap();
     world.unlink(driver, link);
@@ -261,7 +261,7 @@ fn a_dead_assistant_does_not_stop_the_calls() {
 fn a_call_that_no_worker_confirmed_goes_to_another_one() {
     let mut world = World::new(Rules::default());
     let first = world.worker();
-    let (session, driver, run) = world.running();
+    let (session, driver, run) = world.begin();
     world.finish(driver, &run, 1, 1, vec![exec("make")]).unwrap();
     let old = world.pushed(first)[0];
     let second = world.worker();
@@ -286,7 +286,7 @@ fn a_call_that_ran_when_its_worker_died_is_unknown_unless_it_may_run_twice() {
     for (block, idempotent) in [(exec("make"), false), (call("r", "read_file", r#"{"path":"a"}"#), true)] {
         let mut world = World::new(Rules::default());
         let worker = world.worker();
-        let (session, driver, run) = world.running();
+        let (session, driver, run) = world.begin();
         world.finish(driver, &run, 1, 1, vec![block]).unwrap();
         let task = world.pushed(worker)[0];
         world.take(worker, task);
@@ -313,7 +313,7 @@ fn a_call_that_ran_when_its_worker_died_is_unknown_unless_it_may_run_twice() {
 fn a_worker_that_still_has_the_process_goes_on_with_the_same_attempt() {
     let mut world = World::new(Rules::default());
     let worker = world.worker();
-    let (session, driver, run) = world.running();
+    let (session, driver, run) = world.begin();
     world.finish(driver, &run, 1, 1, vec![exec("make"), exec("sleep")]).unwrap();
     let tasks = world.pushed(worker);
     tasks.iter().for_each(|task| world.take(worker, *task));
@@ -336,17 +336,8 @@ fn a_worker_that_still_has_the_process_goes_on_with_the_same_attempt() {
 fn an_edit_whose_worker_died_is_tried_again_with_the_hashes() {
     let mut world = World::new(Rules::default());
     let worker = world.worker();
-    let (_, driver, run) = world.running();
+    let (_, driver, run) = world.begin();
     let write = call("w", "write_file", r#"{"path":"a","content":"b"}"#);
-    world.must(|state, _| {
-        let mut tool = state.tools.get("read_file").unwrap().clone();
-        tool.definition.name = "write_file".into();
-        tool.definition.read_only = false;
-        tool.definition.idempotent = false;
-        if state.tools.get("write_file").is_none() {
-            state.tools.insert(tool);
-        }
-    });
     world.finish(driver, &run, 1, 1, vec![write]).unwrap();
     let task = world.pushed(worker)[0];
     world.take(worker, task);
@@ -370,7 +361,7 @@ fn an_edit_whose_worker_died_is_tried_again_with_the_hashes() {
 fn cancel_ends_a_run_in_every_state() {
     // MODEL, with text.
     let mut world = World::new(Rules::default());
-    let (session, driver, run) = world.running();
+    let (session, driver, run) = world.begin();
     let correlation = world.offered().1;
     world
         .step(|state, step| Ok(state.delta(step, driver, session, &correlation, 0, "Half")))
@@ -383,7 +374,7 @@ fn cancel_ends_a_run_in_every_state() {
     // TOOLS: a running call is told to end, one that waits ends at once.
     let mut world = World::new(Rules::default());
     let worker = world.worker();
-    let (session, driver, run) = world.running();
+    let (session, driver, run) = world.begin();
     let blocks = vec![exec("sleep"), call("w", "message", r#"{"text":"x"}"#)];
     world.finish(driver, &run, 1, 1, blocks).unwrap();
     let task = world.pushed(worker)[0];
@@ -405,7 +396,7 @@ fn cancel_ends_a_run_in_every_state() {
 fn a_call_whose_worker_never_says_that_it_ended_is_given_up() {
     let mut world = World::new(Rules::default());
     let worker = world.worker();
-    let (session, driver, run) = world.running();
+    let (session, driver, run) = world.begin();
     world.finish(driver, &run, 1, 1, vec![exec("sleep")]).unwrap();
     let task = world.pushed(worker)[0];
     world.take(worker, task);
@@ -419,7 +410,7 @@ fn a_call_whose_worker_never_says_that_it_ended_is_given_up() {
 fn the_word_stop_ends_what_runs_and_no_model_sees_it() {
     let mut world = World::new(Rules::default());
     world.worker();
-    let (session, driver, run) = world.running();
+    let (session, driver, run) = world.begin();
     world.finish(driver, &run, 1, 1, vec![exec("sleep")]).unwrap();
     let offers = world.offers.len();
     let n = world.say(session, " /Stop ").unwrap();
@@ -622,7 +613,7 @@ fn grants_are_derived_by_us() {
 fn eight_calls_run_at_once_and_edits_keep_their_order() {
     let mut world = World::new(Rules::default());
     let worker = world.agent_with("worker", &[], &TOOLS);
-    let (session, driver, run) = world.running();
+    let (session, driver, run) = world.begin();
     let blocks: Vec<Block> = (0..10).map(|i| exec(&format!("sleep {i}"))).collect();
     world.finish(driver, &run, 1, 1, blocks).unwrap();
     assert_eq!(world.pushed(worker).len(), 8);
@@ -638,7 +629,7 @@ fn eight_calls_run_at_once_and_edits_keep_their_order() {
 fn a_loop_ends_by_its_sixth_call() {
     let mut world = World::new(Rules::default());
     let worker = world.worker();
-    let (session, driver, run) = world.running();
+    let (session, driver, run) = world.begin();
     let mut ran = 0;
     for number in 1..=6 {
         world.finish(driver, &run, number, 1, vec![exec("false")]).unwrap();

@@ -1,37 +1,39 @@
-//! The tools that come with Nexus.
+//! The tools that come with Nexus, as the registry holds them.
 
 use nexus_proto::common::v1::{ToolDefinition, ToolType};
-use serde_json::json;
+
+use super::BUILTIN;
+
+/// Tools that are off until an administrator enables them: they need a backend, a model that was trained on them, or a
+/// part that this daemon does not have.
+const OFF: [&str; 6] = ["apply_patch", "ask_user", "delegate", "message", "skill", "web_search"];
 
 /// Their definitions, sorted by name.
 pub fn builtin_tools() -> Vec<ToolDefinition> {
-    let tool = |name: &str, r#type: ToolType, reads: bool, description: &str, schema: serde_json::Value| ToolDefinition {
-        name: name.into(),
-        display_name: name.into(),
-        r#type: r#type.into(),
-        description: description.into(),
-        version: "1".into(),
-        enabled: true,
-        input_schema_json: schema.to_string(),
-        read_only: reads,
-        idempotent: reads,
-        parallel: name == "exec",
+    let definition = |tool: &nexus_tools::Definition| ToolDefinition {
+        name: tool.name().to_owned(),
+        display_name: tool.name().to_owned(),
+        r#type: kind(tool.name()).into(),
+        description: tool.description().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        enabled: !OFF.contains(&tool.name()),
+        input_schema_json: nexus_tools::canonical::text(tool.schema()),
+        read_only: tool.read_only(),
+        idempotent: tool.idempotent(),
+        source: BUILTIN.to_owned(),
+        digest: tool.digest().to_owned(),
+        parallel: tool.parallel(),
         ..ToolDefinition::default()
     };
-    vec![
-        tool(
-            "exec",
-            ToolType::Shell,
-            false,
-            "Run a shell command in the workspace.",
-            json!({"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}),
-        ),
-        tool(
-            "read_file",
-            ToolType::File,
-            true,
-            "Read a file of the workspace.",
-            json!({"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}),
-        ),
-    ]
+    nexus_tools::builtins().iter().map(definition).collect()
+}
+
+fn kind(name: &str) -> ToolType {
+    match name {
+        "exec" | "process" => ToolType::Shell,
+        "web_fetch" | "web_search" => ToolType::Web,
+        "message" | "ask_user" => ToolType::Message,
+        "delegate" | "skill" => ToolType::Custom,
+        _ => ToolType::File,
+    }
 }

@@ -1,9 +1,14 @@
 //! Checks the arguments of a call, and says what the call will need.
 
-use nexus_proto::common::v1::ToolDefinition;
-use serde_json::Value;
+use std::borrow::Cow;
 
-use crate::domain::call::{Failure, Lock, plain_path};
+use nexus_proto::common::v1::{ParameterType, ToolDefinition};
+use nexus_tools::lock::Lock;
+use nexus_tools::{Definition, Effects, Foreign, LockKind, Source};
+use serde_json::{Map, Value, json};
+
+use super::BUILTIN;
+use crate::domain::call::Failure;
 
 const SECOND: i64 = 1_000_000_000;
 /// What a call may take that does not say, beside what its worker needs to begin and to report.
@@ -17,55 +22,102 @@ const MARGIN: i64 = 60 * SECOND;
 #[derive(Clone, Debug)]
 pub struct Checked {
     pub arguments_json: String,
-    pub arguments: Value,
     pub lock: Lock,
     /// It changes one file.
     pub edit: bool,
     /// What ends a task that its worker does not end, in nanoseconds.
     pub timeout: i64,
+    /// What was changed in the arguments, for the model.
+    pub notes: Vec<String>,
 }
 
 /// Checks a call's arguments against the tool's schema.
 pub fn check(tool: &ToolDefinition, arguments: &str) -> Result<Checked, Failure> {
-    let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
-    let value: Value = serde_json::from_str(arguments)
-        .map_err(|e| Failure::new("invalid_arguments", format!("the arguments are not JSON: {e}")))?;
-    if !value.is_object() {
-        return Err(Failure::new("invalid_arguments", "the arguments have to be a JSON object"));
-    }
-    let lock = lock(tool, &value);
+    let definition = compiled(tool)?;
+    let checked = definition.check(arguments)?;
+    let lock = nexus_tools::lock_of(&definition, &checked.arguments);
     Ok(Checked {
-        arguments_json: value.to_string(),
+        arguments_json: nexus_tools::canonical::text(&checked.arguments),
         edit: matches!(&lock, Lock::Write(paths) if paths.len() == 1),
-        timeout: timeout(tool, &value),
+        timeout: timeout(tool, &checked.arguments),
         lock,
-        arguments: value,
+        notes: checked.notes,
     })
 }
 
-fn lock(tool: &ToolDefinition, arguments: &Value) -> Lock {
-    let path = || arguments.get("path").and_then(Value::as_str).map(plain_path);
-    match tool.name.as_str() {
-        "write_file" | "edit_file" => Lock::Write(path().into_iter().collect()),
-        "apply_patch" => Lock::Write(patched(arguments)),
-        "exec" | "process" => Lock::Exec,
-        "read_file" => Lock::Read(path()),
-        _ if tool.read_only => Lock::Read(None),
-        _ if tool.parallel => Lock::Exec,
-        _ => Lock::Alone,
+/// What a call may have an effect on.
+pub fn effects(tool: &ToolDefinition, arguments: &Value) -> Effects {
+    match compiled(tool) {
+        Ok(definition) => nexus_tools::effects_of(&definition, arguments),
+        Err(_) => Effects::default(),
     }
 }
 
-/// Paths that a patch names.
-fn patched(arguments: &Value) -> Vec<String> {
-    const HEADS: [&str; 4] = ["*** Add File: ", "*** Delete File: ", "*** Update File: ", "*** Move to: "];
-    let patch = arguments.get("patch").and_then(Value::as_str).unwrap_or_default();
-    let named = patch.lines().filter_map(|line| HEADS.iter().find_map(|head| line.strip_prefix(head)));
-    named.map(|path| plain_path(path.trim())).collect()
+/// The definition in the form that checks calls. The error says what is wrong with one that a user wrote.
+pub(super) fn compiled(tool: &ToolDefinition) -> Result<Cow<'static, Definition>, nexus_tools::Error> {
+    if tool.source == BUILTIN
+        && let Some(builtin) = nexus_tools::builtin(&tool.name)
+    {
+        return Ok(Cow::Borrowed(builtin));
+    }
+    let policy = tool.security_policy.clone().unwrap_or_default();
+    let lock = match (tool.read_only, tool.parallel) {
+        (true, _) => LockKind::Read,
+        (false, true) => LockKind::Exec,
+        (false, false) => LockKind::Alone,
+    };
+    let definition = Definition::new(Foreign {
+        name: tool.name.clone(),
+        description: tool.description.clone(),
+        schema: schema(tool),
+        source: Source::from_name(&tool.source).unwrap_or(Source::User),
+        read_only: tool.read_only,
+        idempotent: tool.idempotent,
+        effects: Effects {
+            sandboxed: !(policy.allow_filesystem && !policy.allowed_paths.is_empty()),
+            network: policy.allow_network,
+            people: false,
+        },
+        lock,
+    })?;
+    Ok(Cow::Owned(definition))
+}
+
+/// The schema of a tool: as it is given, or made of its parameters.
+pub(super) fn schema(tool: &ToolDefinition) -> Value {
+    if !tool.input_schema_json.is_empty() {
+        return serde_json::from_str(&tool.input_schema_json).unwrap_or_default();
+    }
+    let mut properties = Map::new();
+    for parameter in &tool.parameters {
+        let kind = match parameter.r#type() {
+            ParameterType::Integer => "integer",
+            ParameterType::Float => "number",
+            ParameterType::Boolean => "boolean",
+            ParameterType::Array => "array",
+            ParameterType::Object => "object",
+            _ => "string",
+        };
+        let mut one = json!({ "type": kind, "description": parameter.description });
+        if !parameter.allowed_values.is_empty() {
+            one["enum"] = parameter.allowed_values.clone().into();
+        }
+        properties.insert(parameter.name.clone(), one);
+    }
+    let required: Vec<&str> = tool
+        .parameters
+        .iter()
+        .filter(|parameter| parameter.required && parameter.default_value.is_empty())
+        .map(|parameter| parameter.name.as_str())
+        .collect();
+    json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
 }
 
 fn timeout(tool: &ToolDefinition, arguments: &Value) -> i64 {
-    let seconds = |name: &str| arguments.get(name).and_then(Value::as_f64).map(|s| (s.clamp(0.0, 86_400.0) * 1e9) as i64);
+    let seconds = |name: &str| {
+        let named = arguments.get(name).and_then(Value::as_f64);
+        named.map(|s| (s.clamp(0.0, 86_400.0) * 1e9) as i64)
+    };
     let own = match tool.name.as_str() {
         "exec" => seconds("timeout_s").unwrap_or(EXEC_TIMEOUT),
         "process" => seconds("wait_s").unwrap_or(300 * SECOND),

@@ -8,12 +8,11 @@ use nexus_proto::words;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
+use super::check::compiled;
 use super::{BUILTIN, MAX_TOOLS, Tool, Tools, USER};
 use crate::domain::event::{self, About, timestamp};
 use crate::domain::{Error, Fact, State, Step, Time};
 
-/// Longest name of a tool: what the strictest provider takes.
-const NAME_BYTES: usize = 63;
 const SCHEMA_BYTES: usize = 64 << 10;
 
 impl Tools {
@@ -56,7 +55,6 @@ impl Tools {
         });
         for mut definition in definitions {
             definition.source = BUILTIN.into();
-            definition.digest = digest_of(&definition);
             match self.by_name.get_mut(&definition.name) {
                 Some(known) => {
                     definition.enabled = known.definition.enabled;
@@ -123,19 +121,16 @@ fn check_definition(definition: &ToolDefinition) -> Result<(), Error> {
     if name.is_empty() {
         return Err(Error::Required("definition.name"));
     }
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-    if name.len() > NAME_BYTES || !name.bytes().all(plain) {
+    if !nexus_tools::valid_name(name) {
         return Err(Error::Invalid(format!(
-            "definition.name has to be 1 to {NAME_BYTES} of a-z, A-Z, 0-9, _ and -"
+            "definition.name has to be 1 to {} of a-z, A-Z, 0-9, _ and -",
+            nexus_tools::MAX_NAME_BYTES
         )));
     }
     if definition.input_schema_json.len() > SCHEMA_BYTES {
         return Err(Error::Invalid(format!("definition.input_schema_json is longer than {SCHEMA_BYTES} bytes")));
     }
-    let schema: Result<serde_json::Value, _> = serde_json::from_str(&definition.input_schema_json);
-    if !definition.input_schema_json.is_empty() && !schema.is_ok_and(|schema| schema.is_object()) {
-        return Err(Error::Invalid("definition.input_schema_json has to be a JSON object".into()));
-    }
+    compiled(definition).map_err(|error| Error::Invalid(format!("definition: {}", error.what)))?;
     if definition.timeout_ns < 0 {
         return Err(Error::Invalid("definition.timeout_ns must not be negative".into()));
     }
