@@ -183,10 +183,7 @@ mod tests {
         assert_eq!(reading, listed);
         assert_eq!(Action::of("/control.v1.ControlService/SetKey"), Action::Control);
         assert_eq!(Action::of("/control.v1.ControlService/ListServices"), Action::Read);
-        assert_eq!(
-            Action::of("/orchestrator.v1.ApprovalService/Decide"),
-            Action::Approve
-        );
+        assert_eq!(Action::of("/orchestrator.v1.ApprovalService/Decide"), Action::Approve);
         assert_eq!(
             Action::of("/orchestrator.v1.OrchestratorService/SendMessage"),
             Action::Write

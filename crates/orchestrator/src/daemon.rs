@@ -275,8 +275,12 @@ impl Daemon for Orchestrator {
             Durability::Full
         };
         let backend = Arc::new(Sqlite::new(&config.database, durability));
-        let engine = Engine::open(backend, options(config, &boot.root, boot.common.max_message_bytes), &boot.stop)
-            .map_err(|e| broken(&e))?;
+        let engine = Engine::open(
+            backend,
+            options(config, &boot.root, boot.common.max_message_bytes),
+            &boot.stop,
+        )
+        .map_err(|e| broken(&e))?;
         engine
             .started_up(&boot.service)
             .await

@@ -87,7 +87,9 @@ impl State {
         if self.is_offered_session(id, caller) {
             return true;
         }
-        let Some(session) = self.sessions.find(id) else { return false };
+        let Some(session) = self.sessions.find(id) else {
+            return false;
+        };
         let mut runs = self.runs.iter().filter(|run| run.session == session.key);
         runs.any(|run| self.agents.owned(&run.wire.agent_id, caller).is_ok())
     }

@@ -72,7 +72,9 @@ impl Approvals {
 
     /// Approvals that wait for a decision, oldest first.
     pub fn pending(&self) -> impl Iterator<Item = &Approval> {
-        self.by_key.values().filter(|approval| approval.wire.state() == ApprovalState::Pending)
+        self.by_key
+            .values()
+            .filter(|approval| approval.wire.state() == ApprovalState::Pending)
     }
 
     pub fn grants(&self) -> impl Iterator<Item = &Grant> {

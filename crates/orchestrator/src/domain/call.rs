@@ -28,8 +28,8 @@ use nexus_tools::Code;
 use super::{Error, Time, ids};
 
 pub use execute::ExecuteCall;
-pub(super) use work::takes_tasks;
 pub use nexus_tools::lock::Lock;
+pub(super) use work::takes_tasks;
 
 /// Calls of one session that run at once.
 pub const AT_ONCE: usize = 8;

@@ -149,7 +149,9 @@ impl State {
 
     /// For the store: what a turn that was open does.
     pub fn load_phase(&mut self, session: u64, n: u64, phase: Phase) {
-        let Some(session) = self.sessions.get_mut(session) else { return };
+        let Some(session) = self.sessions.get_mut(session) else {
+            return;
+        };
         if let Some(turn) = session.turns_mut().find(|turn| turn.n == n) {
             turn.phase = phase;
         }

@@ -120,7 +120,12 @@ impl State {
             }
         }
         if *what == Stopped::All {
-            let free: Vec<u64> = self.calls.iter().filter(|call| !call.is_over()).map(|call| call.key).collect();
+            let free: Vec<u64> = self
+                .calls
+                .iter()
+                .filter(|call| !call.is_over())
+                .map(|call| call.key)
+                .collect();
             for key in free {
                 done.calls.extend(self.calls.get(key).map(|call| call.wire.id.clone()));
                 self.cancel_call(step, key, reason);

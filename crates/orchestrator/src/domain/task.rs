@@ -94,7 +94,9 @@ impl Tasks {
 
     /// How many tasks an agent has that are not over.
     pub fn load_of(&self, agent: u64) -> usize {
-        self.iter().filter(|task| task.agent == Some(agent) && !task.is_over()).count()
+        self.iter()
+            .filter(|task| task.agent == Some(agent) && !task.is_over())
+            .count()
     }
 
     /// Forgets a task that is over and saved.

@@ -455,7 +455,10 @@ impl World {
         }
         for call in self.state.calls.iter().filter(|call| !call.is_over()) {
             let timed = self.state.timers.is_set(Timer::Call(call.key));
-            let task = call.task.and_then(|task| self.state.tasks.get(task)).is_some_and(|task| !task.is_over());
+            let task = call
+                .task
+                .and_then(|task| self.state.tasks.get(task))
+                .is_some_and(|task| !task.is_over());
             assert!(timed || task, "a call that waits for ever: {call:?}");
         }
         for agent in self.state.agents.iter().filter(|agent| agent.link.is_none()) {

@@ -139,7 +139,10 @@ impl Turn {
 
 /// What is stored with an answer that its reader ended.
 pub(super) fn cancelled_extra() -> HashMap<String, String> {
-    let extra = [(words::extra::CANCELLED, "true"), (words::extra::FINISH_REASON, "cancelled")];
+    let extra = [
+        (words::extra::CANCELLED, "true"),
+        (words::extra::FINISH_REASON, "cancelled"),
+    ];
     extra.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
@@ -193,7 +196,11 @@ impl State {
                 return; // all are full, and the end of any turn looks here again
             }
             // After a wake everyone dials again: longer than any grace of before.
-            let patience = if later { Some(now.saturating_add(ASSISTANT_PATIENCE)) } else { self.grace(now) };
+            let patience = if later {
+                Some(now.saturating_add(ASSISTANT_PATIENCE))
+            } else {
+                self.grace(now)
+            };
             let end = grace.or(patience).map(|end| end.max(self.grace_until));
             match end.filter(|end| *end > now) {
                 Some(end) => {
@@ -304,11 +311,16 @@ impl State {
         if !later {
             return self.agents.pick_assistant(most, |agent| !stopped(agent));
         }
-        let before = self.runs.get(key, n).map(|run| run.wire.agent_id.as_str()).unwrap_or_default();
+        let before = self
+            .runs
+            .get(key, n)
+            .map(|run| run.wire.agent_id.as_str())
+            .unwrap_or_default();
         let before = self.agents.find(before).ok().filter(|agent| agent.link.is_some());
         let free = before.filter(|agent| self.agents.turns_of(agent.key) < most && !stopped(agent));
         let drives = |agent: &Agent| agent.drives_runs() && !stopped(agent);
-        free.map(|agent| agent.key).or_else(|| self.agents.pick_assistant(most, drives))
+        free.map(|agent| agent.key)
+            .or_else(|| self.agents.pick_assistant(most, drives))
     }
 
     pub(super) fn front(&mut self, key: u64) -> &mut Turn {

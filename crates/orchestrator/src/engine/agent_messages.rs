@@ -101,7 +101,11 @@ impl Engine {
         }
         if event.event_type == "thinking" {
             let thought = event.data.get("delta").map(String::as_str).unwrap_or_default();
-            let index = event.data.get("index").and_then(|index| index.parse().ok()).unwrap_or_default();
+            let index = event
+                .data
+                .get("index")
+                .and_then(|index| index.parse().ok())
+                .unwrap_or_default();
             self.look(|ledger| {
                 if ledger.state.is_offered(session, from, &correlation) {
                     ledger.tell_text(session, thought, index, true);

@@ -45,9 +45,16 @@ impl Engine {
     }
 
     /// Approvals that match, oldest first.
-    pub async fn approvals(&self, caller: &Caller, request: ListApprovalsRequest) -> Result<ListApprovalsResponse, Error> {
+    pub async fn approvals(
+        &self,
+        caller: &Caller,
+        request: ListApprovalsRequest,
+    ) -> Result<ListApprovalsResponse, Error> {
         let view = View::of(caller, "list approvals")?;
-        let size = usize::try_from(request.page_size).ok().filter(|size| *size > 0).unwrap_or(PAGE);
+        let size = usize::try_from(request.page_size)
+            .ok()
+            .filter(|size| *size > 0)
+            .unwrap_or(PAGE);
         let size = size.min(LARGEST_PAGE);
         let session = match request.session_id.as_str() {
             "" => None,
@@ -76,7 +83,10 @@ impl Engine {
         }
         let more = found.len() > size || after.is_some();
         found.truncate(size);
-        let next = found.last().filter(|_| more).map(|((session, key), _)| format!("{session:x}.{key:x}"));
+        let next = found
+            .last()
+            .filter(|_| more)
+            .map(|((session, key), _)| format!("{session:x}.{key:x}"));
         Ok(ListApprovalsResponse {
             approvals: found.into_iter().map(|(_, wire)| wire).collect(),
             next_page_token: next.unwrap_or_default(),
@@ -111,7 +121,11 @@ impl Engine {
             // What was decided long ago is not in memory.
             Err(Error::ApprovalNotFound(id)) => {
                 let over = self.approval(&id, caller).await?;
-                let state = over.state().as_str_name().trim_start_matches("APPROVAL_STATE_").to_lowercase();
+                let state = over
+                    .state()
+                    .as_str_name()
+                    .trim_start_matches("APPROVAL_STATE_")
+                    .to_lowercase();
                 Err(Error::ApprovalDecided { id, state })
             }
             decided => decided,
@@ -162,6 +176,8 @@ impl Engine {
 
 pub(super) fn page_place(token: &str) -> Result<(u64, u64), Error> {
     let number = |text: &str| u64::from_str_radix(text, 16).ok();
-    let place = token.split_once('.').and_then(|(session, key)| Some((number(session)?, number(key)?)));
+    let place = token
+        .split_once('.')
+        .and_then(|(session, key)| Some((number(session)?, number(key)?)));
     place.ok_or_else(|| Error::Invalid("page_token is not one that was given".into()))
 }

@@ -60,7 +60,9 @@ impl RunWatcher {
                 }
                 matches!(kind, Some(Kind::Run(run)) if run.state() == RunState::Ended)
             }
-            (Shown::Call(id), Some(Kind::Call(update))) if update.call.as_ref().is_some_and(|call| call.id == *id) => false,
+            (Shown::Call(id), Some(Kind::Call(update))) if update.call.as_ref().is_some_and(|call| call.id == *id) => {
+                false
+            }
             (Shown::Call(id), Some(Kind::Output(output))) if output.call_id == *id => false,
             (Shown::Call(_), _) => return,
             (Shown::Session, _) | (Shown::Approvals(_), Some(Kind::Approval(_))) => false,
@@ -126,7 +128,10 @@ impl RunWatchers {
             Shown::Approvals(Some(principal)) => **principal == *creator,
             _ => true,
         };
-        self.everywhere.iter().filter(wants).for_each(|watcher| watcher.push(event));
+        self.everywhere
+            .iter()
+            .filter(wants)
+            .for_each(|watcher| watcher.push(event));
     }
 
     pub fn end_session(&mut self, session: u64) {
@@ -146,11 +151,16 @@ impl Ledger {
 
     /// A piece of the text, or of the thoughts, of the step that a model answers.
     pub fn tell_text(&self, session: u64, text: &str, index: u64, thinking: bool) {
-        let watched = self.outlets.get::<RunWatchers>().is_some_and(|watchers| watchers.of_session.contains_key(&session));
+        let watched = self
+            .outlets
+            .get::<RunWatchers>()
+            .is_some_and(|watchers| watchers.of_session.contains_key(&session));
         if !watched {
             return;
         }
-        let Some(found) = self.state.sessions.get(session) else { return };
+        let Some(found) = self.state.sessions.get(session) else {
+            return;
+        };
         let Some(turn) = found.turn() else { return };
         let delta = TextDelta {
             step: turn.step,
@@ -187,7 +197,11 @@ impl Ledger {
                 add(Kind::Step(step));
             }
         }
-        let pending = self.state.approvals.pending().filter(|approval| approval.session == session);
+        let pending = self
+            .state
+            .approvals
+            .pending()
+            .filter(|approval| approval.session == session);
         events.extend(pending.map(|approval| {
             let wire = &approval.wire;
             run_event(now, &wire.session_id, &wire.run_id, Kind::Approval(wire.clone()))
@@ -246,7 +260,12 @@ impl Ledger {
     fn known_approvals(&self, of: Option<&str>) -> Vec<RunEvent> {
         let now = wall();
         let mine = |session: u64| {
-            of.is_none_or(|of| self.state.sessions.get(session).is_some_and(|session| *session.creator == *of))
+            of.is_none_or(|of| {
+                self.state
+                    .sessions
+                    .get(session)
+                    .is_some_and(|session| *session.creator == *of)
+            })
         };
         let pending = self.state.approvals.pending().filter(|approval| mine(approval.session));
         let event = |wire: &nexus_proto::orchestrator::v1::Approval| {

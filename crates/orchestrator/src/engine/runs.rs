@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use nexus_daemon::{Caller, Role};
 use nexus_proto::orchestrator::v1::{
-    CancelRunRequest, CancelRunResponse, CompactRequest, CompactResponse, FinishStepRequest, FinishStepResponse, GetToolsRequest, GetToolsResponse,
-    ListRunsRequest, ListRunsResponse, ResumeRequest, ResumeResponse, Run, RunEnd, RunState, StopRequest, StopResponse,
-    WatchRunsRequest,
+    CancelRunRequest, CancelRunResponse, CompactRequest, CompactResponse, FinishStepRequest, FinishStepResponse,
+    GetToolsRequest, GetToolsResponse, ListRunsRequest, ListRunsResponse, ResumeRequest, ResumeResponse, Run, RunEnd,
+    RunState, StopRequest, StopResponse, WatchRunsRequest,
 };
 
 use super::run_watch::{RunWatcher, Shown};
 use super::{Engine, Once};
 use crate::domain::access::role_refused;
 use crate::domain::run::{Cancelled, place_of, text_only};
-use crate::domain::stop::Stopped;
 use crate::domain::sessions::View;
+use crate::domain::stop::Stopped;
 use crate::domain::{Error, State};
 
 /// Longest wait for what was cancelled or stopped to end, before its answer.
@@ -101,14 +101,21 @@ impl Engine {
                 run.steps = steps;
                 Ok(run)
             }
-            (None, None) => self.text_run(key, n, id).await?.ok_or_else(|| Error::RunNotFound(id.into())),
+            (None, None) => self
+                .text_run(key, n, id)
+                .await?
+                .ok_or_else(|| Error::RunNotFound(id.into())),
         }
     }
 
     /// A run that is over and asked for no calls. With an empty id: whatever run the message has.
     async fn text_run(&self, key: u64, n: u64, id: &str) -> Result<Option<Run>, Error> {
-        let Some(asked) = self.message_at(key, n).await? else { return Ok(None) };
-        let Some(end) = self.ended_turn(key, n).await? else { return Ok(None) };
+        let Some(asked) = self.message_at(key, n).await? else {
+            return Ok(None);
+        };
+        let Some(end) = self.ended_turn(key, n).await? else {
+            return Ok(None);
+        };
         let answer = match end {
             crate::domain::turn::TurnEnd::Answered { answer } => self.message_at(key, answer).await?,
             crate::domain::turn::TurnEnd::Failed { .. } => None,
@@ -131,13 +138,18 @@ impl Engine {
             (request.state == 0 || run.state == request.state)
                 && (request.parent_id.is_empty() || run.parent_id == request.parent_id)
         };
-        let size = usize::try_from(request.page_size).ok().filter(|size| *size > 0).unwrap_or(PAGE);
+        let size = usize::try_from(request.page_size)
+            .ok()
+            .filter(|size| *size > 0)
+            .unwrap_or(PAGE);
         let size = size.min(LARGEST_PAGE);
         if request.session_id.is_empty() {
             let mut runs = self.look(|ledger| {
                 let sessions = ledger.state.sessions.iter().filter(|session| view.shows(session));
                 let places = sessions.flat_map(|session| session.turns().iter().map(|turn| (session.key, turn.n)));
-                places.filter_map(|(key, n)| ledger.state.run_view(key, n)).collect::<Vec<_>>()
+                places
+                    .filter_map(|(key, n)| ledger.state.run_view(key, n))
+                    .collect::<Vec<_>>()
             });
             runs.retain(wanted);
             runs.reverse();
@@ -208,7 +220,8 @@ impl Engine {
     pub async fn compact(&self, caller: &Caller, request: CompactRequest) -> Result<CompactResponse, Error> {
         let (key, n) = self.run_place(&request.run_id, caller).await?;
         self.room()?;
-        self.write(|state, step| state.compact_run(step, caller, (key, n), request)).await?;
+        self.write(|state, step| state.compact_run(step, caller, (key, n), request))
+            .await?;
         Ok(CompactResponse {})
     }
 
@@ -225,8 +238,10 @@ impl Engine {
             .once(once, |parts, step| {
                 let open = parts.state.open_run(&request.run_id).is_some();
                 let mut done = Cancelled::default();
-                let cancelled =
-                    open && parts.state.cancel_run(step, key, n, RunEnd::Cancelled, &reason, &mut done);
+                let cancelled = open
+                    && parts
+                        .state
+                        .cancel_run(step, key, n, RunEnd::Cancelled, &reason, &mut done);
                 Ok(CancelRunResponse {
                     run: None,
                     cancelled,
@@ -242,9 +257,16 @@ impl Engine {
     /// Ends runs with all that they started; for an agent or for all it lasts.
     pub async fn stop(&self, caller: &Caller, request: StopRequest) -> Result<StopResponse, Error> {
         let why = reason(&request.reason, "stopped");
-        let named = [!request.run_id.is_empty(), !request.session_id.is_empty(), !request.agent_id.is_empty(), request.all];
+        let named = [
+            !request.run_id.is_empty(),
+            !request.session_id.is_empty(),
+            !request.agent_id.is_empty(),
+            request.all,
+        ];
         if named.iter().filter(|named| **named).count() != 1 {
-            return Err(Error::Invalid("exactly one of run_id, session_id, agent_id and all has to be set".into()));
+            return Err(Error::Invalid(
+                "exactly one of run_id, session_id, agent_id and all has to be set".into(),
+            ));
         }
         controls(caller, "stop runs")?;
         let done = if !request.run_id.is_empty() {
@@ -258,7 +280,9 @@ impl Engine {
             })
             .await?
         } else if !request.session_id.is_empty() {
-            let key = self.open_session(&request.session_id, View::of(caller, "stop runs")?).await?;
+            let key = self
+                .open_session(&request.session_id, View::of(caller, "stop runs")?)
+                .await?;
             self.stop_session(key, &why).await?
         } else {
             if !caller.is_admin() {

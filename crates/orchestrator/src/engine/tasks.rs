@@ -108,9 +108,18 @@ impl Engine {
         let state = TaskState::try_from(filter.state).unwrap_or_default();
         if state != TaskState::Unspecified && !is_over(state) {
             let tasks = self.look(|core| {
-                let open = core.state.tasks.iter().filter(|task| task.key > from).map(|task| &task.wire);
+                let open = core
+                    .state
+                    .tasks
+                    .iter()
+                    .filter(|task| task.key > from)
+                    .map(|task| &task.wire);
                 let of_agent = open.filter(|task| agent_id.is_empty() || task.agent_id == agent_id);
-                of_agent.filter(|task| matches(task, filter)).take(size.saturating_add(1)).cloned().collect()
+                of_agent
+                    .filter(|task| matches(task, filter))
+                    .take(size.saturating_add(1))
+                    .cloned()
+                    .collect()
             });
             return Ok(page_of(tasks, size));
         }

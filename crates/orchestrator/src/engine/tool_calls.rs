@@ -134,7 +134,11 @@ impl Engine {
             },
         };
         let call = call.ok_or_else(|| not_found(id))?;
-        if self.sees_call(&call, caller).await? { Ok(call) } else { Err(not_found(id)) }
+        if self.sees_call(&call, caller).await? {
+            Ok(call)
+        } else {
+            Err(not_found(id))
+        }
     }
 
     async fn sees_call(&self, call: &Call, caller: &Caller) -> Result<bool, Error> {
@@ -159,7 +163,10 @@ impl Engine {
             "" => None,
             id => Some(self.open_session(id, self.executing_view(id, caller)?).await?),
         };
-        let size = usize::try_from(request.page_size).ok().filter(|size| *size > 0).unwrap_or(PAGE);
+        let size = usize::try_from(request.page_size)
+            .ok()
+            .filter(|size| *size > 0)
+            .unwrap_or(PAGE);
         let size = size.min(LARGEST_PAGE);
         let mut after = match request.page_token.as_str() {
             "" => None,
@@ -182,7 +189,10 @@ impl Engine {
         }
         let more = found.len() > size || after.is_some();
         found.truncate(size);
-        let next = found.last().filter(|_| more).map(|((session, key), _)| format!("{session:x}.{key:x}"));
+        let next = found
+            .last()
+            .filter(|_| more)
+            .map(|((session, key), _)| format!("{session:x}.{key:x}"));
         let executions: Vec<ToolExecution> = found.into_iter().map(|(_, shown)| shown).collect();
         Ok(ListExecutionsResponse {
             total_count: i32::try_from(executions.len()).unwrap_or(i32::MAX),
@@ -198,13 +208,21 @@ impl Engine {
         request: CancelExecutionRequest,
     ) -> Result<CancelExecutionResponse, Error> {
         let call = self.call_of(&request.execution_id, caller).await?;
-        let reason = if request.reason.is_empty() { "cancelled by its caller" } else { &request.reason };
+        let reason = if request.reason.is_empty() {
+            "cancelled by its caller"
+        } else {
+            &request.reason
+        };
         self.once(once, |parts, step| {
             parts.state.sweep();
             let open = parts.state.calls.get(call.key).is_some_and(|call| !call.is_over());
             parts.state.cancel_call(step, call.key, reason);
             let now = parts.state.calls.get(call.key).unwrap_or(&call);
-            let status = if open { ToolExecutionStatus::Cancelled } else { status(now.state()) };
+            let status = if open {
+                ToolExecutionStatus::Cancelled
+            } else {
+                status(now.state())
+            };
             Ok(CancelExecutionResponse {
                 execution_id: request.execution_id,
                 status: status.into(),
@@ -248,7 +266,10 @@ impl Engine {
             if !name.is_empty() {
                 state.tool(name)?;
             }
-            let wanted = state.tools.iter().filter(|tool| name.is_empty() || tool.definition.name == name);
+            let wanted = state
+                .tools
+                .iter()
+                .filter(|tool| name.is_empty() || tool.definition.name == name);
             let mut service = ToolServiceStats {
                 active_executions: i64::try_from(state.calls.count_open()).unwrap_or(i64::MAX),
                 started_at: Some(timestamp(super::since_epoch(self.started()))),
@@ -295,7 +316,11 @@ fn arguments(state: &State, request: &ExecuteToolRequest) -> String {
     }
     let strings = string_arguments(defined);
     for (name, value) in &request.parameters {
-        let value = if strings.contains(name) { value.as_str().into() } else { typed(value) };
+        let value = if strings.contains(name) {
+            value.as_str().into()
+        } else {
+            typed(value)
+        };
         object.insert(name.clone(), value);
     }
     serde_json::Value::Object(object).to_string()
@@ -303,10 +328,15 @@ fn arguments(state: &State, request: &ExecuteToolRequest) -> String {
 
 /// Arguments that the schema says are texts: they are never read as JSON.
 fn string_arguments(definition: Option<&ToolDefinition>) -> Vec<String> {
-    let Some(definition) = definition else { return Vec::new() };
+    let Some(definition) = definition else {
+        return Vec::new();
+    };
     let schema: serde_json::Value = serde_json::from_str(&definition.input_schema_json).unwrap_or_default();
     let properties = schema.get("properties").and_then(|properties| properties.as_object());
-    let texts = properties.into_iter().flatten().filter(|(_, schema)| schema["type"] == "string");
+    let texts = properties
+        .into_iter()
+        .flatten()
+        .filter(|(_, schema)| schema["type"] == "string");
     let named = texts.map(|(name, _)| name.clone());
     let declared = definition.parameters.iter().filter(|parameter| {
         use nexus_proto::common::v1::ParameterType;
@@ -321,9 +351,8 @@ fn typed(text: &str) -> serde_json::Value {
 
 fn matches_tool(tool: &ToolInstance, filter: &ToolFilter) -> bool {
     let definition = tool.definition.as_ref();
-    let labels = |name: &String, value: &String| {
-        definition.and_then(|definition| definition.metadata.get(name)) == Some(value)
-    };
+    let labels =
+        |name: &String, value: &String| definition.and_then(|definition| definition.metadata.get(name)) == Some(value);
     (filter.r#type == 0 || filter.r#type == tool.r#type)
         && (filter.state == i32::from(ToolState::Unspecified) || filter.state == tool.state)
         && (!filter.enabled || tool.enabled)
@@ -360,7 +389,10 @@ fn matches_execution(execution: &ToolExecution, filter: &ExecutionFilter) -> boo
         && (filter.status == 0 || filter.status == execution.status)
         && (filter.session_id.is_empty() || filter.session_id == execution.session_id)
         && filter.created_after.as_ref().is_none_or(|after| created > time(after))
-        && filter.created_before.as_ref().is_none_or(|before| created < time(before))
+        && filter
+            .created_before
+            .as_ref()
+            .is_none_or(|before| created < time(before))
 }
 
 /// A call's state in the words of `tool.v1`.
@@ -463,17 +495,20 @@ pub(crate) fn frames(event: RunEvent) -> Vec<StreamToolResponse> {
             stream_type: output.stream,
             timestamp: event.timestamp,
         })],
-        Some(Kind::Call(update)) => update.call.map(|call| ended_frames(&call, event.timestamp)).unwrap_or_default(),
+        Some(Kind::Call(update)) => update
+            .call
+            .map(|call| ended_frames(&call, event.timestamp))
+            .unwrap_or_default(),
         _ => Vec::new(),
     };
-    payloads.into_iter().map(|payload| StreamToolResponse { payload: Some(payload) }).collect()
+    payloads
+        .into_iter()
+        .map(|payload| StreamToolResponse { payload: Some(payload) })
+        .collect()
 }
 
 /// A call's state, and how it ended if it did.
-pub(crate) fn ended_frames(
-    call: &RunCall,
-    at: Option<nexus_proto::Timestamp>,
-) -> Vec<stream_tool_response::Payload> {
+pub(crate) fn ended_frames(call: &RunCall, at: Option<nexus_proto::Timestamp>) -> Vec<stream_tool_response::Payload> {
     use stream_tool_response::Payload;
     let state = call.state();
     let mut payloads = vec![Payload::Status(ToolExecutionStatusUpdate {

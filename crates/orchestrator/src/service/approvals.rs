@@ -50,21 +50,24 @@ impl ApprovalService for Service {
             engine: self.engine.clone(),
             watcher,
         };
-        Ok(Response::new(Box::pin(stream::unfold(watching, |watching| async move {
-            loop {
-                let event = watching.watcher.next().await?;
-                match event.kind {
-                    Some(Kind::Approval(approval)) => return Some((Ok(approval), watching)),
-                    // The reader asks for the list again.
-                    Some(Kind::Gap(_)) => {
-                        let lost = Status::resource_exhausted("this reader was too slow: approvals were dropped");
-                        watching.watcher.end();
-                        return Some((Err(lost), watching));
+        Ok(Response::new(Box::pin(stream::unfold(
+            watching,
+            |watching| async move {
+                loop {
+                    let event = watching.watcher.next().await?;
+                    match event.kind {
+                        Some(Kind::Approval(approval)) => return Some((Ok(approval), watching)),
+                        // The reader asks for the list again.
+                        Some(Kind::Gap(_)) => {
+                            let lost = Status::resource_exhausted("this reader was too slow: approvals were dropped");
+                            watching.watcher.end();
+                            return Some((Err(lost), watching));
+                        }
+                        _ => {}
                     }
-                    _ => {}
                 }
-            }
-        }))))
+            },
+        ))))
     }
 
     async fn decide(&self, request: Request<DecideApprovalRequest>) -> Answer<DecideApprovalResponse> {
@@ -76,13 +79,21 @@ impl ApprovalService for Service {
 
     async fn list_grants(&self, request: Request<ListGrantsRequest>) -> Answer<ListGrantsResponse> {
         let caller = Caller::of(&request);
-        let grants = self.engine.grants(&caller, &request.get_ref().session_id).await.map_err(refuse)?;
+        let grants = self
+            .engine
+            .grants(&caller, &request.get_ref().session_id)
+            .await
+            .map_err(refuse)?;
         Ok(Response::new(ListGrantsResponse { grants }))
     }
 
     async fn revoke_grant(&self, request: Request<RevokeGrantRequest>) -> Answer<RevokeGrantResponse> {
         let caller = Caller::of(&request);
-        let revoked = self.engine.revoke_grant(&caller, &request.get_ref().grant_id).await.map_err(refuse)?;
+        let revoked = self
+            .engine
+            .revoke_grant(&caller, &request.get_ref().grant_id)
+            .await
+            .map_err(refuse)?;
         Ok(Response::new(RevokeGrantResponse { revoked }))
     }
 }

@@ -30,7 +30,11 @@ impl RunService for Service {
 
     async fn get_run(&self, request: Request<GetRunRequest>) -> Answer<GetRunResponse> {
         let caller = Caller::of(&request);
-        let run = self.engine.run(&request.get_ref().run_id, &caller).await.map_err(refuse)?;
+        let run = self
+            .engine
+            .run(&request.get_ref().run_id, &caller)
+            .await
+            .map_err(refuse)?;
         Ok(Response::new(GetRunResponse { run: Some(run) }))
     }
 
@@ -42,15 +46,22 @@ impl RunService for Service {
 
     async fn watch(&self, request: Request<WatchRunsRequest>) -> Answer<Self::WatchStream> {
         let caller = Caller::of(&request);
-        let watcher = self.engine.watch_run(&caller, request.get_ref()).await.map_err(refuse)?;
+        let watcher = self
+            .engine
+            .watch_run(&caller, request.get_ref())
+            .await
+            .map_err(refuse)?;
         let watching = Watching {
             engine: self.engine.clone(),
             watcher,
         };
-        Ok(Response::new(Box::pin(stream::unfold(watching, |watching| async move {
-            let event = watching.watcher.next().await?;
-            Some((Ok(event), watching))
-        }))))
+        Ok(Response::new(Box::pin(stream::unfold(
+            watching,
+            |watching| async move {
+                let event = watching.watcher.next().await?;
+                Some((Ok(event), watching))
+            },
+        ))))
     }
 
     async fn cancel_run(&self, request: Request<CancelRunRequest>) -> Answer<CancelRunResponse> {

@@ -57,7 +57,9 @@ impl ToolService for Service {
         let caller = Caller::of(&request);
         let once = once(&request, "UpdateTool").map_err(refuse)?;
         let request = request.into_inner();
-        let definition = request.definition.ok_or_else(|| refuse(Error::Required("definition")))?;
+        let definition = request
+            .definition
+            .ok_or_else(|| refuse(Error::Required("definition")))?;
         let updated = self.engine.change_tools(once, &caller, |state, step| {
             state.update_tool(step, &request.name, definition)?;
             let tool = Some(state.tool_instance(state.tool(&request.name)?));
@@ -132,14 +134,17 @@ impl ToolService for Service {
             receive,
             over: false,
         };
-        Ok(Response::new(Box::pin(stream::unfold(follows, |mut follows| async move {
-            if follows.over {
-                return None;
-            }
-            let frame = follows.receive.recv().await?;
-            follows.over = frame.as_ref().map_or(true, is_last);
-            Some((frame, follows))
-        }))))
+        Ok(Response::new(Box::pin(stream::unfold(
+            follows,
+            |mut follows| async move {
+                if follows.over {
+                    return None;
+                }
+                let frame = follows.receive.recv().await?;
+                follows.over = frame.as_ref().map_or(true, is_last);
+                Some((frame, follows))
+            },
+        ))))
     }
 
     async fn cancel_execution(&self, request: Request<CancelExecutionRequest>) -> Answer<CancelExecutionResponse> {
@@ -224,12 +229,7 @@ fn heartbeat() -> StreamToolResponse {
 }
 
 /// Reads a client's frames: the first one with an id says which execution is followed.
-async fn read(
-    engine: Engine,
-    caller: Caller,
-    mut inbound: Streaming<StreamToolRequest>,
-    send: mpsc::Sender<Frame>,
-) {
+async fn read(engine: Engine, caller: Caller, mut inbound: Streaming<StreamToolRequest>, send: mpsc::Sender<Frame>) {
     use stream_tool_request::Payload;
     let mut followed: Option<(String, JoinGuard)> = None;
     loop {
@@ -302,12 +302,7 @@ impl Drop for JoinGuard {
     }
 }
 
-async fn follow(
-    engine: &Engine,
-    caller: &Caller,
-    id: &str,
-    send: mpsc::Sender<Frame>,
-) -> Result<JoinGuard, Error> {
+async fn follow(engine: &Engine, caller: &Caller, id: &str, send: mpsc::Sender<Frame>) -> Result<JoinGuard, Error> {
     let (first, watcher) = engine.follow_execution(id, caller).await?;
     let watching = super::runs::Watching {
         engine: engine.clone(),

@@ -8,8 +8,8 @@ use super::containers::container_doc;
 use super::docs::{UserUsage, agent_doc, kept_doc, session_doc, task_doc, turn_doc, turn_end_doc};
 use super::index::{delete, life_of_task, of_closed, of_task, put};
 use super::{
-    AGENT, CALL_OPEN, CHOSEN, CLOSED, CONTAINER, EVENT, KEPT, LIVE, MESSAGE, OPEN, OVER, SESSION_NOTE, SESSION_USAGE, TASK, TASK_OF_AGENT,
-    TASK_OPEN, USER_USAGE, above, key, pair, runs, text,
+    AGENT, CALL_OPEN, CHOSEN, CLOSED, CONTAINER, EVENT, KEPT, LIVE, MESSAGE, OPEN, OVER, SESSION_NOTE, SESSION_USAGE,
+    TASK, TASK_OF_AGENT, TASK_OPEN, USER_USAGE, above, key, pair, runs, text,
 };
 use crate::domain::step::MessageOrigin;
 use crate::domain::{Fact, State, Time};

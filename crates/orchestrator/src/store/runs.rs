@@ -15,8 +15,8 @@ use nexus_store::{Op, Read, Table};
 use prost::Message as _;
 
 use super::{
-    APPROVAL, CALL, CALL_OPEN, CALL_SESSION, END, GRANT, RUN, SESSION_NOTE, STEP, STOP, TOOL, TOOL_STATS, key,
-    number, number_at, pair,
+    APPROVAL, CALL, CALL_OPEN, CALL_SESSION, END, GRANT, RUN, SESSION_NOTE, STEP, STOP, TOOL, TOOL_STATS, key, number,
+    number_at, pair,
 };
 use crate::domain::approval::{Approval, Grant};
 use crate::domain::call::{Call, Lock};
@@ -196,7 +196,9 @@ pub fn ops(fact: &Fact, state: &State, out: &mut Vec<Op>) {
             out.push(put(CALL, at, &call_doc(call)));
         }
         Fact::Approval(approval) => {
-            let Some(approval) = state.approvals.get(*approval) else { return };
+            let Some(approval) = state.approvals.get(*approval) else {
+                return;
+            };
             let doc = ApprovalDoc {
                 approval: Some(approval.wire.clone()),
                 call: approval.call,
@@ -210,7 +212,9 @@ pub fn ops(fact: &Fact, state: &State, out: &mut Vec<Op>) {
             });
         }
         Fact::Grant(grant) => {
-            let Some(grant) = state.approvals.grant(*grant) else { return };
+            let Some(grant) = state.approvals.grant(*grant) else {
+                return;
+            };
             let doc = GrantDoc {
                 grant: Some(grant.wire.clone()),
                 session: grant.session,
@@ -291,7 +295,9 @@ fn named(name: &str) -> Bytes {
 
 /// The steps of a run sort by their numbers.
 pub fn step_key(session: u64, n: u64, step: i32) -> Bytes {
-    [&pair(session, n)[..], &u64::from(step.unsigned_abs()).to_be_bytes()].concat().into()
+    [&pair(session, n)[..], &u64::from(step.unsigned_abs()).to_be_bytes()]
+        .concat()
+        .into()
 }
 
 fn stop_key(what: &Stopped) -> Bytes {
@@ -308,7 +314,11 @@ fn run_doc(run: &Run) -> RunDoc {
         step: run.step.number,
         next: run.next,
         ending: run.ending.as_ref().map_or(0, |ending| ending.end.into()),
-        ending_reason: run.ending.as_ref().map(|ending| ending.reason.clone()).unwrap_or_default(),
+        ending_reason: run
+            .ending
+            .as_ref()
+            .map(|ending| ending.reason.clone())
+            .unwrap_or_default(),
         same: same
             .map(|(call, (result, times))| SameDoc {
                 call: *call,
@@ -446,7 +456,9 @@ pub fn load(read: &mut dyn Read, state: &mut State, now: Time) -> Result<u64, ne
     load_tools(read, state)?;
     load_stops(read, state)?;
     for (at, value) in read.scan(SESSION_NOTE, &[], &END, usize::MAX)? {
-        state.notes.insert(number(&at)?, String::from_utf8_lossy(&value).into_owned());
+        state
+            .notes
+            .insert(number(&at)?, String::from_utf8_lossy(&value).into_owned());
     }
     if let Some(key) = read.last(CALL_SESSION)? {
         last = last.max(number(&key)?);
@@ -468,7 +480,9 @@ fn load_run(read: &mut dyn Read, state: &mut State, at: (u64, u64), value: &[u8]
         None => StepDoc::default(),
     };
     let same = doc.same.into_iter().map(|same| (same.call, (same.result, same.times)));
-    let ending = RunEnd::try_from(doc.ending).ok().filter(|end| *end != RunEnd::Unspecified);
+    let ending = RunEnd::try_from(doc.ending)
+        .ok()
+        .filter(|end| *end != RunEnd::Unspecified);
     let guard = Guard {
         same: same.collect::<BTreeMap<_, _>>(),
         mistakes: (doc.mistaken_tool, doc.mistakes),
@@ -515,7 +529,12 @@ fn load_call(read: &mut dyn Read, state: &mut State, mut call: Call, now: Time) 
         let at = pair(call.session, found);
         if let Some(value) = read.get(APPROVAL, &at)? {
             let found = approval(&at, &value)?;
-            if let Some(expires) = found.wire.expires_at.as_ref().filter(|_| call.state() == CallState::Asked) {
+            if let Some(expires) = found
+                .wire
+                .expires_at
+                .as_ref()
+                .filter(|_| call.state() == CallState::Asked)
+            {
                 state.timers.set(crate::domain::event::time(expires), Timer::Call(key));
             }
             state.approvals.insert(found);
@@ -560,7 +579,9 @@ pub fn builtin_stats(read: &mut dyn Read, state: &mut State) -> Result<(), nexus
     let names: Vec<String> = state.tools.iter().map(|tool| tool.definition.name.clone()).collect();
     for name in names {
         if let Some(value) = read.get(TOOL_STATS, name.as_bytes())? {
-            state.tools.load_stats(&name, decode::<ToolUsageStats>("the numbers of a tool", &value)?);
+            state
+                .tools
+                .load_stats(&name, decode::<ToolUsageStats>("the numbers of a tool", &value)?);
         }
     }
     Ok(())

@@ -81,7 +81,13 @@ impl Driver {
             blocks,
             ..FinishStepRequest::default()
         };
-        driver(site).finish_step(request).await.unwrap().into_inner().run.unwrap()
+        driver(site)
+            .finish_step(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .run
+            .unwrap()
     }
 }
 
@@ -143,7 +149,9 @@ impl Worker {
     async fn take(&self, site: &Site, task: &str) -> Working {
         let (frames, outbound) = mpsc::channel(64);
         let mut request = Request::new(ReceiverStream::new(outbound));
-        request.metadata_mut().insert("agent-id", self.linked.id.parse().unwrap());
+        request
+            .metadata_mut()
+            .insert("agent-id", self.linked.id.parse().unwrap());
         let inbound = site.agent().stream_task(request).await.unwrap().into_inner();
         let mut working = Working { frames, inbound };
         let first = StreamTaskRequest {
@@ -208,17 +216,33 @@ async fn a_message_two_steps_and_a_call_end_in_an_answer() {
     };
     let mut news = runs(&site).watch(watch).await.unwrap().into_inner();
 
-    let told = driver(&site).get_tools(GetToolsRequest::default()).await.unwrap().into_inner();
+    let told = driver(&site)
+        .get_tools(GetToolsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     let names: Vec<&str> = told.tools.iter().map(|tool| tool.name.as_str()).collect();
-    assert!(names.is_sorted() && names.contains(&"exec") && names.contains(&"read_file"), "{names:?}");
+    assert!(
+        names.is_sorted() && names.contains(&"exec") && names.contains(&"read_file"),
+        "{names:?}"
+    );
 
-    let after = assistant.finish(&site, &run, 1, vec![text("I look."), exec("ls")]).await;
+    let after = assistant
+        .finish(&site, &run, 1, vec![text("I look."), exec("ls")])
+        .await;
     assert_eq!(after.state(), RunState::Tools);
     let task = worker.pushed().await;
-    assert_eq!((task.run_id.as_str(), task.session_id.as_str()), (run.as_str(), session.as_str()));
+    assert_eq!(
+        (task.run_id.as_str(), task.session_id.as_str()),
+        (run.as_str(), session.as_str())
+    );
     let config = task.config.unwrap();
     assert_eq!(config.command, "exec");
-    assert!(String::from_utf8(config.input_data.to_vec()).unwrap().contains(r#""command":"ls""#));
+    assert!(
+        String::from_utf8(config.input_data.to_vec())
+            .unwrap()
+            .contains(r#""command":"ls""#)
+    );
     assert!(config.parameters["workspace"].ends_with(&session));
     let working = worker.take(&site, &task.id).await;
     working
@@ -253,7 +277,15 @@ async fn a_message_two_steps_and_a_call_end_in_an_answer() {
         }
     }
     states.dedup();
-    assert_eq!(states, [CallState::Allowed, CallState::Started, CallState::Running, CallState::Done]);
+    assert_eq!(
+        states,
+        [
+            CallState::Allowed,
+            CallState::Started,
+            CallState::Running,
+            CallState::Done
+        ]
+    );
     assert_eq!(output, b"main.c\n");
 }
 
@@ -265,22 +297,40 @@ async fn a_run_of_text_only_is_shown_too() {
     let mut chat = site.chat(&session).await;
     chat.say(user("hello")).await;
     let (request, run) = assistant.first().await;
-    let open = runs(&site).get_run(GetRunRequest { run_id: run.clone() }).await.unwrap().into_inner().run.unwrap();
+    let open = runs(&site)
+        .get_run(GetRunRequest { run_id: run.clone() })
+        .await
+        .unwrap()
+        .into_inner()
+        .run
+        .unwrap();
     assert_eq!(open.state(), RunState::Model);
     assistant.linked.answer(&request, "Hello.").await;
     assert_eq!(chat.answer().await, "Hello.");
-    let over = runs(&site).get_run(GetRunRequest { run_id: run.clone() }).await.unwrap().into_inner().run.unwrap();
+    let over = runs(&site)
+        .get_run(GetRunRequest { run_id: run.clone() })
+        .await
+        .unwrap()
+        .into_inner()
+        .run
+        .unwrap();
     assert_eq!((over.id.as_str(), over.end()), (run.as_str(), RunEnd::Done));
     let list = ListRunsRequest {
         session_id: session,
         ..ListRunsRequest::default()
     };
     let listed = runs(&site).list_runs(list).await.unwrap().into_inner().runs;
-    assert_eq!(listed.iter().map(|run| run.id.as_str()).collect::<Vec<_>>(), [run.as_str()]);
+    assert_eq!(
+        listed.iter().map(|run| run.id.as_str()).collect::<Vec<_>>(),
+        [run.as_str()]
+    );
     let mut other = run.clone();
     other.replace_range(31.., if run.ends_with('0') { "1" } else { "0" });
     let missing = runs(&site).get_run(GetRunRequest { run_id: other }).await;
-    assert_eq!(refused(missing, Code::NotFound).split(':').next(), Some("run not found"));
+    assert_eq!(
+        refused(missing, Code::NotFound).split(':').next(),
+        Some("run not found")
+    );
 }
 
 #[tokio::test]
@@ -299,7 +349,11 @@ async fn an_old_worker_is_offered_calls_with_its_heartbeat() {
     };
     let pending = site.agent().heartbeat(beat).await.unwrap().into_inner().pending_tasks;
     assert_eq!(pending.len(), 1);
-    let working = Worker { linked: site.link(&id).await }.take(&site, &pending[0]).await;
+    let working = Worker {
+        linked: site.link(&id).await,
+    }
+    .take(&site, &pending[0])
+    .await;
     working.complete("old").await;
     assert_eq!(result(&assistant.step().await.previous.unwrap(), 0), "old");
 }
@@ -362,7 +416,13 @@ async fn stop_ends_what_runs_within_a_second() {
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert_eq!((stopped.runs, stopped.survived), (vec![run.clone()], vec![]));
     assert_eq!(stopped.calls, [task.call_id]);
-    let over = runs(&site).get_run(GetRunRequest { run_id: run }).await.unwrap().into_inner().run.unwrap();
+    let over = runs(&site)
+        .get_run(GetRunRequest { run_id: run })
+        .await
+        .unwrap()
+        .into_inner()
+        .run
+        .unwrap();
     assert_eq!((over.state(), over.end()), (RunState::Ended, RunEnd::Stopped));
     assert_eq!(over.steps[0].calls[0].state(), CallState::Cancelled);
 }
@@ -384,13 +444,26 @@ async fn an_approval_is_shown_whole_and_decided_once() {
         config: Some(config),
         ..CreateSessionRequest::default()
     };
-    let session = site.orchestrator().create_session(create).await.unwrap().into_inner().session_id;
-    let mut watched = approvals(&site).watch(WatchApprovalsRequest::default()).await.unwrap().into_inner();
+    let session = site
+        .orchestrator()
+        .create_session(create)
+        .await
+        .unwrap()
+        .into_inner()
+        .session_id;
+    let mut watched = approvals(&site)
+        .watch(WatchApprovalsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     site.send(&session, user("go")).await.unwrap();
     let (_, run) = assistant.first().await;
     assistant.finish(&site, &run, 1, vec![exec("make all")]).await;
     let asked = soon(watched.message()).await.unwrap().unwrap();
-    assert_eq!((asked.state(), asked.session_id.as_str()), (ApprovalState::Pending, session.as_str()));
+    assert_eq!(
+        (asked.state(), asked.session_id.as_str()),
+        (ApprovalState::Pending, session.as_str())
+    );
     let plan: serde_json::Value = serde_json::from_str(&asked.plan_json).unwrap();
     assert_eq!(plan["arguments"]["command"], "make all");
     let decide = |digest: &str| DecideApprovalRequest {
@@ -402,7 +475,10 @@ async fn an_approval_is_shown_whole_and_decided_once() {
     };
     refused(approvals(&site).decide(decide("0")).await, Code::FailedPrecondition);
     approvals(&site).decide(decide(&asked.digest)).await.unwrap();
-    refused(approvals(&site).decide(decide(&asked.digest)).await, Code::FailedPrecondition);
+    refused(
+        approvals(&site).decide(decide(&asked.digest)).await,
+        Code::FailedPrecondition,
+    );
     let task = worker.pushed().await;
     worker.take(&site, &task.id).await.complete("made").await;
     assert_eq!(result(&assistant.step().await.previous.unwrap(), 0), "made");
@@ -410,12 +486,18 @@ async fn an_approval_is_shown_whole_and_decided_once() {
         approval_id: asked.id.clone(),
     };
     let over = approvals(&site).get(get).await.unwrap().into_inner().approval.unwrap();
-    assert_eq!((over.state(), over.decided_on.as_str()), (ApprovalState::Approved, "test"));
+    assert_eq!(
+        (over.state(), over.decided_on.as_str()),
+        (ApprovalState::Approved, "test")
+    );
     let list = ListApprovalsRequest {
         session_id: session,
         ..ListApprovalsRequest::default()
     };
-    assert_eq!(approvals(&site).list(list).await.unwrap().into_inner().approvals.len(), 1);
+    assert_eq!(
+        approvals(&site).list(list).await.unwrap().into_inner().approvals.len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -442,8 +524,14 @@ async fn a_tool_that_a_user_defined_is_executed_and_followed() {
         parameters: HashMap::from([("name".to_owned(), "Ada".to_owned())]),
         ..ExecuteToolRequest::default()
     };
-    refused(tools(&site).execute_tool(execute.clone()).await, Code::FailedPrecondition);
-    tools(&site).enable_tool(EnableToolRequest { name: "greet".into() }).await.unwrap();
+    refused(
+        tools(&site).execute_tool(execute.clone()).await,
+        Code::FailedPrecondition,
+    );
+    tools(&site)
+        .enable_tool(EnableToolRequest { name: "greet".into() })
+        .await
+        .unwrap();
     let bad = ExecuteToolRequest {
         parameters: HashMap::new(),
         ..execute.clone()
@@ -457,10 +545,17 @@ async fn a_tool_that_a_user_defined_is_executed_and_followed() {
         payload: Some(stream_tool_request::Payload::Heartbeat(())),
     };
     frames.send(first).await.unwrap();
-    let mut followed = tools(&site).stream_tool(ReceiverStream::new(outbound)).await.unwrap().into_inner();
+    let mut followed = tools(&site)
+        .stream_tool(ReceiverStream::new(outbound))
+        .await
+        .unwrap()
+        .into_inner();
     let task = worker.pushed().await;
     let config = task.config.clone().unwrap();
-    assert_eq!((config.command.as_str(), config.arguments), ("custom", vec!["greet".to_owned()]));
+    assert_eq!(
+        (config.command.as_str(), config.arguments),
+        ("custom", vec!["greet".to_owned()])
+    );
     worker.take(&site, &task.id).await.complete("Hello, Ada.").await;
     let complete = loop {
         let frame = soon(followed.message()).await.unwrap().unwrap();
@@ -474,8 +569,17 @@ async fn a_tool_that_a_user_defined_is_executed_and_followed() {
     let status = GetExecutionStatusRequest {
         execution_id: taken.execution_id.clone(),
     };
-    let execution = tools(&site).get_execution_status(status).await.unwrap().into_inner().execution.unwrap();
-    assert_eq!(execution.status(), nexus_proto::common::v1::ToolExecutionStatus::Completed);
+    let execution = tools(&site)
+        .get_execution_status(status)
+        .await
+        .unwrap()
+        .into_inner()
+        .execution
+        .unwrap();
+    assert_eq!(
+        execution.status(),
+        nexus_proto::common::v1::ToolExecutionStatus::Completed
+    );
     let list = ListExecutionsRequest {
         filter: Some(ExecutionFilter {
             session_id: session,
@@ -483,7 +587,16 @@ async fn a_tool_that_a_user_defined_is_executed_and_followed() {
         }),
         ..ListExecutionsRequest::default()
     };
-    assert_eq!(tools(&site).list_executions(list).await.unwrap().into_inner().executions.len(), 1);
+    assert_eq!(
+        tools(&site)
+            .list_executions(list)
+            .await
+            .unwrap()
+            .into_inner()
+            .executions
+            .len(),
+        1
+    );
     let stats = GetStatsRequest {
         tool_name: "greet".into(),
     };
@@ -493,7 +606,14 @@ async fn a_tool_that_a_user_defined_is_executed_and_followed() {
         execution_id: taken.execution_id,
         ..CancelExecutionRequest::default()
     };
-    assert!(!tools(&site).cancel_execution(cancel).await.unwrap().into_inner().cancelled);
+    assert!(
+        !tools(&site)
+            .cancel_execution(cancel)
+            .await
+            .unwrap()
+            .into_inner()
+            .cancelled
+    );
 }
 
 #[tokio::test]

@@ -28,14 +28,20 @@ impl State {
             self.approvals.denied.contains(&known)
         });
         if denied {
-            let failure = Failure::new(Code::Denied, "the same call was denied in this run; it was not asked for again");
+            let failure = Failure::new(
+                Code::Denied,
+                "the same call was denied in this run; it was not asked for again",
+            );
             return self.refuse_call(step, key, &failure);
         }
         let (approval_key, id) = step.ids.keyed(step.now);
         let expires = step.now.saturating_add(EXPIRY);
         let wire = Wire {
             id: id.clone(),
-            run_id: call.step.map(|(n, _)| self.id_of_run(call.session, n).to_string()).unwrap_or_default(),
+            run_id: call
+                .step
+                .map(|(n, _)| self.id_of_run(call.session, n).to_string())
+                .unwrap_or_default(),
             call_id: call.wire.id.clone(),
             session_id: call.session_id.to_string(),
             root_session_id: call.session_id.to_string(),
@@ -93,7 +99,9 @@ impl State {
         let Some(open) = self.calls.get(call).filter(|call| call.state() == CallState::Asked) else {
             return;
         };
-        let Some(approval) = self.approvals.find(&open.wire.approval_id) else { return };
+        let Some(approval) = self.approvals.find(&open.wire.approval_id) else {
+            return;
+        };
         let expires = approval.wire.expires_at.as_ref().map_or(0, time);
         if expires > step.now {
             return self.timers.set(expires, Timer::Call(call));
@@ -101,7 +109,11 @@ impl State {
         let (approval, session, of) = (approval.key, open.session, open.step);
         step.grows = false;
         self.end_approval(step, approval, ApprovalState::Expired);
-        self.refuse_call(step, call, &Failure::new(Code::ApprovalExpired, "nobody decided within an hour"));
+        self.refuse_call(
+            step,
+            call,
+            &Failure::new(Code::ApprovalExpired, "nobody decided within an hour"),
+        );
         self.call_moved(step, call);
         if let Some((n, _)) = of {
             self.step_may_go_on(step, session, n);
@@ -115,7 +127,9 @@ impl State {
         let Some(id) = self.calls.get(call).map(|call| call.wire.approval_id.clone()) else {
             return;
         };
-        let Some(approval) = self.approvals.find(&id) else { return };
+        let Some(approval) = self.approvals.find(&id) else {
+            return;
+        };
         let key = approval.key;
         if approval.wire.state() == ApprovalState::Pending {
             self.end_approval(step, key, state);
@@ -125,7 +139,9 @@ impl State {
     }
 
     pub(super) fn end_approval(&mut self, step: &mut Step<'_>, key: u64, state: ApprovalState) {
-        let Some(approval) = self.approvals.by_key.get_mut(&key) else { return };
+        let Some(approval) = self.approvals.by_key.get_mut(&key) else {
+            return;
+        };
         approval.wire.set_state(state);
         if approval.wire.decided_at.is_none() {
             approval.wire.decided_at = Some(timestamp(step.now));
@@ -139,7 +155,9 @@ impl State {
     }
 
     fn tell_approval(&self, step: &mut Step<'_>, key: u64) {
-        let Some(approval) = self.approvals.get(key) else { return };
+        let Some(approval) = self.approvals.get(key) else {
+            return;
+        };
         let wire = &approval.wire;
         let event = run_event(step.now, &wire.session_id, &wire.run_id, Kind::Approval(wire.clone()));
         step.effect(Effect::Run {
@@ -149,7 +167,9 @@ impl State {
     }
 
     fn approval_event(&self, step: &mut Step<'_>, key: u64, name: &str) {
-        let Some(approval) = self.approvals.get(key) else { return };
+        let Some(approval) = self.approvals.get(key) else {
+            return;
+        };
         let wire = &approval.wire;
         let data = [
             ("approval_id", &*wire.id),

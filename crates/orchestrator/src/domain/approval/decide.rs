@@ -41,8 +41,15 @@ impl State {
         if caller.role == Role::Agent {
             return Err(role_refused(caller, "decide approvals"));
         }
-        let found = self.approvals.find(id).ok_or_else(|| Error::ApprovalNotFound(id.into()))?;
-        let giver = self.calls.get(found.call).map(|call| call.caller.clone()).unwrap_or_default();
+        let found = self
+            .approvals
+            .find(id)
+            .ok_or_else(|| Error::ApprovalNotFound(id.into()))?;
+        let giver = self
+            .calls
+            .get(found.call)
+            .map(|call| call.caller.clone())
+            .unwrap_or_default();
         if self.may_decide(caller, found.session, &giver) {
             Ok(found)
         } else {
@@ -120,5 +127,9 @@ impl State {
 }
 
 fn approval_plan(state: &State, key: u64) -> String {
-    state.approvals.get(key).map(|approval| approval.plan_hash.clone()).unwrap_or_default()
+    state
+        .approvals
+        .get(key)
+        .map(|approval| approval.plan_hash.clone())
+        .unwrap_or_default()
 }

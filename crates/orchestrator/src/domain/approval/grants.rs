@@ -13,7 +13,10 @@ use crate::domain::{Error, Fact, State, Step, Time};
 impl State {
     /// The grants that may be given with the approval of a call. After untrusted content none is offered.
     pub(super) fn grants_offered(&self, call: &Call) -> Vec<WireGrant> {
-        let tainted = call.step.and_then(|(n, _)| self.runs.get(call.session, n)).is_some_and(|run| run.wire.tainted);
+        let tainted = call
+            .step
+            .and_then(|(n, _)| self.runs.get(call.session, n))
+            .is_some_and(|run| run.wire.tainted);
         if tainted {
             return Vec::new();
         }
@@ -55,9 +58,13 @@ impl State {
         wanted: &WireGrant,
     ) -> Result<String, Error> {
         let approval = self.approvals.get(approval).expect("the caller looked it up");
-        let same = |offer: &&WireGrant| offer.kind == wanted.kind && (wanted.pattern.is_empty() || offer.pattern == wanted.pattern);
+        let same = |offer: &&WireGrant| {
+            offer.kind == wanted.kind && (wanted.pattern.is_empty() || offer.pattern == wanted.pattern)
+        };
         let offer = approval.wire.offers.iter().find(same);
-        let mut wire = offer.cloned().ok_or_else(|| Error::Invalid("grant is not one of the approval's offers".into()))?;
+        let mut wire = offer
+            .cloned()
+            .ok_or_else(|| Error::Invalid("grant is not one of the approval's offers".into()))?;
         let scope = match GrantScope::try_from(wanted.scope) {
             Ok(GrantScope::Unspecified) => GrantScope::Session,
             Ok(scope) => scope,
@@ -71,7 +78,10 @@ impl State {
         }
         let (session, run) = (approval.session, approval.wire.run_id.clone());
         let session_id = approval.wire.session_id.clone();
-        let owner = self.sessions.get(session).map_or_else(|| caller.principal.clone(), |session| session.creator.clone());
+        let owner = self
+            .sessions
+            .get(session)
+            .map_or_else(|| caller.principal.clone(), |session| session.creator.clone());
         let (key, id) = step.ids.keyed(step.now);
         wire.id.clone_from(&id);
         wire.set_scope(scope);
@@ -93,7 +103,10 @@ impl State {
 
     /// Whether a standing consent covers a call.
     pub(in crate::domain) fn granted(&self, call: &Call, arguments: &Value, tainted: bool, now: Time) -> bool {
-        let run = call.step.map(|(n, _)| self.id_of_run(call.session, n)).unwrap_or_default();
+        let run = call
+            .step
+            .map(|(n, _)| self.id_of_run(call.session, n))
+            .unwrap_or_default();
         let owner = self.sessions.get(call.session).map(|session| session.creator.clone());
         self.approvals.grants().any(|grant| {
             let wire = &grant.wire;
@@ -172,8 +185,8 @@ fn command_words(arguments: &Value) -> Option<Vec<&str>> {
 fn prefix(call: &Call, arguments: &Value) -> Option<String> {
     const NEVER: [&str; 30] = [
         "sh", "bash", "dash", "zsh", "fish", "ksh", "env", "sudo", "su", "doas", "xargs", "find", "python", "python3",
-        "perl", "ruby", "node", "deno", "bun", "php", "lua", "awk", "npx", "npm", "pnpm", "yarn", "uvx", "pipx", "make",
-        "ssh",
+        "perl", "ruby", "node", "deno", "bun", "php", "lua", "awk", "npx", "npm", "pnpm", "yarn", "uvx", "pipx",
+        "make", "ssh",
     ];
     if call.wire.tool != "exec" {
         return None;
@@ -190,7 +203,10 @@ fn path(call: &Call, arguments: &Value) -> Option<String> {
     if matches!(call.wire.tool.as_str(), "exec" | "process") {
         return None;
     }
-    arguments.get("path").and_then(Value::as_str).and_then(|path| nexus_tools::path::file(path).ok())
+    arguments
+        .get("path")
+        .and_then(Value::as_str)
+        .and_then(|path| nexus_tools::path::file(path).ok())
 }
 
 fn host(arguments: &Value) -> Option<String> {

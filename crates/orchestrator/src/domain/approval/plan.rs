@@ -24,9 +24,14 @@ impl State {
         let arguments: Value = serde_json::from_str(&call.wire.arguments_json).unwrap_or_default();
         let tool = self.tools.get(&call.wire.tool);
         let definition = tool.map(|tool| &tool.definition);
-        let run = call.step.map(|(n, _)| self.id_of_run(call.session, n).to_string()).unwrap_or_default();
+        let run = call
+            .step
+            .map(|(n, _)| self.id_of_run(call.session, n).to_string())
+            .unwrap_or_default();
         let session = self.sessions.get(call.session);
-        let limits = session.and_then(|session| session.config.resource_limits).unwrap_or_default();
+        let limits = session
+            .and_then(|session| session.config.resource_limits)
+            .unwrap_or_default();
         let mut plan = json!({
             "version": VERSION,
             "session": &*call.session_id,

@@ -49,8 +49,14 @@ impl State {
         result: Option<TaskResult>,
         error: Option<TaskError>,
     ) {
-        let Some(key) = self.tasks.get(task).and_then(|task| task.call) else { return };
-        let Some(call) = self.calls.get(key).filter(|call| call.task == Some(task) && !call.is_over()) else {
+        let Some(key) = self.tasks.get(task).and_then(|task| task.call) else {
+            return;
+        };
+        let Some(call) = self
+            .calls
+            .get(key)
+            .filter(|call| call.task == Some(task) && !call.is_over())
+        else {
             return; // an older attempt: recorded with its task, and used for nothing
         };
         let cancelled = call.cancelled.is_some();
@@ -216,7 +222,11 @@ fn completed(result: TaskResult) -> Outcome {
         _ => CallState::Failed,
     };
     let mut blocks = Vec::new();
-    let mut text = if result.output_text.is_empty() { result.error_text } else { result.output_text };
+    let mut text = if result.output_text.is_empty() {
+        result.error_text
+    } else {
+        result.output_text
+    };
     cut(&mut text);
     let image = media_type.starts_with("image/") && !result.output_data.is_empty();
     if !text.is_empty() || !image {
@@ -241,12 +251,24 @@ fn completed(result: TaskResult) -> Outcome {
 
 fn failed(error: &TaskError) -> Outcome {
     let code = known(&error.code.to_lowercase());
-    let what = if error.message.is_empty() { "the worker failed" } else { &error.message };
+    let what = if error.message.is_empty() {
+        "the worker failed"
+    } else {
+        &error.message
+    };
     let mut text = what.to_owned();
     cut(&mut text);
-    let text = if text.starts_with("error ") { text } else { format!("error {code}: {text}") };
+    let text = if text.starts_with("error ") {
+        text
+    } else {
+        format!("error {code}: {text}")
+    };
     Outcome {
-        state: if code == "timeout" { CallState::Timeout } else { CallState::Failed },
+        state: if code == "timeout" {
+            CallState::Timeout
+        } else {
+            CallState::Failed
+        },
         code: code.into(),
         result: vec![text_block(text)],
         ..Outcome::default()

@@ -39,7 +39,9 @@ impl State {
             return Err(Error::ToolDisabled(wanted.tool));
         }
         if wanted.arguments_json.len() > ARGUMENT_BYTES {
-            return Err(Error::Invalid(format!("the arguments are longer than {ARGUMENT_BYTES} bytes")));
+            return Err(Error::Invalid(format!(
+                "the arguments are longer than {ARGUMENT_BYTES} bytes"
+            )));
         }
         if wanted.timeout_ns < 0 {
             return Err(Error::Invalid("timeout_ns must not be negative".into()));
@@ -53,7 +55,8 @@ impl State {
                 state: session.state_name(),
             });
         }
-        let checked = check(&tool.definition, &wanted.arguments_json).map_err(|failure| Error::Invalid(failure.text().to_owned()))?;
+        let checked = check(&tool.definition, &wanted.arguments_json)
+            .map_err(|failure| Error::Invalid(failure.text().to_owned()))?;
         let (key, id) = step.ids.keyed(step.now);
         let mut call = Call {
             session: wanted.session,

@@ -15,7 +15,11 @@ impl State {
     /// The stream of a worker ended: calls that it never confirmed go to another one at once.
     pub(in crate::domain) fn worker_unlinked(&mut self, step: &mut Step<'_>, agent: u64) {
         for key in self.calls_of_worker(agent) {
-            if self.calls.get(key).is_some_and(|call| call.state() == CallState::Started) {
+            if self
+                .calls
+                .get(key)
+                .is_some_and(|call| call.state() == CallState::Started)
+            {
                 self.next_attempt(step, key, "its worker left before it confirmed the call");
             }
         }
@@ -74,7 +78,10 @@ impl State {
                     && other.request.name == worker.request.name)
         };
         let before: Vec<u64> = self.agents.iter().filter(same).map(|agent| agent.key).collect();
-        let held: Vec<u64> = before.into_iter().flat_map(|agent| self.calls_of_worker(agent)).collect();
+        let held: Vec<u64> = before
+            .into_iter()
+            .flat_map(|agent| self.calls_of_worker(agent))
+            .collect();
         for key in held {
             let Some(call) = self.calls.get(key).filter(|call| call.state() == CallState::Running) else {
                 continue;
@@ -82,7 +89,11 @@ impl State {
             let task = call.wire.task_id.clone();
             if active.contains(&task) {
                 self.inherit_task(step, agent, &task);
-            } else if self.calls.get(key).is_some_and(|call| call.lost || call.wire.agent_id != worker_id(self, agent)) {
+            } else if self
+                .calls
+                .get(key)
+                .is_some_and(|call| call.lost || call.wire.agent_id != worker_id(self, agent))
+            {
                 self.resolve_lost(step, key);
             }
         }
@@ -117,8 +128,14 @@ impl State {
     }
 
     fn calls_of_worker(&self, agent: u64) -> Vec<u64> {
-        let tasks = self.tasks.iter().filter(|task| task.agent == Some(agent) && !task.is_over());
-        tasks.filter_map(|task| task.call).filter(|call| self.calls.get(*call).is_some_and(Call::is_out)).collect()
+        let tasks = self
+            .tasks
+            .iter()
+            .filter(|task| task.agent == Some(agent) && !task.is_over());
+        tasks
+            .filter_map(|task| task.call)
+            .filter(|call| self.calls.get(*call).is_some_and(Call::is_out))
+            .collect()
     }
 
     /// Looks at a call whose timer came due.
@@ -137,7 +154,10 @@ impl State {
             CallState::Asked => self.approval_due(step, key),
             CallState::Allowed if self.calls.waiting.contains(&key) => {
                 let tool = call.wire.tool.clone();
-                let failure = Failure::new(Code::Unavailable, format!("no worker that can execute {tool} is connected"));
+                let failure = Failure::new(
+                    Code::Unavailable,
+                    format!("no worker that can execute {tool} is connected"),
+                );
                 self.finish_call(step, key, Outcome::failed(CallState::Failed, &failure));
             }
             CallState::Started => {
@@ -199,7 +219,10 @@ impl State {
             self.end_call_task(step, task, why);
         }
         if attempt >= UNCONFIRMED_ATTEMPTS {
-            let failure = Failure::new(Code::Unavailable, format!("{attempt} workers did not execute it: {why}"));
+            let failure = Failure::new(
+                Code::Unavailable,
+                format!("{attempt} workers did not execute it: {why}"),
+            );
             return self.finish_call(step, key, Outcome::failed(CallState::Failed, &failure));
         }
         self.allow_call(step, key);
@@ -233,7 +256,11 @@ impl State {
 }
 
 fn worker_id(state: &State, agent: u64) -> String {
-    state.agents.get(agent).map(|agent| agent.id.to_string()).unwrap_or_default()
+    state
+        .agents
+        .get(agent)
+        .map(|agent| agent.id.to_string())
+        .unwrap_or_default()
 }
 
 fn unknown(call: &Call, now: Time) -> Outcome {

@@ -26,7 +26,10 @@ impl State {
             return Decision::Refuse(Failure::new(Code::Cancelled, stopped));
         }
         if !tool.definition.enabled {
-            return Decision::Refuse(Failure::new(Code::NotAllowed, format!("the tool {} is disabled", call.wire.tool)));
+            return Decision::Refuse(Failure::new(
+                Code::NotAllowed,
+                format!("the tool {} is disabled", call.wire.tool),
+            ));
         }
         let arguments: Value = serde_json::from_str(&call.wire.arguments_json).unwrap_or_default();
         if let Some(failure) = self.denied_by_rule(call, tool, &arguments) {
@@ -53,15 +56,28 @@ impl State {
     /// Rules of the tool's definition that refuse a call.
     fn denied_by_rule(&self, call: &Call, tool: &Tool, arguments: &Value) -> Option<Failure> {
         let rules = tool.definition.security_policy.as_ref()?;
-        let creator = self.sessions.get(call.session).map_or(&call.caller, |session| &session.creator);
+        let creator = self
+            .sessions
+            .get(call.session)
+            .map_or(&call.caller, |session| &session.creator);
         if !rules.allowed_users.is_empty() && !rules.allowed_users.iter().any(|user| **user == **creator) {
-            return Some(Failure::new(Code::NotAllowed, format!("the tool {} is not for this user", call.wire.tool)));
+            return Some(Failure::new(
+                Code::NotAllowed,
+                format!("the tool {} is not for this user", call.wire.tool),
+            ));
         }
         let command = arguments.get("command").and_then(Value::as_str).unwrap_or_default();
         let blocked = rules.blocked_commands.iter().find(|blocked| {
-            command.split(|c: char| !c.is_ascii_alphanumeric() && !"_-./".contains(c)).any(|word| word == **blocked)
+            command
+                .split(|c: char| !c.is_ascii_alphanumeric() && !"_-./".contains(c))
+                .any(|word| word == **blocked)
         });
-        blocked.map(|blocked| Failure::new(Code::NotAllowed, format!("the command {blocked} is blocked for this tool")))
+        blocked.map(|blocked| {
+            Failure::new(
+                Code::NotAllowed,
+                format!("the command {blocked} is blocked for this tool"),
+            )
+        })
     }
 
     /// What of a call's effect leaves the session's sandbox and workspace, in words; empty: nothing.
@@ -95,7 +111,9 @@ impl State {
     /// Whether the session lets its commands use the network.
     pub(in crate::domain) fn session_network(&self, session: u64) -> bool {
         let session = self.sessions.get(session);
-        session.and_then(|session| session.config.policy.as_ref()).is_some_and(|policy| policy.allow_network)
+        session
+            .and_then(|session| session.config.policy.as_ref())
+            .is_some_and(|policy| policy.allow_network)
     }
 
     /// Whether the call's run read content that is not to be trusted.

@@ -28,11 +28,15 @@ impl State {
         for (place, wanted) in wanted.into_iter().enumerate() {
             let cut = stop_reason == "length" && place + 1 == count;
             let early = if cut {
-                Some(Failure::new(Code::InvalidArguments,
+                Some(Failure::new(
+                    Code::InvalidArguments,
                     "your answer reached its length limit inside this call, so it was not run; ask for less at once",
                 ))
             } else if place >= IN_STEP {
-                Some(Failure::new(Code::TooLarge, format!("more than {IN_STEP} calls in one answer")))
+                Some(Failure::new(
+                    Code::TooLarge,
+                    format!("more than {IN_STEP} calls in one answer"),
+                ))
             } else {
                 None
             };
@@ -82,16 +86,21 @@ impl State {
     }
 
     fn check_call(&self, session: u64, n: u64, wanted: &ToolCall) -> Result<(Tool, Checked), Failure> {
-        let tool = self.tools.get(&wanted.name).ok_or_else(|| self.unknown_tool(&wanted.name))?;
+        let tool = self
+            .tools
+            .get(&wanted.name)
+            .ok_or_else(|| self.unknown_tool(&wanted.name))?;
         if wanted.malformed {
-            return Err(Failure::new(Code::InvalidArguments,
+            return Err(Failure::new(
+                Code::InvalidArguments,
                 format!("the arguments are not valid JSON: {}", shown(&wanted.arguments)),
             ));
         }
         let checked = check(&tool.definition, &wanted.arguments)?;
         let guard = self.runs.get(session, n).map(|run| &run.guard);
         if guard.is_some_and(|guard| guard.refuses(&wanted.name, &checked.arguments_json)) {
-            return Err(Failure::new(Code::NotAllowed,
+            return Err(Failure::new(
+                Code::NotAllowed,
                 "this call came to the same result each time before, and nothing was written between; it was not run \
                  again. Do something else, or report",
             ));
@@ -142,7 +151,10 @@ impl State {
     /// Puts an event of a call into its session's log.
     pub(in crate::domain) fn call_event(&self, step: &mut Step<'_>, key: u64, name: &str) {
         let Some(call) = self.calls.get(key) else { return };
-        let run = call.step.map(|(n, _)| self.id_of_run(call.session, n)).unwrap_or_default();
+        let run = call
+            .step
+            .map(|(n, _)| self.id_of_run(call.session, n))
+            .unwrap_or_default();
         let attempt = call.wire.attempt.to_string();
         let data = [
             ("call_id", &*call.wire.id),
@@ -156,7 +168,11 @@ impl State {
         ];
         let about = self.sessions.get(call.session).map(about).unwrap_or_default();
         let event = event::build(step, name, event::TOOL, about, &data);
-        let session = if self.sessions.get(call.session).is_some() { call.session } else { 0 };
+        let session = if self.sessions.get(call.session).is_some() {
+            call.session
+        } else {
+            0
+        };
         step.fact(Fact::Event { session, event });
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use nexus_proto::agent::v1::{
-    AgentMessage, AgentMessageMetadata, AgentType, MessageType, Task as WireTask, TaskConfig, TaskMessage,
-    TaskOutput, TaskPriority, TaskState, TaskType, agent_message,
+    AgentMessage, AgentMessageMetadata, AgentType, MessageType, Task as WireTask, TaskConfig, TaskMessage, TaskOutput,
+    TaskPriority, TaskState, TaskType, agent_message,
 };
 use nexus_proto::orchestrator::v1::{CallOutput, CallState, run_event::Kind};
 use nexus_proto::words;
@@ -25,11 +25,17 @@ const CUSTOM: &str = "custom";
 impl State {
     /// Starts every call of a session that may start now, in the order in which they were asked for.
     pub(in crate::domain) fn start_calls(&mut self, step: &mut Step<'_>, session: u64) {
-        let allowed = self.calls.open_of(session).filter(|call| call.state() == CallState::Allowed);
+        let allowed = self
+            .calls
+            .open_of(session)
+            .filter(|call| call.state() == CallState::Allowed);
         let keys: Vec<u64> = allowed.map(|call| call.key).collect();
         for key in keys {
             let Some(call) = self.calls.get(key) else { continue };
-            let ending = call.step.and_then(|(n, _)| self.runs.get(session, n)).is_some_and(|run| run.ending.is_some());
+            let ending = call
+                .step
+                .and_then(|(n, _)| self.runs.get(session, n))
+                .is_some_and(|run| run.ending.is_some());
             if ending || !self.calls.may_start(call) {
                 continue;
             }
@@ -64,11 +70,21 @@ impl State {
     fn pick_call_worker(&self, call: &Call) -> Option<u64> {
         let builtin = self.tools.get(&call.wire.tool).is_some_and(|tool| tool.is_builtin());
         let tool = if builtin { call.wire.tool.as_str() } else { CUSTOM };
-        let able = self.agents.iter().filter(|agent| is_able(agent, TaskType::ToolExecution) && runs_tool(agent, tool));
+        let able = self
+            .agents
+            .iter()
+            .filter(|agent| is_able(agent, TaskType::ToolExecution) && runs_tool(agent, tool));
         let loads = able.filter_map(|agent| {
             let load = self.tasks.load_of(agent.key);
-            let most = agent.request.capabilities.as_ref().map_or(0, |c| c.max_concurrent_tasks);
-            let most = usize::try_from(most).ok().filter(|most| *most > 0).unwrap_or(DEFAULT_AT_ONCE);
+            let most = agent
+                .request
+                .capabilities
+                .as_ref()
+                .map_or(0, |c| c.max_concurrent_tasks);
+            let most = usize::try_from(most)
+                .ok()
+                .filter(|most| *most > 0)
+                .unwrap_or(DEFAULT_AT_ONCE);
             (load < most).then_some((agent.link.is_none(), load, agent.key))
         });
         loads.min().map(|(_, _, key)| key)
@@ -77,7 +93,11 @@ impl State {
     /// The next attempt of a call: its task is made, and pushed once this is on disk.
     fn start_call(&mut self, step: &mut Step<'_>, key: u64, agent: u64) {
         self.calls.waiting.remove(&key);
-        let agent_id = self.agents.get(agent).map(|agent| agent.id.to_string()).unwrap_or_default();
+        let agent_id = self
+            .agents
+            .get(agent)
+            .map(|agent| agent.id.to_string())
+            .unwrap_or_default();
         let (task_key, task_id) = step.ids.keyed(step.now);
         let due = step.now.saturating_add(CONFIRM_PATIENCE);
         let call = self.calls.get_mut(key).expect("the caller looked it up");
@@ -107,7 +127,10 @@ impl State {
             expires_at: Some(timestamp(expires)),
             config: Some(config),
             agent_id,
-            run_id: call.step.map(|(n, _)| self.id_of_run(call.session, n).to_string()).unwrap_or_default(),
+            run_id: call
+                .step
+                .map(|(n, _)| self.id_of_run(call.session, n).to_string())
+                .unwrap_or_default(),
             call_id: call.wire.id.clone(),
             ..WireTask::default()
         };
@@ -137,14 +160,21 @@ impl State {
     fn task_config(&self, key: u64) -> TaskConfig {
         let call = self.calls.get(key).expect("the caller looked it up");
         let tool = self.tools.get(&call.wire.tool);
-        let network = if self.session_network(call.session) { "session" } else { "none" };
+        let network = if self.session_network(call.session) {
+            "session"
+        } else {
+            "none"
+        };
         let mut parameters = HashMap::from([
             ("network".to_owned(), network.to_owned()),
             ("tool".to_owned(), call.wire.tool.clone()),
             ("attempt".to_owned(), call.wire.attempt.to_string()),
         ]);
         if !call.session_id.is_empty() && !self.rules.workspaces.is_empty() {
-            parameters.insert("workspace".into(), format!("{}/{}", self.rules.workspaces, call.session_id));
+            parameters.insert(
+                "workspace".into(),
+                format!("{}/{}", self.rules.workspaces, call.session_id),
+            );
         }
         if let Some(session) = self.sessions.get(call.session) {
             parameters.insert("owner".into(), session.creator.to_string());
@@ -154,12 +184,21 @@ impl State {
             parameters.insert("hash_after".into(), after.clone());
         }
         let user_tool = tool.filter(|tool| !tool.is_builtin());
-        if let Some(image) = user_tool.map(|tool| &tool.definition.container_image).filter(|image| !image.is_empty()) {
+        if let Some(image) = user_tool
+            .map(|tool| &tool.definition.container_image)
+            .filter(|image| !image.is_empty())
+        {
             parameters.insert("image".into(), image.clone());
         }
         TaskConfig {
-            command: if user_tool.is_some() { CUSTOM.into() } else { call.wire.tool.clone() },
-            arguments: user_tool.map(|tool| tool.definition.command.clone()).unwrap_or_default(),
+            command: if user_tool.is_some() {
+                CUSTOM.into()
+            } else {
+                call.wire.tool.clone()
+            },
+            arguments: user_tool
+                .map(|tool| tool.definition.command.clone())
+                .unwrap_or_default(),
             timeout_ns: call.timeout,
             input_data: call.wire.arguments_json.clone().into(),
             parameters,
@@ -201,7 +240,11 @@ impl State {
 
     /// A piece of a call's output: shown to those who watch, and its end is kept.
     pub(in crate::domain) fn call_output(&mut self, step: &mut Step<'_>, key: u64, output: &TaskOutput) {
-        let data = if output.data.is_empty() { output.text.clone().into() } else { output.data.clone() };
+        let data = if output.data.is_empty() {
+            output.text.clone().into()
+        } else {
+            output.data.clone()
+        };
         self.call_wrote(key, &data);
         let Some(call) = self.calls.get_mut(key) else { return };
         let offset = call.written;
@@ -209,7 +252,11 @@ impl State {
         let session = call.session;
         let said = CallOutput {
             call_id: call.wire.id.clone(),
-            stream: if output.stream_type.is_empty() { "stdout".into() } else { output.stream_type.clone() },
+            stream: if output.stream_type.is_empty() {
+                "stdout".into()
+            } else {
+                output.stream_type.clone()
+            },
             data,
             offset,
         };
@@ -224,7 +271,11 @@ impl State {
 
     /// A worker took the task of a call: it may begin.
     pub(in crate::domain) fn call_confirmed(&mut self, step: &mut Step<'_>, key: u64) {
-        let Some(call) = self.calls.get_mut(key).filter(|call| call.state() == CallState::Started) else {
+        let Some(call) = self
+            .calls
+            .get_mut(key)
+            .filter(|call| call.state() == CallState::Started)
+        else {
             return;
         };
         call.wire.set_state(CallState::Running);
@@ -235,7 +286,11 @@ impl State {
 }
 
 fn runs_tool(agent: &Agent, tool: &str) -> bool {
-    let tools = agent.request.capabilities.as_ref().map(|c| c.supported_tools.as_slice());
+    let tools = agent
+        .request
+        .capabilities
+        .as_ref()
+        .map(|c| c.supported_tools.as_slice());
     tools.is_some_and(|tools| tools.iter().any(|known| known == tool))
 }
 

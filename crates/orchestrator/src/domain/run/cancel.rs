@@ -32,7 +32,9 @@ impl State {
         done: &mut Cancelled,
     ) -> bool {
         self.sweep();
-        let Some(session) = self.sessions.get(key) else { return false };
+        let Some(session) = self.sessions.get(key) else {
+            return false;
+        };
         let Some(turn) = session.turn_of(n) else {
             return false;
         };
@@ -101,7 +103,10 @@ impl State {
         reason: &str,
         done: &mut Cancelled,
     ) {
-        let turns = self.sessions.get(key).map(|session| session.turns().iter().map(|turn| turn.n).collect());
+        let turns = self
+            .sessions
+            .get(key)
+            .map(|session| session.turns().iter().map(|turn| turn.n).collect());
         let turns: Vec<u64> = turns.unwrap_or_default();
         for n in turns.into_iter().rev() {
             self.cancel_run(step, key, n, end, reason, done);
@@ -111,7 +116,12 @@ impl State {
         {
             self.end_sandbox(step, &id);
         }
-        let free: Vec<u64> = self.calls.open_of(key).filter(|call| call.step.is_none()).map(|call| call.key).collect();
+        let free: Vec<u64> = self
+            .calls
+            .open_of(key)
+            .filter(|call| call.step.is_none())
+            .map(|call| call.key)
+            .collect();
         for call in free {
             done.calls.extend(self.calls.get(call).map(|call| call.wire.id.clone()));
             self.cancel_call(step, call, reason);
@@ -122,7 +132,8 @@ impl State {
     pub(in crate::domain) fn end_calls(&mut self, step: &mut Step<'_>, key: u64) {
         self.sweep();
         let open: Vec<u64> = self.calls.open_of(key).map(|call| call.key).collect();
-        open.into_iter().for_each(|call| self.abandon_call(step, call, "the session was closed"));
+        open.into_iter()
+            .for_each(|call| self.abandon_call(step, call, "the session was closed"));
         self.end_grants(step, key, None);
         self.forget_note(step, key);
         if let Some(id) = self.sessions.get(key).map(|session| session.id.clone()) {
@@ -133,7 +144,11 @@ impl State {
     /// Whether a run that is being ended has ended.
     pub fn run_is_over(&self, (key, n): (u64, u64)) -> bool {
         let turn = self.sessions.get(key).and_then(|session| session.turn_of(n));
-        turn.is_none() || self.runs.get(key, n).is_some_and(|run| run.wire.state() == RunState::Ended)
+        turn.is_none()
+            || self
+                .runs
+                .get(key, n)
+                .is_some_and(|run| run.wire.state() == RunState::Ended)
     }
 
     /// The note for a session's next run was given to a model.

@@ -39,7 +39,13 @@ impl State {
             ("through_step", &through_step),
             ("summary", &request.summary),
         ];
-        let event = event::build(step, words::event::SESSION_COMPACTED, event::SYSTEM, about(session), &data);
+        let event = event::build(
+            step,
+            words::event::SESSION_COMPACTED,
+            event::SYSTEM,
+            about(session),
+            &data,
+        );
         step.fact(Fact::Event { session: key, event });
         Ok(())
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use sha2::{Digest as _, Sha256};
 
 use super::Run;
-use crate::domain::call::{Call, Lock};
 use crate::domain::State;
+use crate::domain::call::{Call, Lock};
 
 /// The same call with the same result for the third time: the model is told.
 const TOLD: u32 = 3;
@@ -43,7 +43,12 @@ fn hash_of(tool: &str, arguments: &str) -> u64 {
 }
 
 fn result_hash(call: &Call) -> u64 {
-    let texts = call.wire.result.iter().map(|block| format!("{block:?}")).collect::<String>();
+    let texts = call
+        .wire
+        .result
+        .iter()
+        .map(|block| format!("{block:?}"))
+        .collect::<String>();
     hash(&[&call.wire.state.to_be_bytes(), texts.as_bytes()])
 }
 
@@ -95,7 +100,10 @@ impl State {
         for call in run.calls.iter().filter_map(|call| self.calls.get(*call)) {
             let times = run.guard.count(call);
             if times >= ENDED {
-                end = Some(format!("loop: {} was called {times} times with the same result", call.wire.tool));
+                end = Some(format!(
+                    "loop: {} was called {times} times with the same result",
+                    call.wire.tool
+                ));
             } else if times >= TOLD {
                 run.step.notes.push(format!(
                     "{} was called {times} times with the same arguments and the same result, and nothing was written \

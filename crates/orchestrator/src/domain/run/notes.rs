@@ -32,8 +32,14 @@ impl State {
 
     /// A line for the model: after the results of the present step, or with the next run's message.
     pub(super) fn note(&mut self, step: &mut Step<'_>, session: u64, line: String) {
-        let n = self.sessions.get(session).and_then(|session| session.turn()).map(|turn| turn.n);
-        let run = n.and_then(|n| self.runs.get_mut(session, n)).filter(|run| run.next.is_none());
+        let n = self
+            .sessions
+            .get(session)
+            .and_then(|session| session.turn())
+            .map(|turn| turn.n);
+        let run = n
+            .and_then(|n| self.runs.get_mut(session, n))
+            .filter(|run| run.next.is_none());
         if let Some(run) = run.filter(|run| run.step.notes.len() < IN_STEP) {
             run.step.notes.push(line);
             let n = run.n;
@@ -53,7 +59,10 @@ impl State {
 
     /// A session is over or stopped: its background processes and its sandbox end on every worker.
     pub(in crate::domain) fn end_sandbox(&self, step: &mut Step<'_>, session_id: &str) {
-        let workers = self.agents.iter().filter(|agent| agent.link.is_some() && takes_tasks(agent));
+        let workers = self
+            .agents
+            .iter()
+            .filter(|agent| agent.link.is_some() && takes_tasks(agent));
         for agent in workers {
             step.effect(Effect::Deliver {
                 agent: agent.key,

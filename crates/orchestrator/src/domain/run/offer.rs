@@ -142,7 +142,11 @@ impl State {
     /// The turn and its run end after their calls were killed.
     fn end_after_calls(&mut self, step: &mut Step<'_>, key: u64, n: u64, ending: &super::Ending) {
         self.stop_working(key, n, step.now);
-        let text = self.runs.get(key, n).map(|run| super::finish::text_of(&run.step.blocks)).unwrap_or_default();
+        let text = self
+            .runs
+            .get(key, n)
+            .map(|run| super::finish::text_of(&run.step.blocks))
+            .unwrap_or_default();
         step.fact(Fact::RunStep { session: key, n });
         let stopped = ending.end == RunEnd::Stopped;
         if ending.end == RunEnd::Failed || text.is_empty() {

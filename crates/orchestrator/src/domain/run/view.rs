@@ -69,7 +69,11 @@ impl State {
             attempt: i32::try_from(turn.attempt).unwrap_or(i32::MAX),
             model: turn.model.clone().unwrap_or_default(),
             started_at: turn.began.map(timestamp),
-            blocks: if text.is_empty() { Vec::new() } else { vec![text_block(text)] },
+            blocks: if text.is_empty() {
+                Vec::new()
+            } else {
+                vec![text_block(text)]
+            },
             ..RunStep::default()
         })
     }

@@ -91,7 +91,9 @@ impl State {
 
     /// Gives a task to another agent within the same attempt: that one holds its process.
     pub(in crate::domain) fn move_task_to(&mut self, step: &mut Step<'_>, key: u64, agent: u64, agent_id: &str) {
-        let Some(task) = self.tasks.by_key.get_mut(&key) else { return };
+        let Some(task) = self.tasks.by_key.get_mut(&key) else {
+            return;
+        };
         let from = task.agent.replace(agent);
         agent_id.clone_into(&mut task.wire.agent_id);
         let (started, id) = (task.started, task.id.clone());
@@ -114,7 +116,11 @@ impl State {
             .collect();
         self.calls_of_lost(step, agent, for_good);
         for key in held {
-            let Some(task) = self.tasks.get(key).filter(|task| !task.is_over() && task.call.is_none()) else {
+            let Some(task) = self
+                .tasks
+                .get(key)
+                .filter(|task| !task.is_over() && task.call.is_none())
+            else {
                 continue;
             };
             let may_wait = !(task.bound && for_good);

@@ -252,7 +252,13 @@ impl State {
         self.end_task(step, key, TaskState::Timeout, Some(error));
     }
 
-    pub(in crate::domain) fn end_task(&mut self, step: &mut Step<'_>, key: u64, to: TaskState, error: Option<TaskError>) {
+    pub(in crate::domain) fn end_task(
+        &mut self,
+        step: &mut Step<'_>,
+        key: u64,
+        to: TaskState,
+        error: Option<TaskError>,
+    ) {
         let task = self.tasks.by_key.get_mut(&key).expect("the caller looked it up");
         debug_assert!(may_move(task.state(), to), "checked by every caller");
         task.wire.completed_at = Some(timestamp(step.now));

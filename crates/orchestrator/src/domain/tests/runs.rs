@@ -54,7 +54,9 @@ impl World {
             metadata: Some(AgentMetadata::default()),
             capabilities: Some(capabilities),
         };
-        let agent = self.step(|state, step| state.register(step, &admin(), request)).unwrap();
+        let agent = self
+            .step(|state, step| state.register(step, &admin(), request))
+            .unwrap();
         self.link(agent);
         agent
     }
@@ -93,16 +95,24 @@ impl World {
 
     /// The newest step that was offered.
     fn step_offer(&self) -> (u64, StepOffer) {
-        let steps = self.delivered.iter().rev().filter_map(|(agent, message)| match &message.payload {
-            Some(agent_message::Payload::Step(offer)) => Some((*agent, offer.clone())),
-            _ => None,
-        });
+        let steps = self
+            .delivered
+            .iter()
+            .rev()
+            .filter_map(|(agent, message)| match &message.payload {
+                Some(agent_message::Payload::Step(offer)) => Some((*agent, offer.clone())),
+                _ => None,
+            });
         steps.into_iter().next().expect("a step was offered")
     }
 
     /// Tasks that were pushed to a worker and are not over, oldest first.
     fn pushed(&self, worker: u64) -> Vec<u64> {
-        let open = self.state.tasks.iter().filter(|task| task.agent == Some(worker) && !task.is_over());
+        let open = self
+            .state
+            .tasks
+            .iter()
+            .filter(|task| task.agent == Some(worker) && !task.is_over());
         open.map(|task| task.key).collect()
     }
 
@@ -119,11 +129,17 @@ impl World {
             }),
             ..TaskComplete::default()
         });
-        self.step(|state, step| state.worker_said(step, task, &mut None, complete)).unwrap();
+        self.step(|state, step| state.worker_said(step, task, &mut None, complete))
+            .unwrap();
     }
 
     fn call_of(&self, session: u64, place: usize) -> Call {
-        let run = self.state.runs.iter().find(|run| run.session == session).expect("a run");
+        let run = self
+            .state
+            .runs
+            .iter()
+            .find(|run| run.session == session)
+            .expect("a run");
         self.state.calls.get(run.calls[place]).unwrap().clone()
     }
 }
@@ -140,7 +156,9 @@ fn a_message_two_steps_and_a_call_come_to_an_answer() {
     let mut world = World::new(Rules::default());
     let worker = world.worker();
     let (session, driver, run) = world.begin();
-    world.finish(driver, &run, 1, 1, vec![text("I look."), exec("ls")]).unwrap();
+    world
+        .finish(driver, &run, 1, 1, vec![text("I look."), exec("ls")])
+        .unwrap();
     let tasks = world.pushed(worker);
     assert_eq!(tasks.len(), 1);
     assert_eq!(world.call_of(session, 0).state(), CallState::Started);
@@ -150,7 +168,9 @@ fn a_message_two_steps_and_a_call_come_to_an_answer() {
     let (to, offer) = world.step_offer();
     assert_eq!((to, offer.step, offer.attempt), (driver, 2, 1));
     assert_eq!(result(&offer.previous.unwrap(), 0), "main.c");
-    world.finish(driver, &run, 2, 1, vec![text("There is main.c.")]).unwrap();
+    world
+        .finish(driver, &run, 2, 1, vec![text("There is main.c.")])
+        .unwrap();
     let answered = world.asked[&(session, 1)].clone();
     assert_eq!(answered, Some(TurnEnd::Answered { answer: 2 }));
     world.check();
@@ -171,7 +191,12 @@ fn a_turn_of_text_only_has_the_facts_it_always_had() {
     assert_eq!(world.state.runs.iter().count(), 0);
     assert_eq!(world.asked[&(session, 1)], Some(TurnEnd::Answered { answer: 2 }));
     let names = world.told();
-    assert!(names.iter().all(|name| !name.starts_with("run.") && !name.starts_with("call.")), "{names:?}");
+    assert!(
+        names
+            .iter()
+            .all(|name| !name.starts_with("run.") && !name.starts_with("call.")),
+        "{names:?}"
+    );
 }
 
 #[test]
@@ -184,7 +209,10 @@ fn old_assistants_are_offered_messages_only() {
     let (to, offer) = world.offers.last().unwrap().clone();
     assert_eq!(to, old);
     let headers = offer.metadata.unwrap().headers;
-    assert!(!headers.contains_key("run_id") && !headers.contains_key("step"), "{headers:?}");
+    assert!(
+        !headers.contains_key("run_id") && !headers.contains_key("step"),
+        "{headers:?}"
+    );
 }
 
 #[test]
@@ -225,7 +253,10 @@ fn a_dead_assistant_is_replaced_twice_while_the_model_answers() {
         assert_eq!(to, next);
         assert_eq!(offer.metadata.unwrap().headers["step_attempt"], attempt.to_string());
         assert!(
-            matches!(world.finish(dead, &run, 1, 1, vec![text("late")]), Err(Error::StepOver { .. })),
+            matches!(
+                world.finish(dead, &run, 1, 1, vec![text("late")]),
+                Err(Error::StepOver { .. })
+            ),
             "an older attempt says nothing any more"
         );
         drivers.push(next);
@@ -292,7 +323,11 @@ fn a_call_that_ran_when_its_worker_died_is_unknown_unless_it_may_run_twice() {
         world.take(worker, task);
         let link = world.state.agents.get(worker).unwrap().link.unwrap();
         world.unlink(worker, link);
-        assert_eq!(world.call_of(session, 0).state(), CallState::Running, "it may still come back");
+        assert_eq!(
+            world.call_of(session, 0).state(),
+            CallState::Running,
+            "it may still come back"
+        );
         let second = world.worker();
         world.pass(200 * SECOND);
         if idempotent {
@@ -302,7 +337,11 @@ fn a_call_that_ran_when_its_worker_died_is_unknown_unless_it_may_run_twice() {
             let step = world.step_offer().1.previous.unwrap();
             assert_eq!(step.calls[0].state(), CallState::Unknown);
             assert_eq!(step.calls[0].code, "interrupted");
-            assert!(result(&step, 0).contains("look before repeating"), "{}", result(&step, 0));
+            assert!(
+                result(&step, 0).contains("look before repeating"),
+                "{}",
+                result(&step, 0)
+            );
             assert!(world.pushed(second).is_empty(), "it is not run again");
         }
         world.check();
@@ -314,7 +353,9 @@ fn a_worker_that_still_has_the_process_goes_on_with_the_same_attempt() {
     let mut world = World::new(Rules::default());
     let worker = world.worker();
     let (session, driver, run) = world.begin();
-    world.finish(driver, &run, 1, 1, vec![exec("make"), exec("sleep")]).unwrap();
+    world
+        .finish(driver, &run, 1, 1, vec![exec("make"), exec("sleep")])
+        .unwrap();
     let tasks = world.pushed(worker);
     tasks.iter().for_each(|task| world.take(worker, *task));
     let link = world.state.agents.get(worker).unwrap().link.unwrap();
@@ -341,13 +382,19 @@ fn an_edit_whose_worker_died_is_tried_again_with_the_hashes() {
     world.finish(driver, &run, 1, 1, vec![write]).unwrap();
     let task = world.pushed(worker)[0];
     world.take(worker, task);
-    let hashes = format!(r#"{{"hash_before":"{}","hash_after":"{}"}}"#, "0".repeat(64), "1".repeat(64));
+    let hashes = format!(
+        r#"{{"hash_before":"{}","hash_after":"{}"}}"#,
+        "0".repeat(64),
+        "1".repeat(64)
+    );
     let update = Said::Status(TaskStatusUpdate {
         state: TaskState::Running.into(),
         message: hashes,
         timestamp: None,
     });
-    world.step(|state, step| state.worker_said(step, task, &mut None, update)).unwrap();
+    world
+        .step(|state, step| state.worker_said(step, task, &mut None, update))
+        .unwrap();
     world.restart();
     world.pass(300 * SECOND);
     let second = world.worker();
@@ -381,7 +428,10 @@ fn cancel_ends_a_run_in_every_state() {
     world.take(worker, task);
     let mut done = Cancelled::default();
     world.must(|state, step| drop(state.cancel_run(step, session, 1, RunEnd::Cancelled, "", &mut done)));
-    assert!(world.asked[&(session, 1)].is_none(), "its worker is still killing the call");
+    assert!(
+        world.asked[&(session, 1)].is_none(),
+        "its worker is still killing the call"
+    );
     assert!(world.notes.iter().any(|(_, note)| matches!(note, Note::Cancel { .. })));
     world.complete(task, "so far");
     assert!(matches!(world.asked[&(session, 1)], Some(TurnEnd::Failed { .. })));
@@ -400,7 +450,8 @@ fn a_call_whose_worker_never_says_that_it_ended_is_given_up() {
     world.finish(driver, &run, 1, 1, vec![exec("sleep")]).unwrap();
     let task = world.pushed(worker)[0];
     world.take(worker, task);
-    world.must(|state, step| drop(state.cancel_run(step, session, 1, RunEnd::Cancelled, "", &mut Cancelled::default())));
+    world
+        .must(|state, step| drop(state.cancel_run(step, session, 1, RunEnd::Cancelled, "", &mut Cancelled::default())));
     world.pass(5 * SECOND);
     assert!(world.asked[&(session, 1)].is_some());
     world.check();
@@ -415,7 +466,10 @@ fn the_word_stop_ends_what_runs_and_no_model_sees_it() {
     let offers = world.offers.len();
     let n = world.say(session, " /Stop ").unwrap();
     assert!(matches!(world.asked[&(session, n)], Some(TurnEnd::Answered { .. })));
-    assert!(world.asked[&(session, 1)].is_some(), "the call had not been confirmed: it ends at once");
+    assert!(
+        world.asked[&(session, 1)].is_some(),
+        "the call had not been confirmed: it ends at once"
+    );
     assert_eq!(world.offers.len(), offers);
     world.check();
 }
@@ -472,8 +526,17 @@ fn asked(world: &mut World) -> (u64, u64, String, String, String) {
     });
     world.say(session, "go").unwrap();
     let run = world.offers.last().unwrap().1.metadata.clone().unwrap().headers["run_id"].clone();
-    world.finish(driver, &run, 1, 1, vec![exec("cargo test --all")]).unwrap();
-    let approval = world.state.approvals.pending().next().expect("it was asked for").wire.clone();
+    world
+        .finish(driver, &run, 1, 1, vec![exec("cargo test --all")])
+        .unwrap();
+    let approval = world
+        .state
+        .approvals
+        .pending()
+        .next()
+        .expect("it was asked for")
+        .wire
+        .clone();
     (session, driver, run, approval.id, approval.digest)
 }
 
@@ -491,14 +554,30 @@ fn the_first_decision_wins_and_names_what_it_saw() {
         world.step(|state, step| state.decide_approval(step, by, &id, decide).map(drop))
     };
     let agent = caller(Role::Agent, 7);
-    assert!(matches!(decide(&mut world, &agent, allow(&digest)), Err(Error::RoleRefused { .. })));
+    assert!(matches!(
+        decide(&mut world, &agent, allow(&digest)),
+        Err(Error::RoleRefused { .. })
+    ));
     let other = caller(Role::User, 9);
-    assert!(matches!(decide(&mut world, &other, allow(&digest)), Err(Error::ApprovalNotFound(_))));
-    assert!(matches!(decide(&mut world, &admin(), allow("other")), Err(Error::ApprovalChanged(_))));
+    assert!(matches!(
+        decide(&mut world, &other, allow(&digest)),
+        Err(Error::ApprovalNotFound(_))
+    ));
+    assert!(matches!(
+        decide(&mut world, &admin(), allow("other")),
+        Err(Error::ApprovalChanged(_))
+    ));
     world.restart();
     decide(&mut world, &admin(), allow(&digest)).unwrap();
-    assert!(matches!(decide(&mut world, &admin(), allow(&digest)), Err(Error::ApprovalDecided { .. })));
-    assert_eq!(world.call_of(session, 0).state(), CallState::Allowed, "the worker is not back yet");
+    assert!(matches!(
+        decide(&mut world, &admin(), allow(&digest)),
+        Err(Error::ApprovalDecided { .. })
+    ));
+    assert_eq!(
+        world.call_of(session, 0).state(),
+        CallState::Allowed,
+        "the worker is not back yet"
+    );
     world.worker();
     assert_eq!(world.call_of(session, 0).state(), CallState::Started);
     world.check();
@@ -512,13 +591,20 @@ fn what_was_denied_is_refused_unasked_in_the_same_run() {
         reason: "not now".into(),
         ..Decide::default()
     };
-    world.step(|state, step| state.decide_approval(step, &admin(), &id, deny).map(drop)).unwrap();
+    world
+        .step(|state, step| state.decide_approval(step, &admin(), &id, deny).map(drop))
+        .unwrap();
     let step = world.step_offer().1.previous.unwrap();
-    assert_eq!((step.calls[0].state(), step.calls[0].code.as_str()), (CallState::Refused, "denied"));
+    assert_eq!(
+        (step.calls[0].state(), step.calls[0].code.as_str()),
+        (CallState::Refused, "denied")
+    );
     assert!(result(&step, 0).contains("not now"));
     world.restart();
     world.link(driver);
-    world.finish(driver, &run, 2, 1, vec![exec("cargo test --all")]).unwrap();
+    world
+        .finish(driver, &run, 2, 1, vec![exec("cargo test --all")])
+        .unwrap();
     assert_eq!(world.state.approvals.pending().count(), 0, "it is not asked for again");
     assert_eq!(world.step_offer().1.step, 3);
 }
@@ -535,11 +621,16 @@ fn an_approval_expires_after_an_hour_and_a_cancel_withdraws_it() {
         digest,
         ..Decide::default()
     };
-    assert!(world.step(|state, step| state.decide_approval(step, &admin(), &id, late).map(drop)).is_err());
+    assert!(
+        world
+            .step(|state, step| state.decide_approval(step, &admin(), &id, late).map(drop))
+            .is_err()
+    );
 
     let mut world = World::new(Rules::default());
     let (session, ..) = asked(&mut world);
-    world.must(|state, step| drop(state.cancel_run(step, session, 1, RunEnd::Cancelled, "", &mut Cancelled::default())));
+    world
+        .must(|state, step| drop(state.cancel_run(step, session, 1, RunEnd::Cancelled, "", &mut Cancelled::default())));
     assert_eq!(world.state.approvals.pending().count(), 0);
     assert!(world.asked[&(session, 1)].is_some());
     world.check();
@@ -550,7 +641,13 @@ fn a_plan_that_changed_since_its_approval_is_asked_for_again() {
     let mut world = World::new(Rules::default());
     let (session, _, _, id, digest) = asked(&mut world);
     // No worker: the call is approved and waits.
-    let workers: Vec<u64> = world.state.agents.iter().filter(|a| !a.is_assistant()).map(|a| a.key).collect();
+    let workers: Vec<u64> = world
+        .state
+        .agents
+        .iter()
+        .filter(|a| !a.is_assistant())
+        .map(|a| a.key)
+        .collect();
     for worker in workers {
         let link = world.state.agents.get(worker).unwrap().link.unwrap();
         world.unlink(worker, link);
@@ -561,7 +658,9 @@ fn a_plan_that_changed_since_its_approval_is_asked_for_again() {
         digest: digest.clone(),
         ..Decide::default()
     };
-    world.step(|state, step| state.decide_approval(step, &admin(), &id, allow).map(drop)).unwrap();
+    world
+        .step(|state, step| state.decide_approval(step, &admin(), &id, allow).map(drop))
+        .unwrap();
     // The tool's definition is another one when a worker comes.
     world.must(|state, _| {
         let mut tool = state.tools.get("exec").unwrap().clone();
@@ -569,7 +668,14 @@ fn a_plan_that_changed_since_its_approval_is_asked_for_again() {
         state.tools.insert(tool);
     });
     world.worker();
-    let pending = world.state.approvals.pending().next().expect("it is asked for again").wire.clone();
+    let pending = world
+        .state
+        .approvals
+        .pending()
+        .next()
+        .expect("it is asked for again")
+        .wire
+        .clone();
     assert_eq!(pending.supersedes, id);
     assert_ne!(pending.digest, digest);
     assert_eq!(world.call_of(session, 0).state(), CallState::Asked);
@@ -597,11 +703,20 @@ fn grants_are_derived_by_us() {
     let refused = world.step(|state, step| state.decide_approval(step, &admin(), &id, allow(wider)).map(drop));
     assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
     world
-        .step(|state, step| state.decide_approval(step, &admin(), &id, allow(offers[1].clone())).map(drop))
+        .step(|state, step| {
+            state
+                .decide_approval(step, &admin(), &id, allow(offers[1].clone()))
+                .map(drop)
+        })
         .unwrap();
     assert_eq!(world.state.approvals.grants().count(), 1);
     world.restart();
-    let grant = world.state.approvals.grants().next().expect("a grant outlives a restart");
+    let grant = world
+        .state
+        .approvals
+        .grants()
+        .next()
+        .expect("a grant outlives a restart");
     assert_eq!(grant.wire.scope(), GrantScope::Session);
     let key = grant.key;
     assert!(world.step(|state, step| Ok(state.revoke_grant(step, key))).unwrap());
@@ -639,7 +754,10 @@ fn a_loop_ends_by_its_sixth_call() {
             world.complete(task, "exit 1");
         }
         if number == 3 {
-            assert!(!world.step_offer().1.previous.unwrap().notes.is_empty(), "the model is told");
+            assert!(
+                !world.step_offer().1.previous.unwrap().notes.is_empty(),
+                "the model is told"
+            );
         }
     }
     assert_eq!(ran, 4, "the fifth and the sixth are refused");
@@ -703,7 +821,12 @@ impl World {
     }
 
     fn workers(&self) -> Vec<u64> {
-        self.state.agents.iter().filter(|a| !a.is_assistant()).map(|a| a.key).collect()
+        self.state
+            .agents
+            .iter()
+            .filter(|a| !a.is_assistant())
+            .map(|a| a.key)
+            .collect()
     }
 
     fn act_on_runs(&mut self, act: Act, ran: &mut Ran) -> Option<()> {
@@ -711,7 +834,13 @@ impl World {
             Act::Driver => drop(self.driver()),
             Act::Worker => drop(self.worker()),
             Act::Unlink(i) => {
-                let all: Vec<u64> = self.state.agents.iter().filter(|a| a.link.is_some()).map(|a| a.key).collect();
+                let all: Vec<u64> = self
+                    .state
+                    .agents
+                    .iter()
+                    .filter(|a| a.link.is_some())
+                    .map(|a| a.key)
+                    .collect();
                 let agent = Self::nth_of(all, i)?;
                 let link = self.state.agents.get(agent)?.link?;
                 self.unlink(agent, link);
@@ -729,7 +858,8 @@ impl World {
                     ..Default::default()
                 };
                 let metadata = SessionMetadata::default();
-                self.step(|state, step| state.create_session(step, &admin(), metadata, Some(config))).ok()?;
+                self.step(|state, step| state.create_session(step, &admin(), metadata, Some(config)))
+                    .ok()?;
             }
             Act::Say(i, stop) => {
                 let all: Vec<u64> = self.state.sessions.iter().map(|session| session.key).collect();
@@ -743,7 +873,9 @@ impl World {
                     .iter()
                     .filter_map(|session| {
                         let turn = session.turn()?;
-                        let Phase::Running { agent, .. } = turn.phase else { return None };
+                        let Phase::Running { agent, .. } = turn.phase else {
+                            return None;
+                        };
                         Some((session.key, turn.n, agent, turn.step, turn.attempt))
                     })
                     .collect();
@@ -752,14 +884,23 @@ impl World {
                 let blocks = match kind {
                     0 => vec![text("done")],
                     1 => vec![exec(&format!("step {number}"))],
-                    2 => vec![call("r", "read_file", r#"{"path":"a"}"#), exec("x"), call("r", "read_file", "{")],
+                    2 => vec![
+                        call("r", "read_file", r#"{"path":"a"}"#),
+                        exec("x"),
+                        call("r", "read_file", "{"),
+                    ],
                     3 => vec![call("u", "nothing", "{}")],
                     _ => (0..12).map(|i| exec(&format!("many {i} of {number}"))).collect(),
                 };
-                self.finish(driver, &run, number, i32::try_from(attempt).unwrap(), blocks).unwrap();
+                self.finish(driver, &run, number, i32::try_from(attempt).unwrap(), blocks)
+                    .unwrap();
             }
             Act::Take(i) => {
-                let waiting = self.state.tasks.iter().filter(|task| task.state() == TaskState::Pending);
+                let waiting = self
+                    .state
+                    .tasks
+                    .iter()
+                    .filter(|task| task.state() == TaskState::Pending);
                 let all: Vec<(u64, u64)> = waiting.filter_map(|task| Some((task.key, task.agent?))).collect();
                 let (task, worker) = Self::nth_of(all, i)?;
                 self.take(worker, task);
@@ -769,15 +910,24 @@ impl World {
                 began.0 += 1;
             }
             Act::Complete(i) => {
-                let running = self.state.tasks.iter().filter(|task| task.state() == TaskState::Running);
+                let running = self
+                    .state
+                    .tasks
+                    .iter()
+                    .filter(|task| task.state() == TaskState::Running);
                 let task = Self::nth_of(running.map(|task| task.key).collect(), i)?;
                 self.complete(task, "output");
             }
             Act::Report(i) => {
                 let worker = Self::nth_of(self.workers(), i)?;
-                let own = self.state.tasks.iter().filter(|task| task.agent == Some(worker) && task.started.is_some());
+                let own = self
+                    .state
+                    .tasks
+                    .iter()
+                    .filter(|task| task.agent == Some(worker) && task.started.is_some());
                 let active: Vec<String> = own.map(|task| task.id.to_string()).collect();
-                self.step(|state, step| Ok(state.heartbeat(step, worker, None, &active))).ok()?;
+                self.step(|state, step| Ok(state.heartbeat(step, worker, None, &active)))
+                    .ok()?;
             }
             Act::Decide(i, allow) => {
                 let pending: Vec<_> = self.state.approvals.pending().map(|a| a.wire.clone()).collect();
@@ -787,12 +937,14 @@ impl World {
                     digest: approval.digest,
                     ..Decide::default()
                 };
-                self.step(|state, step| state.decide_approval(step, &admin(), &approval.id, decide)).ok()?;
+                self.step(|state, step| state.decide_approval(step, &admin(), &approval.id, decide))
+                    .ok()?;
             }
             Act::Cancel(i) => {
                 let sessions = self.state.sessions.iter();
-                let all: Vec<(u64, u64)> =
-                    sessions.flat_map(|session| session.turns().iter().map(|turn| (session.key, turn.n))).collect();
+                let all: Vec<(u64, u64)> = sessions
+                    .flat_map(|session| session.turns().iter().map(|turn| (session.key, turn.n)))
+                    .collect();
                 let (session, n) = Self::nth_of(all, i)?;
                 self.must(|state, step| {
                     drop(state.cancel_run(step, session, n, RunEnd::Cancelled, "", &mut Cancelled::default()));
@@ -815,19 +967,31 @@ impl World {
             assert!(*began <= most, "call {call} ran {began} times");
         }
         for (_, message) in std::mem::take(&mut self.delivered) {
-            let Some(agent_message::Payload::Step(offer)) = message.payload else { continue };
+            let Some(agent_message::Payload::Step(offer)) = message.payload else {
+                continue;
+            };
             let previous = offer.previous.expect("a later step has one before it");
             assert!(!previous.calls.is_empty(), "a step without calls is the last one");
             for call in &previous.calls {
-                assert!(crate::domain::call::is_over(call.state()), "a step without all results: {call:?}");
+                assert!(
+                    crate::domain::call::is_over(call.state()),
+                    "a step without all results: {call:?}"
+                );
                 assert!(!call.result.is_empty(), "a call without a result: {call:?}");
             }
         }
         let runs: Vec<&crate::domain::run::Run> = self.state.runs.iter().collect();
         for run in runs {
             let wire: &Run = &run.wire;
-            let turn = self.state.sessions.get(run.session).and_then(|s| s.turn().map(|turn| turn.n));
-            assert!(wire.state() == RunState::Ended || turn == Some(run.n), "a run without its turn: {wire:?}");
+            let turn = self
+                .state
+                .sessions
+                .get(run.session)
+                .and_then(|s| s.turn().map(|turn| turn.n));
+            assert!(
+                wire.state() == RunState::Ended || turn == Some(run.n),
+                "a run without its turn: {wire:?}"
+            );
         }
     }
 }

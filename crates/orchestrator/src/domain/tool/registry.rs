@@ -34,7 +34,10 @@ impl Tools {
 
     /// The enabled tools as models are told of them, sorted by name.
     pub fn told(&self) -> Vec<Told> {
-        self.iter().filter(|tool| tool.definition.enabled).map(Tool::told).collect()
+        self.iter()
+            .filter(|tool| tool.definition.enabled)
+            .map(Tool::told)
+            .collect()
     }
 
     /// Of the enabled tools: it changes when a model has to be told of other tools.
@@ -50,9 +53,8 @@ impl Tools {
 
     /// Brings the tools that come with Nexus up to this version. One that was disabled stays so.
     pub fn load_builtins(&mut self, definitions: Vec<ToolDefinition>, now: Time) {
-        self.by_name.retain(|name, tool| {
-            !tool.is_builtin() || definitions.iter().any(|definition| definition.name == *name)
-        });
+        self.by_name
+            .retain(|name, tool| !tool.is_builtin() || definitions.iter().any(|definition| definition.name == *name));
         for mut definition in definitions {
             definition.source = BUILTIN.into();
             match self.by_name.get_mut(&definition.name) {
@@ -128,14 +130,18 @@ fn check_definition(definition: &ToolDefinition) -> Result<(), Error> {
         )));
     }
     if definition.input_schema_json.len() > SCHEMA_BYTES {
-        return Err(Error::Invalid(format!("definition.input_schema_json is longer than {SCHEMA_BYTES} bytes")));
+        return Err(Error::Invalid(format!(
+            "definition.input_schema_json is longer than {SCHEMA_BYTES} bytes"
+        )));
     }
     compiled(definition).map_err(|error| Error::Invalid(format!("definition: {}", error.what)))?;
     if definition.timeout_ns < 0 {
         return Err(Error::Invalid("definition.timeout_ns must not be negative".into()));
     }
     if definition.command.is_empty() && definition.container_image.is_empty() {
-        return Err(Error::Invalid("definition needs a command or a container_image to run".into()));
+        return Err(Error::Invalid(
+            "definition needs a command or a container_image to run".into(),
+        ));
     }
     Ok(())
 }
@@ -178,13 +184,22 @@ impl State {
             updated: step.now,
             stats,
         });
-        tool_event(step, words::event::TOOL_REGISTERED, &[("tool_name", &name), ("type", r#type)]);
+        tool_event(
+            step,
+            words::event::TOOL_REGISTERED,
+            &[("tool_name", &name), ("type", r#type)],
+        );
         step.fact(Fact::Tool(name));
         Ok(())
     }
 
     /// Replaces a definition. The name, and whether it is enabled, stay.
-    pub fn update_tool(&mut self, step: &mut Step<'_>, name: &str, mut definition: ToolDefinition) -> Result<(), Error> {
+    pub fn update_tool(
+        &mut self,
+        step: &mut Step<'_>,
+        name: &str,
+        mut definition: ToolDefinition,
+    ) -> Result<(), Error> {
         let known = self.tool(name)?;
         if known.is_builtin() {
             return Err(Error::BuiltinTool(name.into()));
@@ -217,7 +232,11 @@ impl State {
             self.tools.insert(tool);
             step.fact(Fact::Tool(name.into()));
         }
-        Ok(if cancel_calls { self.cancel_calls_of(step, name, "the tool was disabled") } else { 0 })
+        Ok(if cancel_calls {
+            self.cancel_calls_of(step, name, "the tool was disabled")
+        } else {
+            0
+        })
     }
 
     pub fn unregister_tool(&mut self, step: &mut Step<'_>, name: &str, force: bool) -> Result<(), Error> {
@@ -237,7 +256,10 @@ impl State {
     }
 
     fn cancel_calls_of(&mut self, step: &mut Step<'_>, name: &str, why: &str) -> i32 {
-        let calls = self.calls.iter().filter(|call| call.wire.tool == name && !call.is_over());
+        let calls = self
+            .calls
+            .iter()
+            .filter(|call| call.wire.tool == name && !call.is_over());
         let keys: Vec<u64> = calls.map(|call| call.key).collect();
         let count = i32::try_from(keys.len()).unwrap_or(i32::MAX);
         keys.into_iter().for_each(|key| self.cancel_call(step, key, why));
@@ -247,7 +269,10 @@ impl State {
     /// A tool as clients see it.
     pub fn tool_instance(&self, tool: &Tool) -> ToolInstance {
         let definition = &tool.definition;
-        let busy = self.calls.iter().any(|call| call.wire.tool == definition.name && call.is_out());
+        let busy = self
+            .calls
+            .iter()
+            .any(|call| call.wire.tool == definition.name && call.is_out());
         let state = match (definition.enabled, busy) {
             (false, _) if tool.updated == tool.registered => ToolState::Registered,
             (false, _) => ToolState::Disabled,

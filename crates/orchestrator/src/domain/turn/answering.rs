@@ -114,7 +114,14 @@ impl State {
         let n = session.turns()[place].n;
         match session.turns()[place].phase.clone() {
             Phase::Calls => {
-                self.cancel_calls(step, key, n, RunEnd::Cancelled, "the run was cancelled", &mut Vec::new());
+                self.cancel_calls(
+                    step,
+                    key,
+                    n,
+                    RunEnd::Cancelled,
+                    "the run was cancelled",
+                    &mut Vec::new(),
+                );
             }
             Phase::Running { text, .. } => {
                 self.tell_cancel(step, key);

@@ -94,7 +94,11 @@ impl State {
     ) {
         let session = self.sessions.get_mut(key).expect("its turn was just seen");
         let turn = session.end_turn().expect("its turn was just seen");
-        let end = if extra.contains_key(words::extra::CANCELLED) { RunEnd::Cancelled } else { RunEnd::Done };
+        let end = if extra.contains_key(words::extra::CANCELLED) {
+            RunEnd::Cancelled
+        } else {
+            RunEnd::Done
+        };
         let n = self.store_answer(step, key, &turn, content, extra);
         self.left(step, &turn, key);
         self.end_run(step, key, turn.n, end, "");
