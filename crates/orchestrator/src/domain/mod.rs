@@ -127,6 +127,8 @@ pub struct State {
     pub stops: Stops,
     /// What the next run of a session is told of the one before, which was interrupted.
     pub notes: HashMap<u64, String>,
+    /// Background processes of sessions that are known to run; not on disk.
+    pub processes: HashMap<u64, BTreeSet<String>>,
     pub containers: Containers,
     pub usage: Usage,
     pub timers: Timers,
@@ -166,6 +168,7 @@ impl State {
             tools,
             stops: Stops::default(),
             notes: HashMap::new(),
+            processes: HashMap::new(),
             containers: Containers::default(),
             usage: Usage::default(),
             timers: Timers::default(),

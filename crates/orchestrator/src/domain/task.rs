@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use nexus_daemon::Caller;
 use nexus_proto::agent::v1::{
-    ExecuteTaskRequest, Task as Wire, TaskError, TaskOutput, TaskPriority, TaskProgress, TaskResult, TaskState,
-    TaskType,
+    ExecuteTaskRequest, Task as Wire, TaskConfig, TaskError, TaskOutput, TaskPriority, TaskProgress, TaskResult,
+    TaskState, TaskType,
 };
 use nexus_proto::words;
 
@@ -180,6 +180,7 @@ impl State {
                 "config.timeout_ns and config.max_retries must not be negative".into(),
             ));
         }
+        check_constraints(&config)?;
         let kind = TaskType::try_from(request.r#type);
         let kind = kind.map_err(|_| Error::Invalid(format!("type {} is unknown", request.r#type)))?;
         let priority = TaskPriority::try_from(request.priority);
@@ -282,6 +283,33 @@ impl State {
         session.add_task(id);
         step.fact(Fact::Session(session.key));
     }
+}
+
+/// Refuses an operation that the task's own constraints exclude.
+fn check_constraints(config: &TaskConfig) -> Result<(), Error> {
+    let Some(constraints) = &config.constraints else {
+        return Ok(());
+    };
+    let parameter = |name: &str| {
+        config
+            .parameters
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    };
+    let operation = Some(config.command.as_str()).filter(|command| !command.is_empty());
+    let operation = operation
+        .or_else(|| parameter("operation"))
+        .or_else(|| parameter("op"))
+        .unwrap_or_default();
+    let allowed = &constraints.allowed_operations;
+    let excluded = !allowed.is_empty() && !allowed.iter().any(|known| known == operation);
+    if excluded || constraints.denied_operations.iter().any(|known| known == operation) {
+        return Err(Error::Forbidden(format!(
+            "config.constraints do not allow the operation {operation:?}"
+        )));
+    }
+    Ok(())
 }
 
 /// The tasks of one listing, by every field of its filter.

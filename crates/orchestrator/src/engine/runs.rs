@@ -245,7 +245,7 @@ impl Engine {
                 Ok(CancelRunResponse {
                     run: None,
                     cancelled,
-                    background: Vec::new(),
+                    background: parts.state.processes.get(&key).into_iter().flatten().cloned().collect(),
                 })
             })
             .await?;

@@ -12,6 +12,7 @@ use super::{CANCEL_PATIENCE, Failure, text_block};
 use crate::domain::event::{time, timestamp};
 use crate::domain::task::Note;
 use crate::domain::timers::Timer;
+use crate::domain::tool::effects;
 use crate::domain::{Effect, Fact, State, Step};
 
 /// Longest result in bytes that is stored as text; workers cut at 32 KiB.
@@ -26,6 +27,8 @@ pub(super) struct Outcome {
     pub result: Vec<Block>,
     pub spill: String,
     pub output_bytes: u64,
+    /// The background process that goes on after the call.
+    pub process: String,
 }
 
 impl Outcome {
@@ -100,6 +103,10 @@ impl State {
         call.due = None;
         call.tail = Vec::new();
         let (session, of) = (call.session, call.step);
+        if !outcome.process.is_empty() {
+            self.processes.entry(session).or_default().insert(outcome.process);
+        }
+        self.taint(step, key);
         self.calls.closed(key, session);
         if of.is_none() {
             self.calls.retire(key);
@@ -113,6 +120,23 @@ impl State {
         self.start_waiting_calls(step);
         if let Some((n, _)) = of {
             self.step_may_go_on(step, session, n);
+        }
+    }
+
+    /// What came over the network, or from a server that is not ours, is not to be trusted: its run is tainted for good.
+    fn taint(&mut self, step: &mut Step<'_>, key: u64) {
+        let Some(call) = self.calls.get(key) else { return };
+        let Some((n, _)) = call.step.filter(|_| call.state() == CallState::Done) else {
+            return;
+        };
+        let session = call.session;
+        let foreign = self.tools.get(&call.wire.tool).is_some_and(|tool| {
+            let arguments = serde_json::from_str(&call.wire.arguments_json).unwrap_or_default();
+            tool.definition.source.starts_with("mcp:") || effects(&tool.definition, &arguments).network
+        });
+        if let Some(run) = self.runs.get_mut(session, n).filter(|run| foreign && !run.wire.tainted) {
+            run.wire.tainted = true;
+            step.fact(Fact::Run { session, n });
         }
     }
 
@@ -214,6 +238,7 @@ fn completed(result: TaskResult) -> Outcome {
     let mut metadata = result.metadata;
     let mut take = |name: &str| metadata.remove(name).unwrap_or_default();
     let (code, spill, media_type) = (take("code"), take("spill"), take("media_type"));
+    let process = take("process_id");
     let output_bytes = take("output_bytes").parse().unwrap_or(result.output_text.len() as u64);
     let state = match code.as_str() {
         "" => CallState::Done,
@@ -246,6 +271,7 @@ fn completed(result: TaskResult) -> Outcome {
         result: blocks,
         spill,
         output_bytes,
+        process,
     }
 }
 

@@ -191,7 +191,7 @@ impl State {
     }
 
     /// Nobody knows what became of a call that ran: it is run again if that is safe, else the model has to look.
-    fn resolve_lost(&mut self, step: &mut Step<'_>, key: u64) {
+    pub(in crate::domain) fn resolve_lost(&mut self, step: &mut Step<'_>, key: u64) {
         let Some(call) = self.calls.get(key).filter(|call| call.is_out()) else {
             return;
         };

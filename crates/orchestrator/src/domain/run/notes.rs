@@ -21,6 +21,9 @@ impl State {
         if !self.agents.get(worker).is_some_and(takes_tasks) {
             return;
         }
+        if let Some(processes) = self.processes.get_mut(&session) {
+            processes.remove(told.process_id);
+        }
         let line = format!(
             "The background process {} ({}) has ended with exit code {}.",
             plain(told.process_id),
@@ -58,7 +61,10 @@ impl State {
     }
 
     /// A session is over or stopped: its background processes and its sandbox end on every worker.
-    pub(in crate::domain) fn end_sandbox(&self, step: &mut Step<'_>, session_id: &str) {
+    pub(in crate::domain) fn end_sandbox(&mut self, step: &mut Step<'_>, session_id: &str) {
+        if let Some(session) = self.sessions.find(session_id) {
+            self.processes.remove(&session.key);
+        }
         let workers = self
             .agents
             .iter()

@@ -230,6 +230,13 @@ impl State {
         if late && task.expires > step.now && self.put_off(step, Timer::Task(key)) {
             return;
         }
+        // Nobody knows whether a call timed out whose worker is lost.
+        if let Some(call) = task
+            .call
+            .filter(|call| self.calls.get(*call).is_some_and(|call| call.lost))
+        {
+            return self.resolve_lost(step, call);
+        }
         step.grows = false;
         let message = if late {
             "it ran longer than its timeout"
