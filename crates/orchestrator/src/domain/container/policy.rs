@@ -199,7 +199,7 @@ pub fn check_reference(field: &str, reference: &str) -> Result<(), Error> {
 }
 
 /// The most that a container's config takes: it is kept and listed as long as the container is.
-const MOST_CONFIG: usize = 1 << 20;
+const MOST_CONFIG: usize = 2 << 20;
 /// The most that the kernel takes of one argument or variable, with the zero at its end.
 const MOST_ARGUMENT: usize = 128 << 10;
 

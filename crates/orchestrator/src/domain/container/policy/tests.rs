@@ -278,7 +278,7 @@ fn a_config_is_bounded_and_told_the_bound() {
     let none = SessionPolicy::default;
     apply(none(), with(MOST_ARGUMENT - 3)).unwrap();
     refused(none(), with(MOST_ARGUMENT - 2), false, "at most 131071 are taken");
-    refused(none(), with(20 << 20), false, "at most 1048576 are taken");
+    refused(none(), with(20 << 20), false, "at most 2097152 are taken");
     let args = ContainerConfig {
         args: vec!["x".repeat(MOST_ARGUMENT)],
         ..ContainerConfig::default()
