@@ -227,14 +227,12 @@ impl State {
             self.timers.set(task.due(timeout), Timer::Task(key));
             return;
         }
+        let call = task.call;
         if late && task.expires > step.now && self.put_off(step, Timer::Task(key)) {
             return;
         }
         // Nobody knows whether a call timed out whose worker is lost.
-        if let Some(call) = task
-            .call
-            .filter(|call| self.calls.get(*call).is_some_and(|call| call.lost))
-        {
+        if let Some(call) = call.filter(|call| self.calls.get(*call).is_some_and(|call| call.lost)) {
             return self.resolve_lost(step, call);
         }
         step.grows = false;
