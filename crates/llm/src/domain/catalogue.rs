@@ -69,6 +69,34 @@ const fn thinking(model: Known) -> Known {
 const TABLE: &[Known] = &[
     thinking(known(
         ANTHROPIC,
+        "claude-opus-5-5",
+        "Claude Opus 5.5",
+        1_000_000,
+        128_000,
+    )),
+    thinking(known(
+        ANTHROPIC,
+        "claude-sonnet-5-5",
+        "Claude Sonnet 5.5",
+        1_000_000,
+        128_000,
+    )),
+    thinking(known(
+        ANTHROPIC,
+        "claude-haiku-5-5",
+        "Claude Haiku 5.5",
+        1_000_000,
+        128_000,
+    )),
+    thinking(known(
+        ANTHROPIC,
+        "claude-fable-5-1",
+        "Claude Fable 5.1",
+        1_000_000,
+        128_000,
+    )),
+    thinking(known(
+        ANTHROPIC,
         "claude-opus-4-5-20251101",
         "Claude Opus 4.5",
         200_000,

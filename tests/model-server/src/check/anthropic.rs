@@ -10,7 +10,7 @@ use super::{
 };
 use crate::seal;
 
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 15] = [
     "model",
     "messages",
     "max_tokens",
@@ -23,6 +23,7 @@ const FIELDS: [&str; 14] = [
     "tools",
     "tool_choice",
     "thinking",
+    "output_config",
     "metadata",
     "service_tier",
 ];
@@ -427,6 +428,14 @@ fn thinking(body: &Value, messages: &[Value]) -> Result<(), Refused> {
     let thinking = &body["thinking"];
     let last_assistant = messages.iter().rposition(|message| message["role"] == "assistant");
     let ends_with_assistant = last_assistant.is_some_and(|place| place + 1 == messages.len());
+    if is_newer(body["model"].as_str().unwrap_or_default()) {
+        return adaptive(body, ends_with_assistant);
+    }
+    if !body["output_config"].is_null() {
+        return Err(Refused::new(
+            "output_config: This model does not support the effort parameter.",
+        ));
+    }
     if thinking.is_null() || thinking["type"] == "disabled" {
         if ends_with_assistant
             && messages
@@ -483,4 +492,48 @@ fn thinking(body: &Value, messages: &[Value]) -> Result<(), Refused> {
         )));
     }
     Ok(())
+}
+
+/// 4.6 and everything after it.
+fn is_newer(model: &str) -> bool {
+    ["-5", "-4-6", "-4-7", "-4-8"].iter().any(|version| {
+        let family = [
+            "claude-opus",
+            "claude-sonnet",
+            "claude-haiku",
+            "claude-fable",
+            "claude-mythos",
+        ];
+        family
+            .iter()
+            .any(|family| model.strip_prefix(family).is_some_and(|rest| rest.starts_with(version)))
+    })
+}
+
+fn adaptive(body: &Value, ends_with_assistant: bool) -> Result<(), Refused> {
+    if ends_with_assistant {
+        return Err(Refused::new(
+            "This model does not support assistant message prefill. The conversation must end with a user message.",
+        ));
+    }
+    let config = &body["output_config"];
+    if !config.is_null() {
+        only(object(config, "output_config")?, "output_config", &["effort"])?;
+        if !matches!(config["effort"].as_str(), Some("low" | "medium" | "high" | "max")) {
+            return Err(Refused::new(
+                "output_config.effort: Input should be 'low', 'medium', 'high' or 'max'",
+            ));
+        }
+    }
+    match body["thinking"]["type"].as_str() {
+        None if body["thinking"].is_null() => Ok(()),
+        Some("adaptive") if matches!(body["tool_choice"]["type"].as_str(), Some("any" | "tool")) => Err(Refused::new(
+            "Thinking may not be enabled when tool_choice forces tool use.",
+        )),
+        Some("adaptive") => only(object(&body["thinking"], "thinking")?, "thinking", &["type", "display"]),
+        _ => Err(Refused::new(
+            "\"thinking.type.enabled\" is not supported for this model. Use \"thinking.type.adaptive\" and \
+             \"output_config.effort\" to control thinking behavior.",
+        )),
+    }
 }

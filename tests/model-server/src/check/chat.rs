@@ -287,7 +287,9 @@ fn reasoning(message: &Value, at: &str, model: &str, calls: bool) -> Result<(), 
     let param = format!("{at}.reasoning_content");
     match &message["reasoning_content"] {
         Value::Null => Ok(()),
-        Value::String(text) if calls && text.split(' ').all(|part| seal::opened(model, part).is_some()) => Ok(()),
+        Value::String(text) if calls && text.split_whitespace().all(|part| seal::opened(model, part).is_some()) => {
+            Ok(())
+        }
         _ => Err(Refused::at(&param, format!("Unknown parameter: '{param}'."))),
     }
 }

@@ -19,6 +19,7 @@ use crate::{
 
 /// A conversation has to begin with the user.
 const BEFORE: &str = "(The beginning of this conversation is left out.)";
+const AFTER: &str = "(Go on.)";
 /// The least that a model may be told to think.
 const LEAST_THINKING: u32 = 1_024;
 const LONGEST_ID: usize = 64;
@@ -35,8 +36,9 @@ pub fn body(provider: &str, call: &Call) -> Result<Value, Failure> {
     if messages.is_empty() {
         return Err(nothing_to_answer());
     }
-    let thinks = may_think(provider, call, &messages);
-    end(&mut messages, thinks.is_some());
+    let adapts = adapts(&call.model);
+    let thinks = may_think(provider, call, &messages, adapts);
+    end(&mut messages, thinks.is_some(), adapts);
     mark(messages.iter_mut().rev().take(2).filter_map(last_block), None);
     let tools = tools(request, &turns);
     let mut body = json!({
@@ -65,9 +67,27 @@ pub fn body(provider: &str, call: &Call) -> Result<Value, Failure> {
     set("tools", (!tools.is_empty()).then(|| tools.into()));
     set(
         "thinking",
-        thinks.map(|tokens| json!({"type": "enabled", "budget_tokens": tokens})),
+        thinks.map(|tokens| match adapts {
+            true => json!({"type": "adaptive"}),
+            false => json!({"type": "enabled", "budget_tokens": tokens}),
+        }),
+    );
+    let effort = request.thinking.filter(|_| adapts && thinks.is_some());
+    set(
+        "output_config",
+        effort.map(|thinking| json!({"effort": thinking.effort().name()})),
     );
     Ok(body)
+}
+
+/// Models from 4.6 on decide themselves how much they think, guided by an effort instead of a number of tokens, and do not
+/// go on with an answer that another began. A name without a version is taken for an older one.
+fn adapts(model: &str) -> bool {
+    let number = |word: &&str| (1..=2).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_digit());
+    let mut words = model.split('-').skip_while(|word| !number(word));
+    let mut next = || words.next().filter(number).and_then(|word| word.parse::<u8>().ok());
+    let version = next().map(|major| (major, next().unwrap_or(0)));
+    version.is_some_and(|version| version >= (4, 6))
 }
 
 /// The length of an answer, thinking included: the provider insists on a limit.
@@ -85,13 +105,16 @@ fn limit(provider: &str, call: &Call, thinks: Option<u32>) -> u32 {
     }
 }
 
-/// For how many tokens, if it can think at all: not while it is forced to call a tool, and not in the middle of a loop of
-/// calls that began without thinking, as the provider refuses both.
-fn may_think(provider: &str, call: &Call, messages: &[Value]) -> Option<u32> {
+/// For how many tokens, if it can think at all: not while it is forced to call a tool, and, of the older models, not in
+/// the middle of a loop of calls that began without thinking, as the provider refuses both.
+fn may_think(provider: &str, call: &Call, messages: &[Value], adapts: bool) -> Option<u32> {
     let wanted = call.request.thinking?.tokens();
     let can = catalogue::find(provider, &call.model).is_none_or(|model| model.thinking);
     if !can || call.request.tool_choice.is_forced() {
         return None;
+    }
+    if adapts {
+        return Some(wanted);
     }
     let last = messages.iter().rev().find(|message| message["role"] == "assistant");
     let is_last = messages.last().is_some_and(|message| message["role"] == "assistant");
@@ -111,11 +134,16 @@ fn is_thinking(block: &Value) -> bool {
     matches!(block["type"].as_str(), Some("thinking" | "redacted_thinking"))
 }
 
-/// An answer that is to be continued may not end with blanks, nor hold thinking if the model is not to think.
-fn end(messages: &mut Vec<Value>, thinks: bool) {
+/// An answer that is to be continued may not end with blanks, nor hold thinking if the model is not to think; newer
+/// models are asked to go on instead.
+fn end(messages: &mut Vec<Value>, thinks: bool, adapts: bool) {
     let Some(last) = messages.last_mut().filter(|message| message["role"] == "assistant") else {
         return;
     };
+    if adapts {
+        messages.push(json!({"role": "user", "content": [{"type": "text", "text": AFTER}]}));
+        return;
+    }
     let Some(blocks) = last["content"].as_array_mut() else {
         return;
     };

@@ -146,3 +146,33 @@ fn the_body_is_as_the_api_wants_it() {
     assert_eq!(body["messages"], want);
     assert_eq!(body["tools"][0]["input_schema"]["type"], "object");
 }
+
+#[test]
+fn newer_models_are_told_an_effort_and_asked_to_go_on() {
+    let sent = |model: &str| {
+        let mut call = call(vec![
+            Message::text(Role::User, "hi"),
+            Message::text(Role::Assistant, "Well, "),
+        ]);
+        call.model = model.into();
+        let request = Arc::make_mut(&mut call.request);
+        request.thinking = Some(crate::domain::request::Thinking::Tokens(3_000));
+        body("anthropic", &call).expect("something to answer")
+    };
+    for model in ["claude-opus-5-5", "claude-opus-4-6", "claude-fable-5"] {
+        let sent = sent(model);
+        assert_eq!(sent["thinking"], json!({"type": "adaptive"}), "{model}");
+        assert_eq!(sent["output_config"], json!({"effort": "low"}), "{model}");
+        assert_eq!(sent["messages"][2]["content"][0]["text"], "(Go on.)", "{model}");
+    }
+    for model in [
+        "claude-sonnet-4-20250514",
+        "claude-opus-4-5",
+        "claude-3-5-haiku-20241022",
+        "claude-x",
+    ] {
+        let sent = sent(model);
+        assert_eq!(sent.get("output_config"), None, "{model}");
+        assert_eq!(sent["messages"][1]["content"][0]["text"], "Well,", "{model}");
+    }
+}
