@@ -22,6 +22,8 @@ mod talk;
 
 use std::time::Duration;
 
+pub use nexus_model_server as model_server;
+
 pub use binaries::binary;
 pub use daemon::Daemon;
 pub use process::Process;

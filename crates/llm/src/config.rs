@@ -10,7 +10,7 @@ use nexus_credential::Reference;
 use reqwest::Url;
 use serde::Deserialize;
 
-use crate::domain::{breaker, catalogue, failure::Field, retry};
+use crate::domain::{breaker, catalogue, failure::Field, price::Price, retry};
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
@@ -58,6 +58,8 @@ pub struct Config {
     pub breaker_rest: Duration,
     pub max_output_tokens: u32,
     pub daily_token_budget: u64,
+    #[serde(default)]
+    pub prices: BTreeMap<String, String>,
     pub offline_pace: Duration,
     #[serde(default)]
     pub offline_script: String,
@@ -232,6 +234,14 @@ pub fn settings() -> Vec<Setting> {
             "0",
             "tokens a day over all providers but the offline one; 0 means no limit",
         ),
+        Setting::new(
+            "prices",
+            Kind::Map,
+            "",
+            "what models cost, instead of what we know: provider/model = dollars for a million tokens of input and of output, \
+             then, where there is a cache, of reading and writing it",
+        )
+        .live(),
         time("offline_pace", "0s", "the offline model's pause between two words"),
         text(
             "offline_script",
@@ -258,6 +268,13 @@ pub fn check(config: &Config) -> Vec<String> {
         } else if catalogue::BUILT_IN.contains(&name.as_str()) {
             wrong.push(format!(
                 "endpoints: {name} is built in; its address is llm.{name}_base_url"
+            ));
+        }
+    }
+    for (model, price) in &config.prices {
+        if Price::parse(price).is_none() {
+            wrong.push(format!(
+                "prices.{model}: {price:?} is neither two nor four prices, such as \"3 15\""
             ));
         }
     }

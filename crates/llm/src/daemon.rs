@@ -10,10 +10,11 @@ use nexus_proto::{
     agent::v1::{AgentMetadata, AgentType, RegisterRequest},
     llm::v1::llm_service_server::{LlmServiceServer, SERVICE_NAME},
 };
+use nexus_store::Error as StoreError;
 
 use crate::{
     config::{self, Config},
-    engine::{Engine, Ledger, RedialReason},
+    engine::{Books, Engine, Ledger, RedialReason},
     keys::{Keys, references::References},
     service,
     store::{self, UsageFile},
@@ -53,7 +54,12 @@ impl Daemon for Llm {
             store::Error::Damaged { .. } => BootError::Data(error.to_string()),
             store::Error::Io { .. } => BootError::Failed(error.to_string()),
         })?;
-        let engine = Engine::new(boot.config.clone(), keys, ledger.clone());
+        let books = Books::open(&boot.root.db_dir()).await.map_err(|error| match error {
+            StoreError::Damaged { .. } | StoreError::TooNew { .. } => BootError::Data(error.to_string()),
+            StoreError::InUse { .. } => BootError::Taken(error.to_string()),
+            error => BootError::Failed(error.to_string()),
+        })?;
+        let engine = Engine::new(boot.config.clone(), keys, ledger.clone(), books.clone());
         if let Some(trouble) = engine.key_trouble() {
             tracing::warn!(trouble, "keys in the file cannot be used");
         }
@@ -134,6 +140,7 @@ impl Daemon for Llm {
                 if let Err(reason) = ledger.save().await {
                     tracing::error!(reason, "the last usage is lost");
                 }
+                books.close().await;
             }
             .boxed(),
         );

@@ -2,6 +2,8 @@
 //! the next one carries everything. A file that is not ours to understand stops the start: beginning at zero would
 //! hand out a spent budget again.
 
+pub mod books;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},

@@ -173,7 +173,7 @@ impl Life {
         }
         let mut family = random.of(&FAMILIES);
         let mut model = random.of(models(family));
-        for _ in 0..=random.below(5) {
+        for _ in 0..=random.below(3) {
             life.asked(random);
             for _ in 0..=random.below(3) {
                 if random.one_in(6) {

@@ -32,6 +32,8 @@ pub enum Piece {
         input: Option<u64>,
         output: Option<u64>,
     },
+    /// How much of the input came from the provider's cache, or went into it.
+    Cached(Cached),
     Finish(Finish),
     /// Bytes came that say nothing: a comment, a ping, the middle of an event.
     Alive,
@@ -46,6 +48,13 @@ pub const MOST_CALLS: usize = 1024;
 pub struct Tokens {
     pub input: u64,
     pub output: u64,
+}
+
+/// How much of the input came from the provider's cache, or went into it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cached {
+    pub read: u64,
+    pub written: u64,
 }
 
 impl Tokens {
@@ -66,6 +75,7 @@ pub struct Answer {
     thinking: usize,
     input: Option<u64>,
     output: Option<u64>,
+    cached: Cached,
     finish: Option<Finish>,
 }
 
@@ -106,6 +116,7 @@ impl Answer {
                 self.input = input.or(self.input);
                 self.output = output.or(self.output);
             }
+            Piece::Cached(cached) => self.cached = *cached,
             Piece::Finish(finish) => self.finish = Some(*finish),
         }
     }
@@ -170,6 +181,10 @@ impl Answer {
             Some(finish) => finish,
             None => Finish::Stop,
         }
+    }
+
+    pub fn cached(&self) -> Cached {
+        self.cached
     }
 
     /// What was used: as the provider said, or a guess of four bytes a token where it said nothing (an answer that was

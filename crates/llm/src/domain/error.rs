@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::failure::Failure;
+use super::{budget::Refused, failure::Failure};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -29,6 +29,10 @@ pub enum Error {
         "the daily budget of {budget} tokens is used up ({used} used); it is reset at midnight UTC; raise it with llm.daily_token_budget"
     )]
     Budget { budget: u64, used: u64 },
+    #[error("{0}")]
+    OverBudget(Refused),
+    #[error("failed to write to the store of budgets and usage: {0}")]
+    Books(String),
     #[error(
         "too many concurrent requests: {running} are running and {waiting} waiting (llm.max_concurrent_requests, llm.max_waiting_requests)"
     )]
@@ -72,9 +76,12 @@ impl Error {
     /// The same request, sent again later, may be answered.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Exists | Self::Busy { .. } | Self::StreamFull(_) | Self::Deadline(_) | Self::RequestTimeout(_) => {
-                true
-            }
+            Self::Exists
+            | Self::Books(_)
+            | Self::Busy { .. }
+            | Self::StreamFull(_)
+            | Self::Deadline(_)
+            | Self::RequestTimeout(_) => true,
             Self::Provider { failure, .. } => failure.is_passing(),
             Self::FirstWithoutRequest
             | Self::WithoutRequest
@@ -84,7 +91,8 @@ impl Error {
             | Self::UnknownModel(_)
             | Self::Keys(_)
             | Self::NoModel { .. }
-            | Self::Budget { .. } => false,
+            | Self::Budget { .. }
+            | Self::OverBudget(_) => false,
         }
     }
 

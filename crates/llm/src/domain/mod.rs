@@ -4,10 +4,12 @@
 pub mod answer;
 pub mod block;
 pub mod breaker;
+pub mod budget;
 pub mod catalogue;
 pub mod error;
 pub mod failure;
 pub mod history;
+pub mod price;
 pub mod request;
 pub mod retry;
 pub mod route;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{block::Block, error::Error};
+use super::{block::Block, budget::Scope, error::Error};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -197,8 +197,12 @@ pub struct Request {
     /// Whether the model may ask for several calls at once; `None` is the provider's default.
     pub parallel_tool_calls: Option<bool>,
     pub thinking: Option<Thinking>,
-    /// The conversation it belongs to: a key for the provider's cache.
+    /// The conversation it belongs to: a key for the provider's cache, and what usage is counted by.
     pub session: String,
+    /// Who asks.
+    pub agent: String,
+    /// Every budget that it counts against.
+    pub scopes: Vec<Scope>,
     /// The whole time this request may take; `None` is the setting's.
     pub timeout: Option<Duration>,
 }
@@ -209,6 +213,22 @@ impl Request {
         let messages: usize = self.messages.iter().map(Message::bytes).sum();
         let tools: usize = self.tools.iter().map(Tool::bytes).sum();
         messages + tools
+    }
+
+    /// How many tokens the input has at most, as providers count: three bytes a token, and what they write around it.
+    pub fn estimated_tokens(&self) -> u64 {
+        const AROUND_ALL: usize = 300;
+        const AROUND_ONE: usize = 80;
+        let blocks: usize = self.messages.iter().map(|message| 1 + message.blocks.len()).sum();
+        let bytes = self.bytes() + AROUND_ALL + AROUND_ONE * (blocks + self.tools.len());
+        (bytes as u64).div_ceil(3)
+    }
+
+    /// A budget can only be kept if an answer has an end.
+    pub fn bound_output(&mut self, longest: u32) {
+        if !self.scopes.is_empty() {
+            self.parameters.max_tokens.get_or_insert(longest);
+        }
     }
 
     /// With nothing in it yet.
@@ -225,6 +245,8 @@ impl Request {
             parallel_tool_calls: None,
             thinking: None,
             session: String::new(),
+            agent: String::new(),
+            scopes: Vec::new(),
             timeout: None,
         }
     }

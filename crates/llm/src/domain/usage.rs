@@ -80,6 +80,121 @@ impl Usage {
     }
 }
 
+/// What usage is counted by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Cell {
+    /// Days since 1970-01-01 UTC.
+    pub day: u64,
+    pub agent: String,
+    /// As `provider/model`.
+    pub model: String,
+    pub session: String,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sum {
+    pub requests: u64,
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+    /// Millionths of a dollar.
+    pub cost: u64,
+    /// Requests whose price is not known.
+    pub unpriced: u64,
+}
+
+impl Sum {
+    pub fn add(&mut self, tokens: Tokens, cost: Option<u64>) {
+        self.requests = self.requests.saturating_add(1);
+        self.input_tokens = self.input_tokens.saturating_add(tokens.input);
+        self.output_tokens = self.output_tokens.saturating_add(tokens.output);
+        self.cost = self.cost.saturating_add(cost.unwrap_or(0));
+        self.unpriced = self.unpriced.saturating_add(u64::from(cost.is_none()));
+    }
+
+    fn join(&mut self, other: Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.input_tokens = self.input_tokens.saturating_add(other.input_tokens);
+        self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
+        self.cost = self.cost.saturating_add(other.cost);
+        self.unpriced = self.unpriced.saturating_add(other.unpriced);
+    }
+}
+
+/// By what rows of usage are told apart; they are summed up over the rest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GroupBy {
+    pub day: bool,
+    pub agent: bool,
+    pub model: bool,
+    pub session: bool,
+}
+
+impl GroupBy {
+    /// `None` for a name that is none.
+    pub fn with(mut self, name: &str) -> Option<Self> {
+        match name {
+            "day" => self.day = true,
+            "agent" => self.agent = true,
+            "model" => self.model = true,
+            "session" => self.session = true,
+            _ => return None,
+        }
+        Some(self)
+    }
+
+    pub fn sum(self, rows: impl IntoIterator<Item = (Cell, Sum)>) -> Vec<(Cell, Sum)> {
+        let mut sums: BTreeMap<Cell, Sum> = BTreeMap::new();
+        for (cell, sum) in rows {
+            let only = |keep: bool, text: String| if keep { text } else { String::new() };
+            let cell = Cell {
+                day: if self.day { cell.day } else { 0 },
+                agent: only(self.agent, cell.agent),
+                model: only(self.model, cell.model),
+                session: only(self.session, cell.session),
+            };
+            sums.entry(cell).or_default().join(sum);
+        }
+        sums.into_iter().collect()
+    }
+}
+
+/// A day as `2026-11-30`.
+pub fn date(day: u64) -> String {
+    // Years begin in March, so that the leap day is the last one.
+    let shifted = day + 719_468;
+    let era = shifted / 146_097;
+    let of_era = shifted % 146_097;
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// The day of `2026-11-30`.
+pub fn day(date: &str) -> Option<u64> {
+    let mut parts = date.splitn(3, '-').map(|part| part.parse::<u64>().ok());
+    let (year, month, of_month) = (parts.next()??, parts.next()??, parts.next()??);
+    if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&of_month) {
+        return None;
+    }
+    let (shifted_year, shifted_month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let leap_days = shifted_year / 4 - shifted_year / 100 + shifted_year / 400;
+    let day = shifted_year * 365 + leap_days + (shifted_month * 153 + 2) / 5 + of_month - 1 - 719_468;
+    (self::date(day) == date).then_some(day)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -115,6 +230,42 @@ mod tests {
         let mut usage = Usage::default();
         usage.record(10, "openai", Tokens { input: 50, output: 50 });
         assert!(usage.allow(9, 100, "offline").is_err());
+    }
+
+    #[test]
+    fn rows_are_summed_over_what_is_not_asked_for() {
+        let cell = |day, agent: &str, session: &str| Cell {
+            day,
+            agent: agent.into(),
+            model: "p/m".into(),
+            session: session.into(),
+        };
+        let mut one = Sum::default();
+        one.add(Tokens { input: 2, output: 1 }, Some(5));
+        let rows = [
+            (cell(1, "a", "s"), one),
+            (cell(1, "b", "s"), one),
+            (cell(2, "a", "t"), one),
+        ];
+        let by_agent = GroupBy::default().with("agent").expect("known").sum(rows.clone());
+        let told: Vec<_> = by_agent
+            .iter()
+            .map(|(cell, sum)| (cell.agent.as_str(), sum.requests, sum.cost))
+            .collect();
+        assert_eq!(told, [("a", 2, 10), ("b", 1, 5)]);
+        assert_eq!(GroupBy::default().sum(rows)[0].1.input_tokens, 6);
+        assert_eq!(GroupBy::default().with("colour"), None);
+    }
+
+    #[test]
+    fn dates_are_days_and_back() {
+        assert_eq!((date(0).as_str(), date(20_787).as_str()), ("1970-01-01", "2026-11-30"));
+        for one in (0..60_000).step_by(97) {
+            assert_eq!(day(&date(one)), Some(one));
+        }
+        for wrong in ["", "2026-02-30", "2026-13-01", "26-1-1", "2026-11-30-1", "1969-12-31"] {
+            assert_eq!(day(wrong), None, "{wrong}");
+        }
     }
 
     proptest! {

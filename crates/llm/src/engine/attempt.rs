@@ -14,11 +14,13 @@ use tokio::{
 
 use super::{
     Engine, RedialReason, Setup,
+    books::Reservation,
     run::{Counted, Output, Whole},
 };
 use crate::{
     domain::{
         answer::{Answer, Finish, LONGEST, MOST_CALLS, Piece, Tokens},
+        budget::Use,
         catalogue,
         failure::{Failure, Kind},
         request::Request,
@@ -38,6 +40,7 @@ pub async fn once(
     setup: &Setup,
     provider: &dyn Provider,
     call: Call,
+    reservation: Reservation,
     out: &mpsc::Sender<Output>,
     counted: &mut Counted<'_>,
 ) -> Result<Whole, Ended> {
@@ -50,7 +53,7 @@ pub async fn once(
     let asking = Span::call("ask provider");
     asking.note("gen_ai.provider.name", provider.name().to_owned());
     asking.note("gen_ai.request.model", call.model.clone());
-    let mut attempt = Attempt::begin(engine, setup, provider.name(), &call.request, counted);
+    let mut attempt = Attempt::begin(engine, setup, provider.name(), &call.request, reservation, counted);
     let mut pieces = provider.answer(call);
     let mut waiting: VecDeque<Output> = VecDeque::new();
     let mut redials = engine.0.redials.subscribe();
@@ -90,7 +93,10 @@ pub async fn once(
     attempt.took = Some(attempt.began.elapsed());
     asking.note("gen_ai.usage.input_tokens", number(tokens.input));
     asking.note("gen_ai.usage.output_tokens", number(tokens.output));
+    let (budgets, cost) = attempt.settle();
     Ok(Whole {
+        budgets,
+        cost,
         blocks: attempt.answer.blocks(provider.name(), &own_name),
         content: std::mem::take(&mut attempt.answer.content),
         tool_calls: std::mem::take(&mut attempt.answer.tool_calls),
@@ -148,7 +154,7 @@ fn output(piece: Piece, answer: &mut Answer) -> Option<Output> {
             end_call(answer, call)
         }
         Piece::Thinking(text) => Some(Output::Thinking(text)),
-        Piece::Opaque(_) | Piece::Usage { .. } | Piece::Finish(_) | Piece::Alive => None,
+        Piece::Opaque(_) | Piece::Usage { .. } | Piece::Cached(_) | Piece::Finish(_) | Piece::Alive => None,
     }
 }
 
@@ -180,6 +186,8 @@ struct Attempt<'a, 'b> {
     took: Option<Duration>,
     failure: Option<Failure>,
     used: Option<Tokens>,
+    /// Gone once it is settled.
+    reservation: Option<Reservation>,
     counted: &'a mut Counted<'b>,
 }
 
@@ -189,6 +197,7 @@ impl<'a, 'b> Attempt<'a, 'b> {
         setup: &'a Setup,
         provider: &str,
         request: &Request,
+        reservation: Reservation,
         counted: &'a mut Counted<'b>,
     ) -> Self {
         engine.0.board.lock().began(provider);
@@ -202,8 +211,19 @@ impl<'a, 'b> Attempt<'a, 'b> {
             took: None,
             failure: None,
             used: None,
+            reservation: Some(reservation),
             counted,
         }
+    }
+
+    /// Of a whole answer: how far budgets are used up, and what it cost.
+    fn settle(&mut self) -> (Vec<Use>, Option<u64>) {
+        let tokens = self.tokens();
+        let Some(mut reservation) = self.reservation.take() else {
+            return (Vec::new(), None);
+        };
+        reservation.used(tokens, self.answer.cached());
+        reservation.settle()
     }
 
     fn tokens(&mut self) -> Tokens {
@@ -214,13 +234,24 @@ impl<'a, 'b> Attempt<'a, 'b> {
 
 impl Drop for Attempt<'_, '_> {
     fn drop(&mut self) {
-        // A refusal before the first token costs nothing.
+        // A refusal before the first token costs nothing; an answer that broke off before it has cost its input.
+        let broke_off = self
+            .failure
+            .as_ref()
+            .is_some_and(|failure| matches!(failure.kind, Kind::Broken | Kind::Silent));
         let costs = self.failure.is_none() || self.answer.has_begun();
         let tokens = if costs {
             self.used.unwrap_or_else(|| self.answer.tokens(self.asked_bytes))
         } else {
             Tokens::default()
         };
+        if let Some(reservation) = self.reservation.as_mut() {
+            if costs {
+                reservation.used(tokens, self.answer.cached());
+            } else if broke_off {
+                reservation.sent_in_vain();
+            }
+        }
         let policy = self.setup.config.breaker();
         self.counted.tokens += tokens.total();
         self.engine.0.board.lock().ended(

@@ -6,6 +6,7 @@
 
 mod attempt;
 mod board;
+mod books;
 mod ledger;
 mod models;
 mod places;
@@ -22,6 +23,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub use self::{
+    books::{Books, today},
     ledger::Ledger,
     run::{Output, Run, Whole},
     view::{Available, ProviderView, StatusView},
@@ -31,6 +33,7 @@ use crate::{
     domain::{
         catalogue,
         error::Error,
+        price::Prices,
         request::Request,
         route::{self, Asked, Known, Target},
     },
@@ -69,6 +72,7 @@ struct Inner {
     references: Option<References>,
     http: Http,
     ledger: Ledger,
+    books: Books,
     places: places::Places,
     // Ids of requests that are answered right now: the same id twice would mix two answers up.
     active: Mutex<HashSet<String>>,
@@ -85,14 +89,16 @@ struct Inner {
 struct Setup {
     config: Config,
     providers: Vec<Arc<dyn Provider>>,
+    prices: Prices,
 }
 
 impl Engine {
-    pub fn new(config: Config, keys: Keys, ledger: Ledger) -> Self {
+    pub fn new(config: Config, keys: Keys, ledger: Ledger, books: Books) -> Self {
         let http = Http::new(config.connect_timeout);
         let places = places::Places::new(config.max_concurrent_requests);
         let setup = Setup {
             providers: provider::all(&config, &http),
+            prices: Prices::new(&config.prices),
             config,
         };
         let references = keys.references();
@@ -102,6 +108,7 @@ impl Engine {
             references,
             http,
             ledger,
+            books,
             places,
             active: Mutex::default(),
             board: Mutex::default(),
@@ -116,6 +123,7 @@ impl Engine {
     pub fn reload(&self, config: &Config) {
         let setup = Setup {
             providers: provider::all(config, &self.0.http),
+            prices: Prices::new(&config.prices),
             config: config.clone(),
         };
         if let Some(references) = &self.0.references {
@@ -143,11 +151,16 @@ impl Engine {
         if !self.0.active.lock().insert(request.id.clone()) {
             return Err(Error::Exists);
         }
-        let claim = Claim {
+        let claim = IdClaim {
             inner: self.0.clone(),
             id: request.id.clone(),
         };
         Ok(Run::new(self.clone(), claim, request))
+    }
+
+    /// What was used, by day, agent, model and session.
+    pub fn books(&self) -> &Books {
+        &self.0.books
     }
 
     fn setup(&self) -> Arc<Setup> {
@@ -201,12 +214,12 @@ impl Setup {
 }
 
 /// Holds a request's id for as long as it is answered.
-struct Claim {
+struct IdClaim {
     inner: Arc<Inner>,
     id: String,
 }
 
-impl Drop for Claim {
+impl Drop for IdClaim {
     fn drop(&mut self) {
         self.inner.active.lock().remove(&self.id);
     }

@@ -22,13 +22,15 @@ use futures_core::Stream;
 use tokio::{sync::mpsc, time::Instant as Deadline, time::timeout_at};
 
 use super::{
-    Claim, Engine, Setup,
+    Engine, IdClaim, Setup,
     attempt::{self, Ended},
+    books::Claim,
 };
 use crate::{
     domain::{
         answer::{Finish, Tokens},
         block::{Block, ToolCall},
+        budget::Use,
         catalogue,
         error::Error,
         failure::{Failure, Kind},
@@ -67,6 +69,10 @@ pub enum Output {
 pub struct Whole {
     pub content: String,
     pub tool_calls: Vec<ToolCall>,
+    /// How far each budget of the request is used up.
+    pub budgets: Vec<Use>,
+    /// Millionths of a dollar; `None` where no price is known.
+    pub cost: Option<u64>,
     /// All of it in the order in which it came.
     pub blocks: Vec<Block>,
     pub tokens: Tokens,
@@ -84,7 +90,7 @@ pub struct Run {
 }
 
 impl Run {
-    pub(super) fn new(engine: Engine, claim: Claim, request: Request) -> Self {
+    pub(super) fn new(engine: Engine, claim: IdClaim, request: Request) -> Self {
         let (sender, outputs) = mpsc::channel(AHEAD);
         let work = async move {
             let last = run(&engine, request, &sender).await;
@@ -122,8 +128,9 @@ impl Stream for Run {
     }
 }
 
-async fn run(engine: &Engine, request: Request, out: &mpsc::Sender<Output>) -> Output {
+async fn run(engine: &Engine, mut request: Request, out: &mpsc::Sender<Output>) -> Output {
     let setup = engine.setup();
+    request.bound_output(setup.config.max_output_tokens);
     let most = setup.config.request_timeout;
     let asked = request.timeout.filter(|asked| *asked < most);
     let within = asked.unwrap_or(most);
@@ -178,7 +185,8 @@ async fn answer(
     for target in &targets {
         match ask(engine, setup, &request, target, out, counted).await {
             Ok(whole) => return Ok(whole),
-            Err(Ended { failure, begun }) => {
+            Err(Unanswered::Refused(error)) => return Err(error),
+            Err(Unanswered::Failed(Ended { failure, begun })) => {
                 tracing::warn!(provider = target.provider, model = target.model, %failure, "provider failed");
                 let last = begun || !failure.may_fall_back();
                 tried.push((target.provider.clone(), failure));
@@ -192,6 +200,13 @@ async fn answer(
     Err(Error::providers(tried, suggestion))
 }
 
+/// Why one provider gave no answer.
+enum Unanswered {
+    Failed(Ended),
+    /// Nothing was sent, and nothing is to be sent to anybody.
+    Refused(Error),
+}
+
 /// Asks one provider, and again where that may help.
 async fn ask(
     engine: &Engine,
@@ -200,8 +215,8 @@ async fn ask(
     target: &Target,
     out: &mpsc::Sender<Output>,
     counted: &mut Counted<'_>,
-) -> Result<Whole, Ended> {
-    let not_begun = |failure| Ended { failure, begun: false };
+) -> Result<Whole, Unanswered> {
+    let not_begun = |failure| Unanswered::Failed(Ended { failure, begun: false });
     let provider = setup
         .provider(&target.provider)
         .ok_or_else(|| not_begun(Failure::new(Kind::Unreachable, "is no longer in the settings")))?;
@@ -217,7 +232,9 @@ async fn ask(
         let call = engine
             .call(setup, provider.as_ref(), request, target)
             .map_err(not_begun)?;
-        let mut ended = match attempt::once(engine, setup, provider.as_ref(), call, out, counted).await {
+        let claim = engine.claim(setup, request, target);
+        let reservation = engine.0.books.reserve(claim).await.map_err(Unanswered::Refused)?;
+        let mut ended = match attempt::once(engine, setup, provider.as_ref(), call, reservation, out, counted).await {
             Ok(whole) => return Ok(whole),
             Err(ended) => ended,
         };
@@ -234,11 +251,11 @@ async fn ask(
                 within.as_secs_f64()
             );
             ended.failure.message = text;
-            return Err(ended);
+            return Err(Unanswered::Failed(ended));
         }
         let pause = setup.config.retry().pause(attempt, &ended.failure, random());
         let Some(pause) = pause.filter(|_| !ended.begun) else {
-            return Err(ended);
+            return Err(Unanswered::Failed(ended));
         };
         tracing::debug!(provider = target.provider, failure = %ended.failure, ?pause, "asks again");
         let mut redials = engine.0.redials.subscribe();
@@ -280,6 +297,20 @@ impl Engine {
             key,
             limits,
         })
+    }
+
+    /// What a request may use with this provider and model.
+    fn claim(&self, setup: &Setup, request: &Request, target: &Target) -> Claim {
+        let longest = request.parameters.max_tokens.unwrap_or(setup.config.max_output_tokens);
+        Claim {
+            scopes: request.scopes.clone(),
+            agent: request.agent.clone(),
+            session: request.session.clone(),
+            model: format!("{}/{}", target.provider, target.model),
+            price: setup.prices.find(&target.provider, &target.model),
+            input: request.estimated_tokens(),
+            longest_output: longest.into(),
+        }
     }
 
     /// Who could be named instead: the first other provider with a key that is not resting, else the offline model.

@@ -108,12 +108,13 @@ fn headers(key: Option<&Key>) -> Result<HeaderMap, Failure> {
 
 fn listed(provider: &str, model: &Value) -> Option<Model> {
     let id = model["id"].as_str()?.to_owned();
+    let number = |field: &str| model[field].as_u64().and_then(|value| u32::try_from(value).ok());
     let name = model["display_name"].as_str().unwrap_or(&id).to_owned();
     Some(Model {
         name,
         provider: provider.to_owned(),
-        context_window: None,
-        max_output: None,
+        context_window: number("max_input_tokens"),
+        max_output: number("max_tokens"),
         tools: true,
         vision: true,
         thinking: false,

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     domain::{
-        answer::Piece,
+        answer::{Cached, Piece},
         failure::{Failure, Kind},
     },
     keys::Key,
@@ -297,6 +297,12 @@ pub fn json(event: &Event) -> Result<Option<Value>, Failure> {
         Some(told) => Err(told.failure()),
         None => Ok(Some(value)),
     }
+}
+
+/// How many tokens of the input a provider read from its cache.
+pub fn read_from_cache(count: &Value) -> Option<Piece> {
+    let read = count.as_u64().filter(|read| *read > 0)?;
+    Some(Piece::Cached(Cached { read, written: 0 }))
 }
 
 pub fn cut() -> Failure {

@@ -20,6 +20,7 @@ use crate::{
     domain::{
         answer::{Finish, Tokens},
         block::{Block, Part, ToolCall, ToolResult},
+        budget::{self, Scope},
         catalogue::Model,
         error::Error,
         request::{Effort, Message, Parameters, Request, Role, Thinking, Tool, ToolChoice},
@@ -52,6 +53,13 @@ pub fn request(wire: wire::LlmRequest) -> Result<Request, Error> {
         parallel_tool_calls: wire.parallel_tool_calls,
         thinking: thinking(wire.thinking)?,
         session: wire.session_id,
+        agent: wire.metadata.map(|metadata| metadata.agent_id).unwrap_or_default(),
+        scopes: wire
+            .scopes
+            .into_iter()
+            .enumerate()
+            .map(scope)
+            .collect::<Result<_, _>>()?,
         timeout,
     })
 }
@@ -118,6 +126,30 @@ fn parameters(wire: wire::LlmParameters) -> Result<Parameters, Error> {
         top_p: set(wire.top_p),
         top_k: count("top_k", wire.top_k)?,
         stop: wire.stop_sequences,
+    })
+}
+
+const MOST_SCOPES: usize = 16;
+const LONGEST_SCOPE_ID: usize = 256;
+
+fn scope((place, wire): (usize, wire::BudgetScope)) -> Result<Scope, Error> {
+    let invalid = |what: &str| Error::Invalid(format!("scopes[{place}]: {what}"));
+    if place >= MOST_SCOPES {
+        return Err(invalid("a request counts against 16 budgets at most"));
+    }
+    let kind = budget::Kind::parse(&wire.kind).ok_or_else(|| invalid("kind is none of run, session, agent, day"))?;
+    if wire.id.is_empty() || wire.id.len() > LONGEST_SCOPE_ID || wire.id.contains('\0') {
+        return Err(invalid("id has to have 1 to 256 bytes, none of them zero"));
+    }
+    let limit = |value: i64| match u64::try_from(value) {
+        Ok(0) => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(_) => Err(invalid("a limit is negative")),
+    };
+    Ok(Scope {
+        key: budget::Key { kind, id: wire.id },
+        max_tokens: limit(wire.max_tokens)?,
+        max_cost: limit(wire.max_cost_micros)?,
     })
 }
 
@@ -199,6 +231,8 @@ fn property(wire: wire::ToolProperty) -> Value {
 pub fn response(id: &str, metadata: Option<wire::LlmMetadata>, whole: Whole) -> wire::LlmResponse {
     let calls = whole.tool_calls.into_iter();
     wire::LlmResponse {
+        budgets: whole.budgets.into_iter().map(super::usage::budget).collect(),
+        cost_micros: whole.cost.map(super::usage::count),
         blocks: whole.blocks.into_iter().map(blocks::sent).collect(),
         request_id: id.to_owned(),
         content: whole.content,

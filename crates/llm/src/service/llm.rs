@@ -1,16 +1,16 @@
-//! The six calls of `llm.v1.LLMService`.
+//! The seven calls of `llm.v1.LLMService`.
 
 use std::{collections::HashMap, pin::Pin};
 
 use futures_util::{Stream, StreamExt};
-use nexus_daemon::Health;
+use nexus_daemon::{Caller, Health};
 use nexus_proto::{
     common::v1::{Health as Condition, Status as State},
     llm::v1::{self as wire, llm_service_server::LlmService},
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{convert, stream};
+use super::{convert, stream, usage};
 use crate::{
     domain::error::Error,
     engine::{Available, Engine, Output, ProviderView},
@@ -103,6 +103,16 @@ impl LlmService for Llm {
             unavailable_providers: named(false),
             timestamp: Some(convert::timestamp(std::time::SystemTime::now())),
         }))
+    }
+
+    async fn get_usage(
+        &self,
+        request: Request<wire::GetUsageRequest>,
+    ) -> Result<Response<wire::GetUsageResponse>, Status> {
+        let caller = Caller::of(&request);
+        usage::get(&self.engine, &caller, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn get_status(&self, _: Request<()>) -> Result<Response<wire::LlmStatusResponse>, Status> {

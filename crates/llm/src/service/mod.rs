@@ -5,5 +5,6 @@ mod convert;
 mod llm;
 mod status;
 mod stream;
+mod usage;
 
 pub use self::llm::Llm;

@@ -15,7 +15,12 @@ impl From<Error> for Status {
 pub fn in_band(request_id: &str, error: &Error) -> wire::StreamError {
     wire::StreamError {
         request_id: request_id.to_owned(),
-        code: name(meaning(error).0).into(),
+        code: match error {
+            // The caller's own limit, told apart from those of providers and of this daemon.
+            Error::OverBudget(_) => "budget",
+            error => name(meaning(error).0),
+        }
+        .into(),
         message: error.to_string(),
         retryable: error.is_retryable(),
         suggested_provider: error.suggestion().unwrap_or_default().into(),
@@ -33,6 +38,8 @@ fn meaning(error: &Error) -> (Code, &'static str) {
         Error::Keys(_) => (Code::FailedPrecondition, "KEY_FILE_UNUSABLE"),
         Error::NoModel { .. } => (Code::FailedPrecondition, "MODEL_NOT_CHOSEN"),
         Error::Budget { .. } => (Code::ResourceExhausted, "TOKEN_BUDGET_USED_UP"),
+        Error::OverBudget(_) => (Code::ResourceExhausted, "BUDGET"),
+        Error::Books(_) => (Code::Unavailable, "STORE_FAILED"),
         Error::Busy { .. } => (Code::ResourceExhausted, "TOO_MANY_REQUESTS"),
         Error::StreamFull(_) => (Code::ResourceExhausted, "TOO_MANY_REQUESTS_ON_STREAM"),
         Error::Deadline(_) | Error::RequestTimeout(_) => (Code::DeadlineExceeded, "REQUEST_TIMED_OUT"),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     domain::{
-        answer::{Finish, Piece},
+        answer::{Cached, Finish, Piece},
         failure::Failure,
     },
     provider::{
@@ -47,7 +47,10 @@ impl Dialect for Events {
         let Some(data) = reply::json(event)? else { return Ok(()) };
         let block = data["index"].as_u64().unwrap_or_default();
         match data["type"].as_str().unwrap_or(&event.name) {
-            "message_start" => out.extend(self.usage(&data["message"]["usage"])),
+            "message_start" => {
+                out.extend(self.usage(&data["message"]["usage"]));
+                out.extend(cached(&data["message"]["usage"]));
+            }
             "content_block_start" => self.block_starts(block, &data["content_block"], out),
             "content_block_delta" => self.delta(block, &data["delta"], out),
             "content_block_stop" => self.block_ends(block, out),
@@ -73,6 +76,7 @@ impl Dialect for Events {
             self.block_ends(block, out);
         }
         out.extend(self.usage(&document["usage"]));
+        out.extend(cached(&document["usage"]));
         self.reason(&document["stop_reason"], out)?;
         self.done = true;
         Ok(())
@@ -236,6 +240,15 @@ impl Events {
             output,
         })
     }
+}
+
+fn cached(usage: &Value) -> Option<Piece> {
+    let count = |field: &str| usage[field].as_u64().unwrap_or_default();
+    let cached = Cached {
+        read: count("cache_read_input_tokens"),
+        written: count("cache_creation_input_tokens"),
+    };
+    (cached != Cached::default()).then_some(Piece::Cached(cached))
 }
 
 fn text(value: &Value) -> Option<String> {

@@ -124,6 +124,7 @@ impl Chunks {
             input: sum(["promptTokenCount", "toolUsePromptTokenCount"]),
             output: sum(["candidatesTokenCount", "thoughtsTokenCount"]),
         });
+        out.extend(reply::read_from_cache(&usage["cachedContentTokenCount"]));
         true
     }
 }

@@ -78,6 +78,9 @@ impl Chunks {
                 input: count("prompt_tokens"),
                 output: count("completion_tokens"),
             });
+            out.extend(reply::read_from_cache(
+                &chunk["usage"]["prompt_tokens_details"]["cached_tokens"],
+            ));
         }
         let choice = &chunk["choices"][0];
         // A whole answer has a message where a stream has deltas.

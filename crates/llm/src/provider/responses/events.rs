@@ -161,6 +161,9 @@ impl Events {
             input: count("input_tokens"),
             output: count("output_tokens"),
         });
+        out.extend(reply::read_from_cache(
+            &response["usage"]["input_tokens_details"]["cached_tokens"],
+        ));
         let why = response["incomplete_details"]["reason"].as_str().unwrap_or_default();
         let finish = match (response["status"].as_str().unwrap_or("completed"), why) {
             ("completed", _) if self.refused && !self.calls => Finish::Filter,
