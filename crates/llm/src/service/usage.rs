@@ -2,7 +2,7 @@
 
 use nexus_daemon::{Caller, Role};
 use nexus_proto::llm::v1 as wire;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{
     domain::{
@@ -22,10 +22,7 @@ pub async fn get(
     caller: &Caller,
     request: wire::GetUsageRequest,
 ) -> Result<wire::GetUsageResponse, Status> {
-    if caller.role != Role::Admin {
-        let text = "usage of all sessions is for administrators";
-        return Err(nexus_daemon::status(tonic::Code::PermissionDenied, text, "NOT_ADMIN"));
-    }
+    allow(caller)?;
     let day = |name: &str, text: &str| match text {
         "" => Ok(None),
         text => match usage::day(text) {
@@ -51,6 +48,16 @@ pub async fn get(
     Ok(wire::GetUsageResponse {
         rows: rows.into_iter().map(|(cell, sum)| row(by, cell, sum)).collect(),
     })
+}
+
+fn allow(caller: &Caller) -> Result<(), Status> {
+    match caller.role {
+        Role::Admin => Ok(()),
+        Role::Agent | Role::User => {
+            let text = "usage of all sessions is for administrators";
+            Err(nexus_daemon::status(Code::PermissionDenied, text, "NOT_ADMIN"))
+        }
+    }
 }
 
 fn row(by: GroupBy, cell: Cell, sum: Sum) -> wire::UsageRow {
@@ -81,4 +88,19 @@ pub fn budget(one: Use) -> wire::BudgetUse {
 
 pub fn count(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another user of this host asks what everybody talks about, and with whom.
+    #[test]
+    fn only_administrators_see_everybodys_usage() {
+        let code = |role| allow(&Caller::of_uid(1_000, role)).map_err(|status| status.code());
+        assert_eq!(code(Role::Admin), Ok(()));
+        for role in [Role::User, Role::Agent] {
+            assert_eq!(code(role), Err(Code::PermissionDenied));
+        }
+    }
 }
