@@ -30,6 +30,8 @@ use crate::{
 };
 
 const LONGEST_BODY: usize = 64 << 20;
+/// A connection that is cut takes along what it has not sent yet.
+const BEFORE_CUT: Duration = Duration::from_millis(50);
 /// Events that may wait for a reader.
 const AHEAD: usize = 64;
 
@@ -313,6 +315,8 @@ async fn say(
                 return;
             }
             Act::Fail { .. } | Act::Cut => {
+                // What was said before is to arrive.
+                tokio::time::sleep(BEFORE_CUT).await;
                 let _ = out.send(Err(io::ErrorKind::ConnectionReset.into())).await;
                 return;
             }

@@ -137,9 +137,14 @@ fn undated(model: &str) -> Option<&str> {
     if let Some(name) = model.strip_suffix("-latest") {
         return Some(name);
     }
-    let name = model.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-');
-    let date = model.len() - name.len();
-    matches!(date, 9 | 11).then_some(name)
+    let digits = |text: &str, many: usize| text.len() == many && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (name, last) = model.rsplit_once('-')?;
+    if digits(last, 8) {
+        return Some(name);
+    }
+    let (name, month) = name.rsplit_once('-')?;
+    let (name, year) = name.rsplit_once('-')?;
+    (digits(year, 4) && digits(month, 2) && digits(last, 2)).then_some(name)
 }
 
 #[cfg(test)]

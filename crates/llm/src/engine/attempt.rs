@@ -93,6 +93,8 @@ pub async fn once(
     attempt.took = Some(attempt.began.elapsed());
     asking.note("gen_ai.usage.input_tokens", number(tokens.input));
     asking.note("gen_ai.usage.output_tokens", number(tokens.output));
+    // While the calls are there, as they decide it.
+    let finish = attempt.answer.finish();
     let (budgets, cost) = attempt.settle();
     Ok(Whole {
         budgets,
@@ -100,7 +102,7 @@ pub async fn once(
         blocks: attempt.answer.blocks(provider.name(), &own_name),
         content: std::mem::take(&mut attempt.answer.content),
         tool_calls: std::mem::take(&mut attempt.answer.tool_calls),
-        finish: attempt.answer.finish(),
+        finish,
         tokens,
         provider: provider.name().into(),
         model,
