@@ -62,6 +62,11 @@ impl Machine {
         format!("unix://{}", self.socket().display())
     }
 
+    /// For files that whoever uses this engine keeps for it.
+    pub fn own(&self) -> PathBuf {
+        self.path("own")
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

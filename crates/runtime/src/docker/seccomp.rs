@@ -19,6 +19,10 @@ pub(super) async fn option(kind: Kind, directory: &Path) -> Result<String> {
     let value = match kind {
         Kind::Docker => PROFILE.clone(),
         Kind::Podman => {
+            if directory.as_os_str().is_empty() {
+                let error = io::Error::other("the runtime has no directory of its own");
+                return Err(failed(kind, directory, &error));
+            }
             let path = std::path::absolute(directory.join(FILE)).map_err(|error| failed(kind, directory, &error))?;
             let written = path.clone();
             let write = tokio::task::spawn_blocking(move || keep(&written));
@@ -91,6 +95,13 @@ mod tests {
         std::fs::write(&path, "{}").unwrap();
         super::option(Kind::Podman, &directory).await.unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), *PROFILE);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_where_somebody_happens_to_work() {
+        let refused = option(Kind::Podman, Path::new("")).await.unwrap_err().to_string();
+        assert!(refused.contains("no directory"), "{refused}");
+        assert!(!Path::new(FILE).exists());
     }
 
     #[tokio::test]

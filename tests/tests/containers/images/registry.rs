@@ -96,6 +96,7 @@ async fn at(backend: Choice, machine: &Machine) -> Found {
     let config = Config {
         backend,
         host: machine.host(),
+        directory: machine.own(),
         ..Config::default()
     };
     choose(&config).await.unwrap()
