@@ -4,7 +4,8 @@
 //! ```text
 //!  a model's text ─▶ Definition::check ─▶ arguments ─▶ Call (typed) ─▶ executed elsewhere ─▶ Collector ─▶ text for the model
 //!                                             │
-//!                                             └─▶ lock_of, effects_of: what it holds, what it may reach
+//!                                             ├─▶ lock_of, effects_of: what it holds, what it may reach
+//!                                             └─▶ plan::Plan, grant: what a person is asked, and what it may consent to
 //! ```
 //!
 //! Everything that comes in was written by a model, a server or a program, and is hostile: its size, depth and cost are
@@ -18,14 +19,23 @@ mod call;
 pub mod canonical;
 mod coerce;
 mod definition;
+pub mod edit;
 mod error;
+pub mod escape;
+pub mod grant;
 pub mod json;
 pub mod lock;
+mod loop_guard;
+pub mod media;
+pub mod net;
 pub mod output;
 pub mod patch;
 pub mod path;
+pub mod plan;
+mod risk;
 mod schema;
 mod suggest;
+pub mod untrusted;
 
 pub use arguments::{Checked, Clamp};
 pub use builtin::{MAX_COMMAND_BYTES, MAX_CONTENT_BYTES, MAX_PATCH_BYTES, builtin, builtins, delegate, skill};
@@ -37,5 +47,7 @@ pub use definition::{
     Definition, Effects, Foreign, LockKind, MAX_NAME_BYTES, Source, list_digest, mcp_name, unknown_tool, valid_name,
 };
 pub use error::{Code, Error};
+pub use loop_guard::{LoopGuard, Verdict};
+pub use risk::risks;
 pub use schema::{MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, SchemaError};
 pub use suggest::nearest;
