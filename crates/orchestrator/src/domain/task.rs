@@ -13,7 +13,7 @@ mod work;
 pub(super) use lease::is_able;
 pub use work::is_workers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use nexus_daemon::Caller;
@@ -92,11 +92,13 @@ impl Tasks {
         found.ok_or(Error::TaskNotFound)
     }
 
-    /// How many tasks an agent has that are not over.
-    pub fn load_of(&self, agent: u64) -> usize {
-        self.iter()
-            .filter(|task| task.agent == Some(agent) && !task.is_over())
-            .count()
+    /// How many tasks each agent has that are not over.
+    pub fn loads(&self) -> HashMap<u64, usize> {
+        let mut loads = HashMap::new();
+        for agent in self.iter().filter(|task| !task.is_over()).filter_map(|task| task.agent) {
+            *loads.entry(agent).or_default() += 1;
+        }
+        loads
     }
 
     /// Forgets a task that is over and saved.

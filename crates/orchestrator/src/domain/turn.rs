@@ -123,11 +123,17 @@ impl Turn {
         }
     }
 
-    /// Whether a correlation id is of this turn, whichever attempt: a whole answer is as good when it comes late.
+    /// Whether a correlation id is of this turn and its present step, whichever attempt: a whole answer is as good when it
+    /// comes late.
     fn is(&self, correlation: &str) -> bool {
-        correlation
+        let rest = correlation
             .strip_prefix(&*self.answer_id)
-            .is_some_and(|rest| rest.starts_with('-'))
+            .and_then(|rest| rest.strip_prefix('-'));
+        rest.is_some_and(|rest| match (rest.split_once('-'), self.step) {
+            (None, ..=1) => true,
+            (Some((step, _)), 2..) => step.parse() == Ok(self.step),
+            _ => false,
+        })
     }
 
     /// Why it may not be given to an assistant, if so. One whose tool ran may not run twice, also after a restart.

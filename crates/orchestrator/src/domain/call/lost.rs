@@ -69,6 +69,9 @@ impl State {
     /// A worker said which tasks it works on, after it came back or took its predecessor's place: of the calls that it,
     /// or a predecessor without a stream, ran, the others have no record and are lost.
     pub(in crate::domain) fn worker_reported(&mut self, step: &mut Step<'_>, agent: u64, active: &[String]) {
+        if self.calls.count_open() == 0 {
+            return;
+        }
         let Some(worker) = self.agents.get(agent) else { return };
         let same = |other: &&crate::domain::agent::Agent| {
             other.key == agent

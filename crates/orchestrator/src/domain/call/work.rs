@@ -70,12 +70,13 @@ impl State {
     fn pick_call_worker(&self, call: &Call) -> Option<u64> {
         let builtin = self.tools.get(&call.wire.tool).is_some_and(|tool| tool.is_builtin());
         let tool = if builtin { call.wire.tool.as_str() } else { CUSTOM };
+        let loads_of = self.tasks.loads();
         let able = self
             .agents
             .iter()
             .filter(|agent| is_able(agent, TaskType::ToolExecution) && runs_tool(agent, tool));
         let loads = able.filter_map(|agent| {
-            let load = self.tasks.load_of(agent.key);
+            let load = loads_of.get(&agent.key).copied().unwrap_or(0);
             let most = agent
                 .request
                 .capabilities

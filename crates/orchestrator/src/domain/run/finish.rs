@@ -141,6 +141,42 @@ impl State {
         self.step_news(step, key, n);
     }
 
+    /// The answer of a run with calls came as a message: it is the last step.
+    pub(in crate::domain) fn record_answer(
+        &mut self,
+        step: &mut Step<'_>,
+        key: u64,
+        n: u64,
+        content: &str,
+        extra: &HashMap<String, String>,
+    ) {
+        if self.runs.get(key, n).is_none() {
+            return;
+        }
+        let turn = self.front(key);
+        let (number, attempt) = (turn.step, i32::try_from(turn.attempt).unwrap_or(i32::MAX));
+        let word = |name: &str| extra.get(name).cloned().unwrap_or_default();
+        let count = |name: &str| word(name).parse::<i32>().unwrap_or_default();
+        let (input_tokens, output_tokens) = (count("input_tokens"), count("output_tokens"));
+        let request = FinishStepRequest {
+            step: number,
+            attempt,
+            provider: word("provider"),
+            model: word("model"),
+            blocks: vec![Block {
+                kind: Some(block::Kind::Text(content.into())),
+            }],
+            usage: (input_tokens > 0 || output_tokens > 0).then(|| TokenUsage {
+                input_tokens,
+                output_tokens,
+                total_tokens: input_tokens.saturating_add(output_tokens),
+            }),
+            stop_reason: word(words::extra::FINISH_REASON),
+            ..FinishStepRequest::default()
+        };
+        self.record_last_step(step, key, n, &request);
+    }
+
     /// A turn is over, and so is its run.
     pub(in crate::domain) fn end_run(&mut self, step: &mut Step<'_>, key: u64, n: u64, end: RunEnd, error: &str) {
         let Some(run) = self.runs.get_mut(key, n) else { return };

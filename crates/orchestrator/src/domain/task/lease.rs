@@ -1,7 +1,5 @@
 //! Selects the worker that a task is offered to, and handles the loss of that worker.
 
-use std::collections::HashMap;
-
 use nexus_proto::agent::v1::{AgentType, TaskError, TaskState, TaskType};
 
 use super::{Task, capability};
@@ -29,10 +27,7 @@ pub(in crate::domain) fn is_able(agent: &Agent, kind: TaskType) -> bool {
 impl State {
     /// The least busy live worker that says it can do this; of equals the oldest.
     pub(super) fn pick_worker(&self, kind: TaskType, not: Option<u64>) -> Option<u64> {
-        let mut loads: HashMap<u64, usize> = HashMap::new();
-        for agent in self.tasks.iter().filter_map(|task| task.agent) {
-            *loads.entry(agent).or_default() += 1;
-        }
+        let loads = self.tasks.loads();
         let able = self
             .agents
             .iter()

@@ -70,9 +70,11 @@ impl State {
         content: String,
         extra: HashMap<String, String>,
     ) -> bool {
-        if self.running(from, key, correlation).is_none() {
+        let Some(turn) = self.running(from, key, correlation) else {
             return false;
-        }
+        };
+        let n = turn.n;
+        self.record_answer(step, key, n, &content, &extra);
         self.finish_turn(step, key, content, extra);
         true
     }
