@@ -5,7 +5,7 @@ use nexus_proto::orchestrator::v1::CallState;
 use nexus_tools::Code;
 
 use super::end::{Outcome, hashes};
-use super::{ATTEMPTS, Call, Failure, TAIL, UNCONFIRMED_ATTEMPTS, text_block};
+use super::{ATTEMPTS, Call, Failure, TAIL, UNCONFIRMED_ATTEMPTS, WORKER_PATIENCE, text_block};
 use crate::domain::event::time;
 use crate::domain::task::Task;
 use crate::domain::timers::Timer;
@@ -162,6 +162,16 @@ impl State {
                     format!("no worker that can execute {tool} is connected"),
                 );
                 self.finish_call(step, key, Outcome::failed(CallState::Failed, &failure));
+            }
+            CallState::Allowed => {
+                // It waits for its turn with others, which have timers of their own.
+                let session = call.session;
+                let again = step.now.saturating_add(WORKER_PATIENCE);
+                if let Some(call) = self.calls.get_mut(key) {
+                    call.due = Some(again);
+                }
+                self.timers.set(again, Timer::Call(key));
+                self.start_calls(step, session);
             }
             CallState::Started => {
                 self.next_attempt(step, key, "its worker did not confirm the call in time");
