@@ -169,7 +169,7 @@ async fn an_agent_or_task_that_is_not_there_or_asked_wrongly_is_refused() {
         .agent()
         .list_tasks(ListTasksRequest {
             agent_id: known,
-            filter: None,
+            ..ListTasksRequest::default()
         })
         .await
         .unwrap();

@@ -339,7 +339,7 @@ async fn an_old_worker_is_offered_calls_with_its_heartbeat() {
     let mut assistant = Driver::new(&site).await;
     let id = register(&site, "worker-old", &["exec"], &[]).await;
     let session = site.session().await;
-    let mut chat = site.chat(&session).await;
+    let chat = site.chat(&session).await;
     chat.say(user("go")).await;
     let (_, run) = assistant.first().await;
     assistant.finish(&site, &run, 1, vec![exec("ls")]).await;
@@ -393,7 +393,7 @@ async fn stop_ends_what_runs_within_a_second() {
     let mut assistant = Driver::new(&site).await;
     let mut worker = Worker::new(&site).await;
     let session = site.session().await;
-    let mut chat = site.chat(&session).await;
+    let chat = site.chat(&session).await;
     chat.say(user("go")).await;
     let (_, run) = assistant.first().await;
     assistant.finish(&site, &run, 1, vec![exec("sleep 1000")]).await;

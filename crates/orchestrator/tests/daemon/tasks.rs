@@ -342,6 +342,7 @@ async fn a_listing_honours_every_filter() {
             let request = ListTasksRequest {
                 agent_id,
                 filter: Some(filter),
+                ..ListTasksRequest::default()
             };
             let listed = client.list_tasks(request).await.unwrap().into_inner();
             assert_eq!(listed.total_count as usize, listed.tasks.len());
@@ -400,7 +401,7 @@ async fn a_listing_honours_every_filter() {
     );
     let unknown = ListTasksRequest {
         agent_id: "nobody".into(),
-        filter: None,
+        ..ListTasksRequest::default()
     };
     assert!(
         site.agent()

@@ -132,7 +132,7 @@ pub async fn make(connection: &Connection) -> Made {
 pub async fn look(connection: &Connection, made: &Made) -> Vec<Task> {
     let request = ListTasksRequest {
         agent_id: made.worker.clone(),
-        filter: None,
+        ..ListTasksRequest::default()
     };
     let tasks = connection.agent().list_tasks(request).await.unwrap().into_inner().tasks;
     assert_eq!(tasks.len(), 3);
