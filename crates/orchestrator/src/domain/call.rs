@@ -41,6 +41,8 @@ pub const WORKER_PATIENCE: Time = 30 * 1_000_000_000;
 pub const CONFIRM_PATIENCE: Time = 30 * 1_000_000_000;
 /// How long a worker may take to end a call that it was told to cancel.
 pub const CANCEL_PATIENCE: Time = 2 * 1_000_000_000;
+/// How long looking at the file of an edit may take.
+pub const LOOK_PATIENCE: Time = 10 * 1_000_000_000;
 /// Attempts of a call that may run twice, after a worker was lost in the middle of it.
 pub const ATTEMPTS: i32 = 2;
 /// Attempts of a call that no worker confirmed.
@@ -75,6 +77,8 @@ pub struct Call {
     pub due: Option<Time>,
     /// Its worker is lost: what became of it is decided at `due`, unless it is heard of again.
     pub lost: bool,
+    /// It is an edit, and its file is being looked at; not on disk.
+    pub looked_at: bool,
     /// The plan that was approved; what is launched has to be the same.
     pub approved: Option<String>,
     /// Who called `ExecuteTool`, and what it named.
@@ -166,6 +170,14 @@ impl Call {
 
     pub fn is_over(&self) -> bool {
         is_over(self.state())
+    }
+
+    /// The one file that it changes, from the workspace's root.
+    pub fn edited_path(&self) -> Option<&str> {
+        match &self.lock {
+            Lock::Write(paths) if self.edit => paths.first().map(String::as_str),
+            _ => None,
+        }
     }
 
     /// A worker has it, or is about to take it.

@@ -45,6 +45,8 @@ pub struct World {
     pub errors: Vec<Event>,
     pub events: Vec<Event>,
     pub notes: Vec<(u64, Note)>,
+    /// Edits whose files are to be looked at.
+    pub looks: Vec<u64>,
     pub cache: Cache,
     /// Open streams, as the engine holds them.
     pub attached: Attached,
@@ -84,6 +86,7 @@ impl World {
             errors: Vec::new(),
             events: Vec::new(),
             notes: Vec::new(),
+            looks: Vec::new(),
             cache: Cache::default(),
             attached: Attached::default(),
             failing: false,
@@ -229,6 +232,7 @@ impl World {
                     self.attached.session_streams.retain(|of| *of != session);
                 }
             }
+            Effect::LookAtEdit { call } => self.looks.push(call),
             Effect::SessionGone { .. } | Effect::Run { .. } | Effect::Daemons | Effect::Containers => {}
         }
     }

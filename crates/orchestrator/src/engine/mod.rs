@@ -22,6 +22,7 @@ pub(crate) mod cache;
 pub mod containers;
 mod daemons;
 mod dispatch;
+mod edits;
 mod find;
 mod group;
 mod housekeeping;

@@ -5,11 +5,11 @@ use nexus_proto::orchestrator::v1::CallState;
 use nexus_tools::Code;
 
 use super::end::{Outcome, hashes};
-use super::{ATTEMPTS, Call, Failure, TAIL, UNCONFIRMED_ATTEMPTS, WORKER_PATIENCE, text_block};
+use super::{ATTEMPTS, Call, Failure, LOOK_PATIENCE, TAIL, UNCONFIRMED_ATTEMPTS, WORKER_PATIENCE, text_block};
 use crate::domain::event::time;
 use crate::domain::task::Task;
 use crate::domain::timers::Timer;
-use crate::domain::{Fact, State, Step, Time};
+use crate::domain::{Effect, Fact, State, Step, Time};
 
 impl State {
     /// The stream of a worker ended: calls that it never confirmed go to another one at once.
@@ -211,12 +211,63 @@ impl State {
         if call.state() == CallState::Started {
             return self.next_attempt(step, key, "its worker is gone");
         }
-        // The next attempt of an edit compares the file with the hashes first.
-        let repeatable = call.idempotent || (call.edit && call.hashes.is_some());
-        if repeatable && call.cancelled.is_none() && call.wire.attempt < ATTEMPTS {
-            self.next_attempt(step, key, "its worker is gone");
-            return self.start_waiting_calls(step);
+        if call.cancelled.is_none() && call.wire.attempt < ATTEMPTS {
+            if call.idempotent {
+                self.next_attempt(step, key, "its worker is gone");
+                return self.start_waiting_calls(step);
+            }
+            if call.edited_path().is_some() && call.hashes.is_some() && !call.looked_at {
+                return self.look_at_edit(step, key);
+            }
         }
+        self.end_unknown(step, key);
+    }
+
+    fn look_at_edit(&mut self, step: &mut Step<'_>, key: u64) {
+        let due = step.now.saturating_add(LOOK_PATIENCE);
+        let call = self.calls.get_mut(key).expect("the caller looked it up");
+        call.looked_at = true;
+        call.lost = true;
+        call.due = Some(due);
+        self.timers.set(due, Timer::Call(key));
+        step.effect(Effect::LookAtEdit { call: key });
+    }
+
+    /// The hash of the file of an edit whose worker was lost: empty if there is no file, `None` if it cannot be read.
+    pub fn edit_found(&mut self, step: &mut Step<'_>, key: u64, found: Option<&str>) {
+        let Some(call) = self
+            .calls
+            .get(key)
+            .filter(|call| call.is_out() && call.lost && call.looked_at)
+        else {
+            return;
+        };
+        let (before, after) = call.hashes.clone().unwrap_or_default();
+        match found {
+            Some(hash) if hash == after => {
+                if let Some(task) = call.task {
+                    self.end_call_task(step, task, "its worker is gone");
+                }
+                let outcome = Outcome {
+                    state: CallState::Done,
+                    result: vec![text_block(format!(
+                        "[done: the file has the content of the edit, sha256 {after}; its worker was lost after it wrote it]"
+                    ))],
+                    ..Outcome::default()
+                };
+                self.finish_call(step, key, outcome);
+            }
+            Some(hash) if hash == before => {
+                self.next_attempt(step, key, "its worker is gone");
+                self.start_waiting_calls(step);
+            }
+            _ => self.end_unknown(step, key),
+        }
+    }
+
+    /// Nobody knows how the call ended, and it is not run again.
+    fn end_unknown(&mut self, step: &mut Step<'_>, key: u64) {
+        let Some(call) = self.calls.get(key) else { return };
         let outcome = unknown(call, step.now);
         if let Some(task) = call.task {
             self.end_call_task(step, task, "its worker is gone");

@@ -195,6 +195,7 @@ impl Call {
             cancelled: None,
             due: None,
             lost: false,
+            looked_at: false,
             approved: None,
             caller: "".into(),
             correlation_id: String::new(),

@@ -110,6 +110,7 @@ impl State {
         call.task = Some(task_key);
         call.due = Some(due);
         call.lost = false;
+        call.looked_at = false;
         call.tail.clear();
         call.written = 0;
         let (timeout, session_id) = (call.timeout, call.session_id.to_string());

@@ -5,6 +5,7 @@ use nexus_proto::agent::v1::{TaskError, TaskOutput, TaskProgress, TaskResult, Ta
 use nexus_proto::words;
 
 use super::{Note, Task, may_move, state_name};
+use crate::domain::call::LOOK_PATIENCE;
 use crate::domain::event::{self, About, timestamp};
 use crate::domain::sessions::about as about_session;
 use crate::domain::timers::Timer;
@@ -233,6 +234,8 @@ impl State {
         }
         // Nobody knows whether a call timed out whose worker is lost.
         if let Some(call) = call.filter(|call| self.calls.get(*call).is_some_and(|call| call.lost)) {
+            self.timers
+                .set(step.now.saturating_add(LOOK_PATIENCE), Timer::Task(key));
             return self.resolve_lost(step, call);
         }
         step.grows = false;
