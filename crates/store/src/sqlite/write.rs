@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::fcntl::{Flock, FlockArg};
-use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, params};
 
 use crate::{Commit, Error, GroupId, Lease, Op, Outcome, Write};
 
@@ -16,6 +16,8 @@ pub(super) struct SqliteWrite {
     connection: Connection,
     /// The newest sequence before the last commit: what tells whether that happened.
     before: u64,
+    /// The newest sequence that was given; `None` where the file has to be asked.
+    newest: Option<u64>,
     lease: Lease,
     log_id: String,
     /// Held for as long as we may write; the kernel drops it with the process.
@@ -59,6 +61,7 @@ impl SqliteWrite {
             backend,
             connection,
             before,
+            newest: Some(before),
             lease,
             log_id,
             _lock: lock,
@@ -67,13 +70,16 @@ impl SqliteWrite {
 
     /// Everything up to the commit itself, which is the one step whose failure leaves open what happened.
     fn apply(&mut self, group: &[&[Op]], lease: Lease, seqs: &mut Vec<u64>) -> Result<(), Failed> {
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let (held, mut newest) = held(&transaction)?;
+        let transaction = Group::begin(&self.connection)?;
+        // Nobody else gives sequences while the lease is ours, so the newest is known after a commit.
+        let (held, known) = match self.newest.take() {
+            Some(newest) => (holder(&transaction)?, newest),
+            None => held(&transaction)?,
+        };
         if lease != held {
             return Err(Failed::Lease);
         }
+        let mut newest = known;
         self.before = newest;
         {
             let mut append = transaction
@@ -140,7 +146,9 @@ impl SqliteWrite {
                 seqs.push(first.unwrap_or(newest));
             }
         }
-        transaction.commit().map_err(Failed::Commit)
+        transaction.commit().map_err(Failed::Commit)?;
+        self.newest = Some(newest);
+        Ok(())
     }
 
     /// The same sequences again, for a group that is known to be there.
@@ -220,6 +228,40 @@ impl Write for SqliteWrite {
     }
 }
 
+/// A transaction whose first and last statements are compiled once, not for each group. Dropped, it is rolled back.
+struct Group<'c> {
+    connection: &'c Connection,
+}
+
+impl<'c> Group<'c> {
+    fn begin(connection: &'c Connection) -> rusqlite::Result<Self> {
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(Group { connection })
+    }
+
+    fn commit(self) -> rusqlite::Result<()> {
+        self.connection.prepare_cached("COMMIT")?.execute([]).map(|_| ())
+    }
+}
+
+impl std::ops::Deref for Group<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection
+    }
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "a group could not be rolled back");
+        }
+    }
+}
+
 /// Where a group failed.
 enum Failed {
     Lease,
@@ -251,6 +293,12 @@ fn take_lease(connection: &Connection) -> rusqlite::Result<Lease> {
     connection
         .query_row(sql, [], |r| r.get::<_, i64>(0))
         .map(|lease| Lease(lease as u64))
+}
+
+/// The lease that may write.
+fn holder(connection: &Connection) -> rusqlite::Result<Lease> {
+    let mut statement = connection.prepare_cached("SELECT value FROM mark WHERE name = 'lease'")?;
+    statement.query_row([], |r| r.get::<_, i64>(0).map(|lease| Lease(lease as u64)))
 }
 
 /// The lease that may write, and the highest sequence ever given, which may be of a row that was erased since.
