@@ -123,8 +123,8 @@ impl Daemon for Agent {
             Setting::new(
                 "answer_tokens",
                 count(1_000_000),
-                "4096",
-                "the longest answer, in tokens",
+                "16384",
+                "the longest answer, in tokens, with the calls that it asks for; at most half of a model's window",
             )
             .live(),
             Setting::new("answer_bytes", Kind::Size, "4MiB", "the longest answer, in bytes").live(),
@@ -250,6 +250,10 @@ impl Daemon for Agent {
         let (handle, engine) = assistant::build(assistant::Parts {
             orchestrator: Orchestrator::new(Connection::lazy(&orchestrator, &options), profile.clone()),
             models: Models::new(Connection::lazy(&llm, &options)),
+            places: assistant::Places {
+                root: boot.root.path().to_owned(),
+                workspaces: boot.root.state().join("workspaces"),
+            },
             style: style.clone(),
             board: board.clone(),
             limits: Limits {

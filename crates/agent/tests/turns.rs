@@ -4,6 +4,7 @@
 
 #[path = "../../client/tests/fake/mod.rs"]
 mod fake;
+#[expect(dead_code, reason = "each test file uses a part of it")]
 mod stage;
 
 use nexus_proto::orchestrator::v1::MessageRole::{self, Assistant, System, User};

@@ -1,9 +1,13 @@
 //! A daemon as its callers see it: typed stubs, and whether it is there.
 
 use nexus_proto::{
-    agent::v1::agent_service_client::AgentServiceClient, gateway::v1::gateway_service_client::GatewayServiceClient,
+    agent::v1::agent_service_client::AgentServiceClient,
+    gateway::v1::gateway_service_client::GatewayServiceClient,
     llm::v1::llm_service_client::LlmServiceClient,
-    orchestrator::v1::orchestrator_service_client::OrchestratorServiceClient,
+    orchestrator::v1::{
+        approval_service_client::ApprovalServiceClient, driver_service_client::DriverServiceClient,
+        orchestrator_service_client::OrchestratorServiceClient, run_service_client::RunServiceClient,
+    },
     tool::v1::tool_service_client::ToolServiceClient,
 };
 use tonic_health::pb::health_client::HealthClient;
@@ -100,6 +104,27 @@ impl Connection {
     /// A client of `orchestrator.v1.OrchestratorService`, with the message limits of the options.
     pub fn orchestrator(&self) -> OrchestratorServiceClient<Channel> {
         OrchestratorServiceClient::new(self.channel())
+            .max_decoding_message_size(self.options().max_message_bytes)
+            .max_encoding_message_size(self.options().max_send_bytes)
+    }
+
+    /// A client of `orchestrator.v1.RunService`, with the message limits of the options.
+    pub fn runs(&self) -> RunServiceClient<Channel> {
+        RunServiceClient::new(self.channel())
+            .max_decoding_message_size(self.options().max_message_bytes)
+            .max_encoding_message_size(self.options().max_send_bytes)
+    }
+
+    /// A client of `orchestrator.v1.ApprovalService`, with the message limits of the options.
+    pub fn approvals(&self) -> ApprovalServiceClient<Channel> {
+        ApprovalServiceClient::new(self.channel())
+            .max_decoding_message_size(self.options().max_message_bytes)
+            .max_encoding_message_size(self.options().max_send_bytes)
+    }
+
+    /// A client of `orchestrator.v1.DriverService`, with the message limits of the options.
+    pub fn driver(&self) -> DriverServiceClient<Channel> {
+        DriverServiceClient::new(self.channel())
             .max_decoding_message_size(self.options().max_message_bytes)
             .max_encoding_message_size(self.options().max_send_bytes)
     }

@@ -42,6 +42,8 @@ pub mod extra {
     pub const INCOMPLETE: &str = "incomplete";
     /// Why an answer broke off: the provider's own words.
     pub const ERROR: &str = "error";
+    /// The tool calls that were made for an answer, one a line, without their results.
+    pub const TOOL_CALLS: &str = "tool_calls";
 }
 
 /// Keys of `Event.data`.

@@ -1,5 +1,11 @@
-//! The assistant's rules: which messages a model is given, which turn runs next, and how an answer is assembled.
+//! What an assistant decides: which turn is answered next, what a model is shown, and what an answer consists of.
 
 pub mod answer;
+pub mod compaction;
+pub mod conversation;
+pub mod digest;
+pub mod instructions;
+pub mod transcript;
 pub mod turn_queue;
 pub mod window;
+pub mod work;

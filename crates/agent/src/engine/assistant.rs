@@ -10,10 +10,15 @@
 //! A turn never outlives its stream: the orchestrator offers it again, and two answers to one question are worse than
 //! a late one.
 
+mod compact;
 mod history;
 mod kit;
 mod line;
+mod memory;
 mod outbox;
+mod prompt;
+mod request;
+mod step;
 mod turn;
 
 use std::{sync::Arc, time::Duration};
@@ -27,6 +32,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use kit::Kit;
+
+pub use prompt::Places;
 
 use super::board::Board;
 use crate::{
@@ -60,6 +67,7 @@ pub struct Style {
 pub struct Parts {
     pub orchestrator: Orchestrator,
     pub models: Models,
+    pub places: Places,
     pub style: Arc<RwLock<Arc<Style>>>,
     pub board: Board,
     pub limits: Limits,
@@ -97,7 +105,7 @@ pub struct Engine {
 pub fn build(parts: Parts) -> (Handle, Engine) {
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let engine = Engine {
-        kit: Arc::new(Kit::new(parts.orchestrator, parts.models, parts.style)),
+        kit: Arc::new(Kit::new(parts.orchestrator, parts.models, parts.places, parts.style)),
         board: parts.board,
         limits: parts.limits,
         heartbeat_every: parts.heartbeat_every,

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::SystemTime};
 
 use nexus_client::{Connection, Error};
 use nexus_proto::llm::v1::{
-    FinishReason, ListModelsRequest, LlmMessage, LlmMetadata, LlmParameters, LlmRequest, StreamLlmRequest,
+    BudgetScope, FinishReason, ListModelsRequest, LlmMessage, LlmMetadata, LlmParameters, LlmRequest, StreamLlmRequest,
     StreamLlmResponse, stream_llm_request, stream_llm_response::Payload,
 };
 use nexus_proto::words;
@@ -13,22 +13,10 @@ use tonic::{Request, Streaming};
 use super::message::new_id;
 use crate::domain::assistant::{
     answer::{Finish, ModelEvent},
+    conversation::PromptMessage,
     window::{Entry, Role},
+    work::Ask,
 };
-
-/// What one answer is made from.
-#[derive(Clone, Debug)]
-pub struct Ask {
-    pub session_id: String,
-    pub correlation_id: String,
-    /// What the logs call it.
-    pub followed_by: String,
-    pub model: String,
-    pub provider: String,
-    pub max_tokens: u64,
-    pub temperature: Option<f64>,
-    pub messages: Vec<Entry>,
-}
 
 /// Each model's window in tokens, by every name it can be asked for.
 #[derive(Clone, Debug, Default)]
@@ -81,22 +69,14 @@ impl Models {
 
     /// Dropping what this gives ends the model's work.
     pub async fn ask(&self, ask: Ask) -> Result<AnswerStream, Error> {
-        let messages = ask.messages.into_iter().map(|entry| LlmMessage {
-            role: match entry.role {
-                Role::User => "user",
-                Role::Assistant => "assistant",
-                Role::System => "system",
-            }
-            .to_owned(),
-            content: entry.text,
-            ..LlmMessage::default()
-        });
         let request = LlmRequest {
             request_id: new_id(),
             session_id: ask.session_id,
             model: ask.model,
             provider: ask.provider,
-            messages: messages.collect(),
+            messages: ask.messages.into_iter().map(message).collect(),
+            tools: ask.tools.to_vec(),
+            scopes: ask.scopes.into_iter().map(scope).collect(),
             parameters: Some(LlmParameters {
                 max_tokens: i32::try_from(ask.max_tokens).unwrap_or(i32::MAX),
                 temperature: ask.temperature.unwrap_or_default(),
@@ -135,7 +115,7 @@ impl AnswerStream {
         };
         Ok(match message.payload {
             Some(Payload::Chunk(chunk)) if chunk.content.is_empty() && !chunk.thinking.is_empty() => {
-                Some(ModelEvent::Thought)
+                Some(ModelEvent::Thought(chunk.thinking))
             }
             Some(Payload::Chunk(chunk)) => Some(ModelEvent::Text(chunk.content)),
             Some(Payload::Usage(usage)) => usage.usage.map(|usage| ModelEvent::Usage {
@@ -153,6 +133,9 @@ impl AnswerStream {
                         )
                     }),
                     text: response.content,
+                    blocks: response.blocks,
+                    calls: response.tool_calls,
+                    provider: response.provider,
                     model: response.model,
                 })
             }
@@ -161,9 +144,43 @@ impl AnswerStream {
                 message: error.message,
                 retryable: error.retryable,
             }),
-            // No tools are offered, so a call of one has no meaning.
+            // Calls stand whole in the completion; until then their pieces are signs of life.
             Some(Payload::ToolCall(_) | Payload::Heartbeat(())) | None => None,
         })
+    }
+}
+
+fn message(message: PromptMessage) -> LlmMessage {
+    let role = |name: &str| name.to_owned();
+    match message {
+        PromptMessage::Text(Entry { role: who, text }) => LlmMessage {
+            role: role(match who {
+                Role::User => "user",
+                Role::Assistant => "assistant",
+                Role::System => "system",
+            }),
+            content: text,
+            ..LlmMessage::default()
+        },
+        PromptMessage::Said { provider, blocks } => LlmMessage {
+            role: role("assistant"),
+            extra: HashMap::from([("provider".to_owned(), provider)]),
+            blocks,
+            ..LlmMessage::default()
+        },
+        PromptMessage::Results(blocks) => LlmMessage {
+            role: role("tool"),
+            blocks,
+            ..LlmMessage::default()
+        },
+    }
+}
+
+fn scope((kind, id): (&'static str, String)) -> BudgetScope {
+    BudgetScope {
+        kind: kind.to_owned(),
+        id,
+        ..BudgetScope::default()
     }
 }
 

@@ -6,31 +6,21 @@ use nexus_proto::agent::v1::{
     AgentMessage, AgentMessageMetadata, ControlCommand, DataMessage, EventMessage, MessageType, StreamAgentRequest,
     agent_message::Payload, stream_agent_request,
 };
+use nexus_proto::orchestrator::v1::StepOffer;
 use nexus_proto::words;
 
-use crate::domain::assistant::{answer::CompleteAnswer, turn_queue::TurnId};
+use crate::domain::assistant::{
+    answer::CompleteAnswer,
+    turn_queue::TurnId,
+    work::{NextStep, Offer, Outbound, StepPlace, Work},
+};
 
 const ORCHESTRATOR: &str = "orchestrator";
 const ERROR_TYPE: &str = "application/vnd.nexus.error+text";
 
-/// One message to be answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Offer {
-    pub turn: TurnId,
-    pub session_id: String,
-    pub text: String,
-    /// The user message's id, if the orchestrator says it.
-    pub message_id: Option<String>,
-    /// What every daemon's log calls it, if the orchestrator says it.
-    pub followed_by: Option<String>,
-    /// Where the turn belongs in a trace, if somebody traces.
-    pub traceparent: Option<String>,
-    pub model: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Inbound {
-    Offer(Offer),
+    Offer(Work),
     Cancel {
         turn: Option<TurnId>,
         session_id: String,
@@ -43,24 +33,6 @@ pub enum Inbound {
     },
     /// Nothing for us, and why.
     Ignored(&'static str),
-}
-
-/// Why a turn has no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub code: String,
-    pub message: String,
-    pub retryable: bool,
-    /// What came of the answer is all that will come of it, so it is to be kept, marked as incomplete. Not so where a
-    /// daemon went away: the same question, asked again, starts over.
-    pub keeps_answer: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outbound {
-    Delta { index: usize, text: String },
-    Answer(CompleteAnswer),
-    Refusal(Refusal),
 }
 
 impl Inbound {
@@ -82,6 +54,7 @@ impl Inbound {
                 },
                 _ => Inbound::Ignored("no such command here"),
             },
+            (_, Some(Payload::Step(step))) => next_step(metadata, step),
             _ => Inbound::Ignored("neither a question nor a command"),
         }
     }
@@ -101,6 +74,14 @@ fn offer(metadata: AgentMessageMetadata, data: DataMessage) -> Inbound {
     let followed_by = some(either(String::new(), words::metadata::CORRELATION_ID));
     let traceparent = some(either(String::new(), words::metadata::TRACEPARENT));
     let model = some(either(String::new(), "model"));
+    let note = some(either(String::new(), "note"));
+    let run_id = some(either(String::new(), "run_id"));
+    let step = run_id.map(|run_id| StepPlace {
+        run_id,
+        step: either(String::new(), "step").parse().unwrap_or(1),
+        attempt: either(String::new(), "step_attempt").parse().unwrap_or(1),
+        tools_digest: either(String::new(), "tools_digest"),
+    });
     if turn.0.is_empty() {
         return Inbound::Ignored("a question without a correlation id");
     }
@@ -115,7 +96,7 @@ fn offer(metadata: AgentMessageMetadata, data: DataMessage) -> Inbound {
     match String::from_utf8(data.data.into()) {
         Err(_) => malformed("the question is not UTF-8 text"),
         Ok(text) if text.trim().is_empty() => malformed("the question is empty"),
-        Ok(text) => Inbound::Offer(Offer {
+        Ok(text) => Inbound::Offer(Work::Message(Offer {
             turn,
             session_id,
             text,
@@ -123,21 +104,55 @@ fn offer(metadata: AgentMessageMetadata, data: DataMessage) -> Inbound {
             followed_by,
             traceparent,
             model,
-        }),
+            step,
+            note,
+        })),
     }
+}
+
+fn next_step(metadata: AgentMessageMetadata, offer: StepOffer) -> Inbound {
+    let mut headers = metadata.headers;
+    let turn = TurnId(metadata.correlation_id);
+    if turn.0.is_empty() || offer.run_id.is_empty() {
+        return Inbound::Ignored("a step without the id of its run");
+    }
+    let session_id = some(offer.session_id).unwrap_or(metadata.session_id);
+    let malformed = |reason| Inbound::Malformed {
+        turn: turn.clone(),
+        session_id: session_id.clone(),
+        reason,
+    };
+    if session_id.is_empty() {
+        return malformed("the step names no session");
+    }
+    let Some(previous) = offer
+        .previous
+        .filter(|previous| previous.number.saturating_add(1) == offer.step)
+    else {
+        return malformed("the step comes without the step before it");
+    };
+    Inbound::Offer(Work::Step(Box::new(NextStep {
+        turn,
+        session_id,
+        followed_by: headers.remove(words::metadata::CORRELATION_ID),
+        traceparent: headers.remove(words::metadata::TRACEPARENT),
+        model: headers.remove("model"),
+        place: StepPlace {
+            run_id: offer.run_id,
+            step: offer.step,
+            attempt: offer.attempt,
+            tools_digest: offer.tools_digest,
+        },
+        previous,
+        last: offer.last,
+    })))
 }
 
 impl Outbound {
     pub fn encode(self, agent_id: &str, turn: &TurnId, session_id: &str) -> StreamAgentRequest {
         let (kind, payload) = match self {
-            Outbound::Delta { index, text } => (
-                MessageType::Event,
-                Payload::EventMessage(EventMessage {
-                    event_type: "delta".into(),
-                    source: agent_id.to_owned(),
-                    data: HashMap::from([("delta".to_owned(), text), ("index".to_owned(), index.to_string())]),
-                }),
-            ),
+            Outbound::Delta { index, text } => (MessageType::Event, piece("delta", agent_id, index, text)),
+            Outbound::Thought { index, text } => (MessageType::Event, piece("thinking", agent_id, index, text)),
             Outbound::Answer(whole) => (MessageType::Data, answer(whole, turn, session_id)),
             Outbound::Refusal(refusal) => (
                 MessageType::Error,
@@ -180,6 +195,14 @@ impl Outbound {
             })),
         }
     }
+}
+
+fn piece(event_type: &str, agent_id: &str, index: usize, text: String) -> Payload {
+    Payload::EventMessage(EventMessage {
+        event_type: event_type.into(),
+        source: agent_id.to_owned(),
+        data: HashMap::from([("delta".to_owned(), text), ("index".to_owned(), index.to_string())]),
+    })
 }
 
 fn answer(whole: CompleteAnswer, turn: &TurnId, session_id: &str) -> Payload {
@@ -227,6 +250,8 @@ pub fn new_id() -> String {
 
 #[cfg(test)]
 mod tests {
+    use nexus_proto::orchestrator::v1::RunStep;
+
     use super::*;
 
     fn question() -> AgentMessage {
@@ -252,7 +277,7 @@ mod tests {
     fn a_question_is_read_with_its_headers() {
         assert_eq!(
             Inbound::decode(question(), "a1"),
-            Inbound::Offer(Offer {
+            Inbound::Offer(Work::Message(Offer {
                 turn: TurnId("c".into()),
                 session_id: "s".into(),
                 text: "hi".into(),
@@ -260,8 +285,64 @@ mod tests {
                 followed_by: None,
                 traceparent: None,
                 model: Some("m".into()),
-            })
+                step: None,
+                note: None,
+            }))
         );
+    }
+
+    #[test]
+    fn a_question_with_a_run_is_its_first_step() {
+        let mut message = question();
+        let headers = &mut message.metadata.as_mut().unwrap().headers;
+        for (name, value) in [
+            ("run_id", "r"),
+            ("step", "1"),
+            ("step_attempt", "2"),
+            ("tools_digest", "d"),
+        ] {
+            headers.insert(name.into(), value.into());
+        }
+        let Inbound::Offer(work) = Inbound::decode(message, "a1") else {
+            panic!()
+        };
+        let place = StepPlace {
+            run_id: "r".into(),
+            step: 1,
+            attempt: 2,
+            tools_digest: "d".into(),
+        };
+        assert_eq!(work.place(), Some(&place));
+    }
+
+    #[test]
+    fn a_later_step_needs_the_step_before_it() {
+        let mut message = question();
+        let offer = StepOffer {
+            run_id: "r".into(),
+            session_id: "s".into(),
+            step: 3,
+            attempt: 1,
+            previous: Some(RunStep {
+                number: 2,
+                ..RunStep::default()
+            }),
+            ..StepOffer::default()
+        };
+        message.r#type = MessageType::TaskUpdate.into();
+        message.payload = Some(Payload::Step(offer.clone()));
+        let Inbound::Offer(Work::Step(step)) = Inbound::decode(message.clone(), "a1") else {
+            panic!()
+        };
+        assert_eq!(
+            (step.place.step, step.previous.number, step.model.as_deref()),
+            (3, 2, Some("m"))
+        );
+        message.payload = Some(Payload::Step(StepOffer {
+            previous: None,
+            ..offer
+        }));
+        assert!(matches!(Inbound::decode(message, "a1"), Inbound::Malformed { .. }));
     }
 
     #[test]

@@ -33,9 +33,14 @@ impl Profile {
             max_concurrent_tasks: i32::try_from(self.concurrency).unwrap_or(i32::MAX),
             supports_streaming: true,
             supports_cancellation: true,
-            supported_protocols: vec!["grpc".into()],
+            supported_protocols: self.protocols(),
             ..AgentCapabilities::default()
         }
+    }
+
+    fn protocols(&self) -> Vec<String> {
+        let runs = (self.role == "assistant").then_some(words::protocol::RUNS);
+        ["grpc"].into_iter().chain(runs).map(str::to_owned).collect()
     }
 
     fn request(&self) -> RegisterRequest {
@@ -71,7 +76,11 @@ pub struct Page {
 #[derive(Debug, Clone)]
 pub struct Line {
     pub id: String,
+    /// Its place in the session.
+    pub sequence: u64,
     pub entry: Entry,
+    /// The calls that were made for an answer, one a line.
+    pub calls: Option<String>,
 }
 
 #[derive(Clone)]
@@ -83,6 +92,10 @@ pub struct Orchestrator {
 impl Orchestrator {
     pub fn new(connection: Connection, profile: Profile) -> Self {
         Orchestrator { connection, profile }
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     pub fn backoff(&self) -> nexus_client::Backoff {
@@ -155,7 +168,8 @@ fn line(message: Message) -> Line {
         MessageRole::System => Role::System,
         MessageRole::User | MessageRole::Tool | MessageRole::Unspecified => Role::User,
     };
-    let metadata = message.metadata.unwrap_or_default();
+    let mut metadata = message.metadata.unwrap_or_default();
+    let calls = metadata.extra.remove(words::extra::TOOL_CALLS);
     // A model without tools of its own hears of a result as it hears of anything else.
     let text = match (
         message.role == i32::from(MessageRole::Tool),
@@ -167,6 +181,8 @@ fn line(message: Message) -> Line {
     };
     Line {
         id: message.id,
+        sequence: message.sequence,
         entry: Entry::new(role, text),
+        calls: calls.filter(|_| role == Role::Assistant),
     }
 }

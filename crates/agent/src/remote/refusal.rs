@@ -2,7 +2,7 @@
 
 use nexus_client::{Error, Kind};
 
-use super::Refusal;
+use crate::domain::assistant::work::Refusal;
 
 /// `whose` stands in front of what was said, and the next step behind it.
 pub fn refusal(whose: &str, error: &Error) -> Refusal {

@@ -19,10 +19,15 @@ use nexus_proto::{
     },
     common::v1::TokenUsage,
     llm::v1::{
-        FinishReason, ListModelsRequest, ListModelsResponse, LlmRequest, LlmResponse, ModelInfo, StreamChunk,
-        StreamComplete, StreamError, StreamLlmRequest, StreamLlmResponse, stream_llm_request, stream_llm_response,
+        Block, FinishReason, ListModelsRequest, ListModelsResponse, LlmRequest, LlmResponse, ModelInfo, StreamChunk,
+        StreamComplete, StreamError, StreamLlmRequest, StreamLlmResponse, Tool, stream_llm_request,
+        stream_llm_response,
     },
-    orchestrator::v1::{GetSessionRequest, GetSessionResponse, Message, MessageRole, Session, SessionContext},
+    orchestrator::v1::{
+        CompactRequest, CompactResponse, Event, FinishStepRequest, FinishStepResponse, GetRunRequest, GetRunResponse,
+        GetSessionRequest, GetSessionResponse, GetToolsRequest, GetToolsResponse, Message, MessageRole, Run, Session,
+        SessionContext, StepOffer, SubscribeEventsRequest,
+    },
 };
 use tempfile::TempDir;
 use tokio::{sync::mpsc, time::timeout};
@@ -55,12 +60,21 @@ pub struct Store {
     pub asked: Vec<GetSessionRequest>,
     pub known: Vec<String>,
     pub next: u32,
+    /// What every run may use, and how often somebody asked for it.
+    pub tools: Vec<Tool>,
+    pub tools_asked: u32,
+    pub runs: HashMap<String, Run>,
+    pub runs_asked: u32,
+    pub compacted: Vec<CompactRequest>,
+    /// FinishStep is refused: the step is over.
+    pub step_is_over: bool,
 }
 
 pub struct Stage {
     pub root: Root,
     pub store: Arc<Mutex<Store>>,
     pub told: mpsc::UnboundedReceiver<Told>,
+    finished: mpsc::UnboundedReceiver<FinishStepRequest>,
     pub models: Arc<Mutex<Vec<ModelInfo>>>,
     lines: mpsc::UnboundedReceiver<Line>,
     calls: mpsc::UnboundedReceiver<Call>,
@@ -88,6 +102,11 @@ pub struct Call {
 #[derive(Debug, PartialEq)]
 pub enum Said {
     Delta {
+        turn: String,
+        index: usize,
+        text: String,
+    },
+    Thought {
         turn: String,
         index: usize,
         text: String,
@@ -127,10 +146,11 @@ impl Stage {
         let store = Arc::new(Mutex::new(Store::default()));
         let models = Arc::new(Mutex::new(Vec::new()));
         let (told_to, told) = mpsc::unbounded_channel();
+        let (finished_to, finished) = mpsc::unbounded_channel();
         let (line_to, lines) = mpsc::unbounded_channel();
         let (call_to, calls) = mpsc::unbounded_channel();
         Stage {
-            orchestrator_handler: orchestrator(store.clone(), told_to, line_to),
+            orchestrator_handler: orchestrator(store.clone(), told_to, finished_to, line_to),
             llm_handler: llm(models.clone(), call_to),
             orchestrator: None,
             llm: None,
@@ -138,6 +158,7 @@ impl Stage {
             root,
             store,
             told,
+            finished,
             models,
             lines,
             calls,
@@ -200,6 +221,14 @@ impl Stage {
         soon("a call to the orchestrator", self.told.recv()).await.unwrap()
     }
 
+    pub async fn finished(&mut self) -> FinishStepRequest {
+        soon("a finished step", self.finished.recv()).await.unwrap()
+    }
+
+    pub fn nothing_finished(&mut self) -> bool {
+        self.finished.try_recv().is_err()
+    }
+
     pub fn no_call_yet(&mut self) -> bool {
         self.calls.try_recv().is_err()
     }
@@ -239,6 +268,24 @@ impl Line {
                 data: text.to_owned().into(),
                 ..DataMessage::default()
             })),
+            ..AgentMessage::default()
+        };
+        self.send(message).await;
+    }
+
+    /// A later step of a run.
+    pub async fn offer_step(&self, turn: &str, offer: StepOffer) {
+        let message = AgentMessage {
+            id: "x".into(),
+            r#type: MessageType::TaskUpdate.into(),
+            source_id: "orchestrator".into(),
+            target_id: self.agent_id.clone(),
+            metadata: Some(AgentMessageMetadata {
+                correlation_id: turn.into(),
+                session_id: offer.session_id.clone(),
+                ..AgentMessageMetadata::default()
+            }),
+            payload: Some(agent_message::Payload::Step(offer)),
             ..AgentMessage::default()
         };
         self.send(message).await;
@@ -291,11 +338,12 @@ impl Line {
         let turn = message.metadata.unwrap().correlation_id;
         match (kind, message.payload.unwrap()) {
             (MessageType::Event, agent_message::Payload::EventMessage(mut event)) => {
-                assert_eq!(event.event_type, "delta");
-                Said::Delta {
-                    turn,
-                    index: event.data["index"].parse().unwrap(),
-                    text: event.data.remove("delta").unwrap(),
+                let index = event.data["index"].parse().unwrap();
+                let text = event.data.remove("delta").unwrap();
+                match event.event_type.as_str() {
+                    "delta" => Said::Delta { turn, index, text },
+                    "thinking" => Said::Thought { turn, index, text },
+                    other => panic!("an event {other:?}"),
                 }
             }
             (MessageType::Data, agent_message::Payload::DataMessage(data)) => Said::Answer {
@@ -361,6 +409,29 @@ impl Call {
         .await;
     }
 
+    pub async fn think(&self, text: &str) {
+        self.send(stream_llm_response::Payload::Chunk(StreamChunk {
+            thinking: text.into(),
+            ..StreamChunk::default()
+        }))
+        .await;
+    }
+
+    /// The end of an answer that consists of these blocks.
+    pub async fn complete_with(&self, blocks: Vec<Block>, finish: FinishReason) {
+        self.send(stream_llm_response::Payload::Complete(StreamComplete {
+            response: Some(LlmResponse {
+                provider: "p".into(),
+                model: "m-1".into(),
+                finish_reason: finish.into(),
+                blocks,
+                ..LlmResponse::default()
+            }),
+            ..StreamComplete::default()
+        }))
+        .await;
+    }
+
     pub async fn fail(&self, code: &str, message: &str, retryable: bool) {
         self.send(stream_llm_response::Payload::Error(StreamError {
             code: code.into(),
@@ -395,10 +466,12 @@ impl Call {
 fn orchestrator(
     store: Arc<Mutex<Store>>,
     told: mpsc::UnboundedSender<Told>,
+    finished: mpsc::UnboundedSender<FinishStepRequest>,
     lines: mpsc::UnboundedSender<Line>,
 ) -> Handler {
     Arc::new(move |request| {
         let (store, told, lines) = (store.clone(), told.clone(), lines.clone());
+        let finished = finished.clone();
         Box::pin(async move {
             match request.uri().path().rsplit('/').next().unwrap() {
                 "Register" => {
@@ -435,6 +508,63 @@ fn orchestrator(
                     })
                     .await
                 }
+                "GetTools" => {
+                    unary(request, move |_: tonic::Request<GetToolsRequest>| async move {
+                        let mut store = store.lock().unwrap();
+                        store.tools_asked += 1;
+                        Ok(GetToolsResponse {
+                            tools: store.tools.clone(),
+                            digest: "digest".into(),
+                        })
+                    })
+                    .await
+                }
+                "FinishStep" => {
+                    unary(request, move |request: tonic::Request<FinishStepRequest>| async move {
+                        let over = store.lock().unwrap().step_is_over;
+                        let _ = finished.send(request.into_inner());
+                        if over {
+                            return Err(Status::failed_precondition("the step is over"));
+                        }
+                        Ok(FinishStepResponse::default())
+                    })
+                    .await
+                }
+                "GetRun" => {
+                    unary(request, move |request: tonic::Request<GetRunRequest>| async move {
+                        let mut store = store.lock().unwrap();
+                        store.runs_asked += 1;
+                        match store.runs.get(&request.into_inner().run_id) {
+                            Some(run) => Ok(GetRunResponse { run: Some(run.clone()) }),
+                            None => Err(Status::not_found("run not found")),
+                        }
+                    })
+                    .await
+                }
+                "Compact" => {
+                    unary(request, move |request: tonic::Request<CompactRequest>| async move {
+                        store.lock().unwrap().compacted.push(request.into_inner());
+                        Ok(CompactResponse {})
+                    })
+                    .await
+                }
+                "SubscribeEvents" => {
+                    bidi(request, move |mut from: Streaming<SubscribeEventsRequest>| {
+                        let answer = async move {
+                            let request = from.message().await.unwrap().unwrap();
+                            let filter = request.filter.unwrap();
+                            assert_eq!(filter.names, ["session.compacted"]);
+                            assert!(filter.end_time.is_some(), "what was, and not what comes");
+                            let compacted = store.lock().unwrap().compacted.clone();
+                            let events = compacted
+                                .into_iter()
+                                .filter(move |one| one.session_id == filter.session_id);
+                            futures_util::stream::iter(events.map(|one| Ok(compacted_event(one))))
+                        };
+                        Box::pin(futures_util::stream::once(answer).flatten()) as Items<Event>
+                    })
+                    .await
+                }
                 "GetSession" => {
                     unary(request, move |request: tonic::Request<GetSessionRequest>| async move {
                         session(&mut store.lock().unwrap(), request.into_inner())
@@ -464,6 +594,21 @@ fn orchestrator(
             }
         })
     })
+}
+
+fn compacted_event(one: CompactRequest) -> Event {
+    let data = [
+        ("run_id", one.run_id),
+        ("session_id", one.session_id),
+        ("through_sequence", one.through_sequence.to_string()),
+        ("through_step", one.through_step.to_string()),
+        ("summary", one.summary),
+    ];
+    Event {
+        name: "session.compacted".into(),
+        data: data.map(|(name, value)| (name.to_owned(), value)).into(),
+        ..Event::default()
+    }
 }
 
 fn session(store: &mut Store, request: GetSessionRequest) -> Result<GetSessionResponse, Status> {

@@ -1,13 +1,16 @@
 //! Assembles an answer: the pieces that are passed on, and the complete answer at the end.
 //!
-//! The pieces together are the whole, byte for byte, and each says where it begins.
+//! The pieces together are the whole, byte for byte, and each says where it begins. An answer may ask for tool calls;
+//! its blocks are kept as the model sent them.
+
+use nexus_proto::llm::v1::{Block, ToolCall, block::Kind};
 
 /// What the model daemon sends about an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ModelEvent {
     Text(String),
-    /// The model thinks, and has said nothing by that.
-    Thought,
+    /// What the model thinks; no part of the answer.
+    Thought(String),
     Usage {
         input: u32,
         output: u32,
@@ -15,6 +18,11 @@ pub enum ModelEvent {
     /// The model has finished. Some servers say the text only here.
     Complete {
         text: String,
+        /// Everything in order, where the server knows blocks.
+        blocks: Vec<Block>,
+        /// The tool calls, where it does not.
+        calls: Vec<ToolCall>,
+        provider: String,
         model: String,
         finish: Finish,
         usage: Option<(u32, u32)>,
@@ -51,7 +59,7 @@ impl Finish {
 }
 
 /// What the turn passes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum AnswerUpdate {
     Nothing,
     /// `index` is the byte at which this piece stands in the answer.
@@ -59,18 +67,49 @@ pub enum AnswerUpdate {
         index: usize,
         text: String,
     },
+    /// The same of what the model thinks.
+    Thought {
+        index: usize,
+        text: String,
+    },
     Done(CompleteAnswer),
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct CompleteAnswer {
     pub text: String,
+    /// Text, calls, and what has to go back to the provider untouched: as received, in order.
+    pub blocks: Vec<Block>,
+    pub provider: String,
     pub model: String,
     pub finish: Finish,
     /// Where the answer was cut short: by what, and what to do about it.
     pub cut_short: Option<String>,
     pub input_tokens: u32,
     pub output_tokens: u32,
+}
+
+impl CompleteAnswer {
+    /// The model asks for tools.
+    pub fn has_calls(&self) -> bool {
+        self.blocks
+            .iter()
+            .any(|block| matches!(block.kind, Some(Kind::ToolCall(_))))
+    }
+
+    /// Takes the calls out of an answer that may not have any.
+    pub fn drop_calls(&mut self) {
+        self.blocks
+            .retain(|block| !matches!(block.kind, Some(Kind::ToolCall(_))));
+    }
+
+    fn call_bytes(&self) -> usize {
+        let bytes = |block: &Block| match &block.kind {
+            Some(Kind::ToolCall(call)) => call.arguments.len() + call.name.len(),
+            _ => 0,
+        };
+        self.blocks.iter().map(bytes).sum()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -142,7 +181,8 @@ const FILTERED: &str = "the provider's content filter ended the answer, or the m
 pub struct Answer {
     limits: Limits,
     whole: CompleteAnswer,
-    thought: bool,
+    /// Bytes of thinking so far.
+    thought: usize,
     complete: bool,
 }
 
@@ -151,7 +191,7 @@ impl Answer {
         Answer {
             limits,
             whole: CompleteAnswer::default(),
-            thought: false,
+            thought: 0,
             complete: false,
         }
     }
@@ -160,9 +200,10 @@ impl Answer {
     pub fn step(&mut self, heard: ModelEvent) -> Result<AnswerUpdate, Error> {
         match heard {
             ModelEvent::Text(text) => self.grow(text),
-            ModelEvent::Thought => {
-                self.thought = true;
-                Ok(AnswerUpdate::Nothing)
+            ModelEvent::Thought(text) => {
+                let index = self.thought;
+                self.thought += text.len();
+                Ok(AnswerUpdate::Thought { index, text })
             }
             ModelEvent::Usage { input, output } => {
                 self.whole.input_tokens = input;
@@ -171,6 +212,9 @@ impl Answer {
             }
             ModelEvent::Complete {
                 text,
+                blocks,
+                calls,
+                provider,
                 model,
                 finish,
                 usage,
@@ -180,10 +224,21 @@ impl Answer {
                     self.whole.input_tokens = input;
                     self.whole.output_tokens = output;
                 }
+                self.whole.provider = provider;
                 self.whole.model = model;
                 self.whole.finish = finish;
                 if finish == Finish::Error {
                     return Err(Error::Faulty);
+                }
+                self.whole.blocks = if blocks.is_empty() {
+                    calls.into_iter().map(Kind::ToolCall).map(block).collect()
+                } else {
+                    blocks
+                };
+                if self.whole.call_bytes() > self.limits.bytes {
+                    return Err(Error::TooLong {
+                        limit: self.limits.bytes,
+                    });
                 }
                 if self.whole.text.is_empty() {
                     return self.grow(text);
@@ -200,12 +255,23 @@ impl Answer {
                 retryable,
             }),
             ModelEvent::End if !self.complete => Err(Error::BrokeOff),
-            ModelEvent::End if self.whole.text.is_empty() => Err(Error::Empty {
-                finish: self.whole.finish,
-                thought: self.thought,
-                limits: self.limits,
-            }),
             ModelEvent::End => {
+                if self.whole.finish == Finish::Filter {
+                    self.whole.drop_calls();
+                }
+                if self.whole.text.is_empty() && !self.whole.has_calls() {
+                    return Err(Error::Empty {
+                        finish: self.whole.finish,
+                        thought: self.thought > 0,
+                        limits: self.limits,
+                    });
+                }
+                // Of a server that knows no blocks.
+                let has_text = |block: &Block| matches!(block.kind, Some(Kind::Text(_)));
+                if !self.whole.text.is_empty() && !self.whole.blocks.iter().any(has_text) {
+                    let text = Kind::Text(self.whole.text.clone());
+                    self.whole.blocks.insert(0, block(text));
+                }
                 self.whole.cut_short = self.cut_short();
                 Ok(AnswerUpdate::Done(std::mem::take(&mut self.whole)))
             }
@@ -245,6 +311,10 @@ impl Answer {
     }
 }
 
+fn block(kind: Kind) -> Block {
+    Block { kind: Some(kind) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,10 +331,97 @@ mod tests {
     fn complete(text: &str) -> ModelEvent {
         ModelEvent::Complete {
             text: text.into(),
+            blocks: Vec::new(),
+            calls: Vec::new(),
+            provider: "p".into(),
             model: "m".into(),
             finish: Finish::Stop,
             usage: None,
         }
+    }
+
+    fn call(name: &str, arguments: &str) -> ToolCall {
+        ToolCall {
+            id: "1".into(),
+            name: name.into(),
+            arguments: arguments.into(),
+            malformed: false,
+        }
+    }
+
+    fn asks(blocks: Vec<Block>, calls: Vec<ToolCall>, finish: Finish) -> ModelEvent {
+        ModelEvent::Complete {
+            text: String::new(),
+            blocks,
+            calls,
+            provider: "p".into(),
+            model: "m".into(),
+            finish,
+            usage: Some((7, 8)),
+        }
+    }
+
+    fn end(answer: &mut Answer) -> CompleteAnswer {
+        match answer.step(ModelEvent::End).unwrap() {
+            AnswerUpdate::Done(whole) => whole,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_answer_that_asks_for_calls_keeps_its_blocks_as_they_came() {
+        let opaque = Kind::Opaque(nexus_proto::llm::v1::Opaque {
+            provider: "p".into(),
+            model: "m".into(),
+            data: vec![1, 2].into(),
+        });
+        let blocks = vec![
+            block(opaque),
+            block(Kind::Text("I look.".into())),
+            block(Kind::ToolCall(call("grep", "{}"))),
+        ];
+        let mut answer = Answer::new(limits(100));
+        answer.step(ModelEvent::Text("I look.".into())).unwrap();
+        answer.step(asks(blocks.clone(), Vec::new(), Finish::ToolUses)).unwrap();
+        let whole = end(&mut answer);
+        assert!(whole.has_calls());
+        assert_eq!(whole.blocks, blocks);
+    }
+
+    #[test]
+    fn a_server_without_blocks_gives_text_and_then_its_calls() {
+        let mut answer = Answer::new(limits(100));
+        answer.step(ModelEvent::Text("I look.".into())).unwrap();
+        answer
+            .step(asks(Vec::new(), vec![call("grep", "{}")], Finish::ToolUses))
+            .unwrap();
+        assert_eq!(
+            end(&mut answer).blocks,
+            [
+                block(Kind::Text("I look.".into())),
+                block(Kind::ToolCall(call("grep", "{}")))
+            ]
+        );
+    }
+
+    #[test]
+    fn calls_of_a_filtered_answer_do_not_run() {
+        let mut answer = Answer::new(limits(100));
+        answer.step(ModelEvent::Text("Well".into())).unwrap();
+        answer
+            .step(asks(Vec::new(), vec![call("grep", "{}")], Finish::Filter))
+            .unwrap();
+        assert!(!end(&mut answer).has_calls());
+    }
+
+    #[test]
+    fn arguments_count_against_the_longest_answer() {
+        let mut answer = Answer::new(limits(10));
+        let long = call("write_file", &"x".repeat(20));
+        assert_eq!(
+            answer.step(asks(Vec::new(), vec![long], Finish::ToolUses)),
+            Err(Error::TooLong { limit: 10 })
+        );
     }
 
     #[test]
@@ -310,15 +467,9 @@ mod tests {
                 ..limits(100)
             });
             if thinks {
-                answer.step(ModelEvent::Thought).unwrap();
+                answer.step(ModelEvent::Thought("hm".into())).unwrap();
             }
-            let ends = ModelEvent::Complete {
-                text: String::new(),
-                model: "m".into(),
-                finish: Finish::Length,
-                usage: None,
-            };
-            answer.step(ends).unwrap();
+            answer.step(asks(Vec::new(), Vec::new(), Finish::Length)).unwrap();
             let error = answer.step(ModelEvent::End).unwrap_err().to_string();
             assert!(error.contains(told), "{error}");
         }

@@ -107,28 +107,31 @@ impl Window {
         !self.full
     }
 
-    /// The conversation as it is sent: at most one system text in front, then user and assistant in turns.
+    /// The conversation as it is sent.
     pub fn finish(self) -> Vec<Entry> {
-        let mut system = self.standing;
-        let mut spoken: Vec<Entry> = Vec::new();
-        for entry in self.entries {
-            match (entry.role, spoken.last_mut()) {
-                (Role::System, _) => match &mut system {
-                    Some(text) => join(text, &entry.text),
-                    None => system = Some(entry.text),
-                },
-                // The question to an answer without one was cut off.
-                (Role::Assistant, None) => {}
-                (role, Some(last)) if last.role == role => join(&mut last.text, &entry.text),
-                _ => spoken.push(entry),
-            }
-        }
-        system
-            .map(|text| Entry::new(Role::System, text))
-            .into_iter()
-            .chain(spoken)
-            .collect()
+        in_turns(self.standing, self.entries)
     }
+}
+
+/// A conversation in the form that the strictest provider takes: at most one system text in front, then user and
+/// assistant in turns.
+pub fn in_turns(standing: Option<String>, entries: impl IntoIterator<Item = Entry>) -> Vec<Entry> {
+    let mut system = standing;
+    let mut spoken: Vec<Entry> = Vec::new();
+    for entry in entries {
+        match (entry.role, spoken.last_mut()) {
+            (Role::System, _) => match &mut system {
+                Some(text) => join(text, &entry.text),
+                None => system = Some(entry.text),
+            },
+            // The question to an answer without one was cut off.
+            (Role::Assistant, None) => {}
+            (role, Some(last)) if last.role == role => join(&mut last.text, &entry.text),
+            _ => spoken.push(entry),
+        }
+    }
+    let system = system.map(|text| Entry::new(Role::System, text));
+    system.into_iter().chain(spoken).collect()
 }
 
 fn join(text: &mut String, more: &str) {

@@ -3,24 +3,51 @@
 use std::{sync::Arc, time::Duration};
 
 use nexus_client::{Backoff, Error, Kind};
+use nexus_proto::llm::v1::Tool;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::Style;
-use crate::remote::{AnswerStream, Ask, ContextWindows, Models, Orchestrator, Refusal, refusal};
+use super::{Style, memory::Memory, prompt::Places};
+use crate::{
+    domain::assistant::work::{Ask, Refusal, StepPlace, Work},
+    remote::{AnswerStream, ContextWindows, Models, Orchestrator, new_id, refusal as of_neighbour},
+};
 
 /// A new model, or another default, is noticed after this long.
 const KNOWN_FOR: Duration = Duration::from_secs(60);
 /// The model daemon asks its providers what they have; an answer does not wait for that any longer.
 const LIST_WITHIN: Duration = Duration::from_secs(2);
 /// For a model that nobody knows the window of: small enough for nearly all.
-const UNKNOWN_WINDOW: u64 = 8192;
+pub(super) const UNKNOWN_WINDOW: u64 = 8192;
+/// The same for a model that is given tools: those that are made for them have more.
+pub(super) const UNKNOWN_WINDOW_WITH_TOOLS: u64 = 32_768;
+/// Letters of a random mark around what is not to be trusted.
+const MARK: usize = 12;
+/// Sets of tools that are remembered.
+const TOOL_SETS: usize = 8;
+
+/// Why a turn has no answer, from a neighbour's failure.
+pub(super) fn refusal(whose: &str, error: &Error) -> Refusal {
+    of_neighbour(whose, error)
+}
+
+/// Random letters that nobody can foresee.
+pub(super) fn new_mark() -> String {
+    let mut mark = new_id();
+    mark.truncate(MARK);
+    mark
+}
 
 pub(super) struct Kit {
     pub(super) orchestrator: Orchestrator,
     pub(super) models: Models,
+    /// Runs between two steps.
+    pub(super) memory: Memory,
+    pub(super) places: Places,
     style: Arc<RwLock<Arc<Style>>>,
     cache: Mutex<WindowCache>,
+    /// Sets of tools by their digest, the newest last.
+    tools: Mutex<Vec<(String, Arc<Vec<Tool>>)>>,
 }
 
 /// What is known about windows. It may be old while it is looked up again.
@@ -33,12 +60,20 @@ struct WindowCache {
 }
 
 impl Kit {
-    pub(super) fn new(orchestrator: Orchestrator, models: Models, style: Arc<RwLock<Arc<Style>>>) -> Self {
+    pub(super) fn new(
+        orchestrator: Orchestrator,
+        models: Models,
+        places: Places,
+        style: Arc<RwLock<Arc<Style>>>,
+    ) -> Self {
         Kit {
             orchestrator,
             models,
+            memory: Memory::default(),
+            places,
             style,
             cache: Mutex::default(),
+            tools: Mutex::default(),
         }
     }
 
@@ -46,8 +81,8 @@ impl Kit {
         self.style.read().clone()
     }
 
-    /// The tokens that a model takes, question and answer together.
-    pub(super) async fn window(self: &Arc<Self>, model: &str, style: &Style) -> Result<u64, Refusal> {
+    /// The tokens that a model takes, question and answer together. Where nobody knows: `unknown`.
+    pub(super) async fn window(self: &Arc<Self>, model: &str, style: &Style, unknown: u64) -> Result<u64, Refusal> {
         let windows = self.windows().await?;
         let default = self.cache.lock().default_model.clone();
         let known = windows.of(model).or_else(|| match (model, default) {
@@ -61,10 +96,10 @@ impl Kit {
             None if wanted == 0 => {
                 tracing::info!(
                     model,
-                    window = UNKNOWN_WINDOW,
+                    window = unknown,
                     "the model's window is unknown; context_tokens sets it"
                 );
-                UNKNOWN_WINDOW
+                unknown
             }
             None => wanted,
         })
@@ -119,6 +154,47 @@ impl Kit {
         cache.looked_up = Some(Instant::now());
         cache.windows = windows.clone();
         Ok(windows)
+    }
+
+    /// The tools with this digest. An empty digest is that of no tools.
+    pub(super) async fn tools(&self, place: &StepPlace, session_id: &str) -> Result<Arc<Vec<Tool>>, Error> {
+        let digest = &place.tools_digest;
+        if digest.is_empty() {
+            return Ok(Arc::default());
+        }
+        if let Some((_, known)) = self.tools.lock().iter().find(|(known, _)| known == digest) {
+            return Ok(known.clone());
+        }
+        // They may have changed since the offer: they are what counts.
+        let (digest, tools) = self.orchestrator.tools(&place.run_id, session_id).await?;
+        let mut sets = self.tools.lock();
+        sets.retain(|(known, _)| *known != digest);
+        if sets.len() >= TOOL_SETS {
+            sets.remove(0);
+        }
+        sets.push((digest, tools.clone()));
+        Ok(tools)
+    }
+
+    /// A request for this work, without what it says.
+    pub(super) fn ask_for(&self, style: &Style, work: &Work, agent_id: &str) -> Ask {
+        let run = work.place().map(|place| ("run", place.run_id.clone()));
+        let session = ("session", work.session_id().to_owned());
+        Ask {
+            session_id: work.session_id().to_owned(),
+            correlation_id: work.turn().0.clone(),
+            followed_by: work.followed_by().to_owned(),
+            model: work.model().unwrap_or(&style.model).clone(),
+            provider: style.provider.clone(),
+            max_tokens: style.answer_tokens.into(),
+            temperature: style.temperature,
+            messages: Vec::new(),
+            tools: Arc::default(),
+            scopes: run
+                .into_iter()
+                .chain([session, ("agent", agent_id.to_owned())])
+                .collect(),
+        }
     }
 
     pub(super) async fn ask(&self, ask: &Ask) -> Result<AnswerStream, Error> {

@@ -13,9 +13,12 @@ use tonic::Streaming;
 
 use super::{Command, kit::Kit, outbox::Outbox, turn};
 use crate::{
-    domain::assistant::turn_queue::{self, Limits, Outcome, TurnId, TurnQueue},
+    domain::assistant::{
+        turn_queue::{self, Limits, Outcome, TurnId, TurnQueue},
+        work::{Refusal, Work},
+    },
     engine::board::Board,
-    remote::{Inbound, Offer, Refusal},
+    remote::Inbound,
 };
 
 pub(super) struct Terms {
@@ -94,7 +97,7 @@ async fn heartbeats(kit: &Kit, agent_id: &str, every: Duration) -> Error {
 
 struct Line {
     terms: Terms,
-    queue: TurnQueue<Offer>,
+    queue: TurnQueue<Work>,
     outbox: Outbox,
     /// By turn, waiting or running: its session, since a cancel may name only that.
     sessions: HashMap<TurnId, String>,
@@ -108,7 +111,7 @@ impl Line {
             return Ok(());
         };
         match Inbound::decode(message, &self.terms.agent_id) {
-            Inbound::Offer(offer) => self.offer(offer),
+            Inbound::Offer(work) => self.offer(work),
             Inbound::Cancel { turn, session_id } => {
                 let turns = match turn {
                     Some(turn) => vec![turn],
@@ -131,9 +134,9 @@ impl Line {
         }
     }
 
-    fn offer(&mut self, offer: Offer) -> Result<(), Error> {
-        let (turn, session_id) = (offer.turn.clone(), offer.session_id.clone());
-        match self.queue.step(turn_queue::Command::Offer(turn.clone(), offer)) {
+    fn offer(&mut self, work: Work) -> Result<(), Error> {
+        let (turn, session_id) = (work.turn().clone(), work.session_id().to_owned());
+        match self.queue.step(turn_queue::Command::Offer(turn.clone(), work)) {
             Ok(outcome) => {
                 self.sessions.insert(turn, session_id);
                 self.follow(outcome);
@@ -195,11 +198,11 @@ impl Line {
         }
     }
 
-    fn follow(&mut self, outcome: Outcome<Offer>) {
+    fn follow(&mut self, outcome: Outcome<Work>) {
         match outcome {
-            Outcome::Start(turn, offer) => {
-                let sender = self.outbox.sender(turn.clone(), offer.session_id.clone());
-                let handle = self.tasks.spawn(turn::run(self.terms.kit.clone(), offer, sender));
+            Outcome::Start(turn, work) => {
+                let sender = self.outbox.sender(turn.clone(), work.session_id().to_owned());
+                let handle = self.tasks.spawn(turn::run(self.terms.kit.clone(), work, sender));
                 self.running.insert(handle.id(), (turn, handle));
             }
             Outcome::Stop(turn) => {

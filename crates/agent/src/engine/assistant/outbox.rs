@@ -12,11 +12,12 @@ use std::{
 
 use nexus_proto::agent::v1::StreamAgentRequest;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_stream::Stream;
 
-use crate::{
-    domain::assistant::turn_queue::TurnId,
-    remote::{Outbound, Refusal},
+use crate::domain::assistant::{
+    turn_queue::TurnId,
+    work::{Outbound, Refusal},
 };
 
 /// Refusals that may wait. An orchestrator that asks this often without reading an answer is left.
@@ -32,17 +33,26 @@ pub(super) struct Outbox {
 
 struct State {
     queue: VecDeque<Item>,
-    /// By turn: the delta that waits, and the session it belongs to.
-    pieces: HashMap<TurnId, Piece>,
+    /// By turn and kind: the delta that waits, and the session it belongs to.
+    pieces: HashMap<(TurnId, Kind), Piece>,
     silenced: HashSet<TurnId>,
     refusals: usize,
     waker: Option<Waker>,
+    /// Told when a turn has no delta any more that waits.
+    drained: Arc<Notify>,
+}
+
+/// Text of the answer, or what the model thinks before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Text,
+    Thought,
 }
 
 enum Item {
     /// The first frame: who we are, and nothing else.
     Hello,
-    Piece(TurnId),
+    Piece(TurnId, Kind),
     Last(TurnId, String, Outbound),
     Refusal(TurnId, String, Refusal),
 }
@@ -63,6 +73,7 @@ impl Outbox {
                 silenced: HashSet::new(),
                 refusals: 0,
                 waker: None,
+                drained: Arc::default(),
             })),
         }
     }
@@ -94,9 +105,9 @@ impl Outbox {
     /// Takes back what has not left, and lets nothing follow.
     pub(super) fn silence(&self, turn: &TurnId) {
         let mut state = self.state.lock();
-        state.pieces.remove(turn);
+        state.pieces.retain(|(of, _), _| of != turn);
         state.queue.retain(|item| match item {
-            Item::Piece(of) | Item::Last(of, ..) => of != turn,
+            Item::Piece(of, _) | Item::Last(of, ..) => of != turn,
             Item::Hello | Item::Refusal(..) => true,
         });
         state.silenced.insert(turn.clone());
@@ -130,21 +141,45 @@ impl TurnSender {
         if state.silenced.contains(&self.turn) {
             return;
         }
-        let Outbound::Delta { index, text } = outbound else {
-            state.push(Item::Last(self.turn.clone(), self.session_id.clone(), outbound));
-            return;
+        let (kind, index, text) = match outbound {
+            Outbound::Delta { index, text } => (Kind::Text, index, text),
+            Outbound::Thought { index, text } => (Kind::Thought, index, text),
+            last @ (Outbound::Answer(_) | Outbound::Refusal(_)) => {
+                state.push(Item::Last(self.turn.clone(), self.session_id.clone(), last));
+                return;
+            }
         };
-        if let Some(piece) = state.pieces.get_mut(&self.turn) {
-            piece.text.push_str(&text);
-            return;
-        }
         let piece = Piece {
             session_id: self.session_id.clone(),
             index,
             text,
         };
-        state.pieces.insert(self.turn.clone(), piece);
-        state.push(Item::Piece(self.turn.clone()));
+        match state.pieces.get_mut(&(self.turn.clone(), kind)) {
+            Some(waiting) if index == waiting.index + waiting.text.len() => waiting.text.push_str(&piece.text),
+            // The text starts over: what waits of the one before is of no use any more.
+            Some(waiting) => *waiting = piece,
+            None => {
+                state.pieces.insert((self.turn.clone(), kind), piece);
+                state.push(Item::Piece(self.turn.clone(), kind));
+            }
+        }
+    }
+
+    pub(super) fn agent_id(&self) -> &str {
+        &self.outbox.agent_id
+    }
+
+    /// Until every delta of this turn has left.
+    pub(super) async fn drained(&self) {
+        let drained = self.outbox.state.lock().drained.clone();
+        loop {
+            let mut told = std::pin::pin!(drained.notified());
+            told.as_mut().enable();
+            if !self.outbox.state.lock().pieces.keys().any(|(of, _)| *of == self.turn) {
+                return;
+            }
+            told.await;
+        }
     }
 }
 
@@ -167,21 +202,29 @@ impl Stream for Messages {
                 agent_id: agent_id.to_string(),
                 payload: None,
             },
-            Item::Piece(turn) => {
+            Item::Piece(turn, kind) => {
+                let key = (turn, kind);
                 let mut piece = state
                     .pieces
-                    .remove(&turn)
+                    .remove(&key)
                     .expect("a piece is queued when it is made, and both go together");
                 let session_id = piece.session_id.clone();
                 let index = piece.index;
                 let rest = piece.text.split_off(piece.text.floor_char_boundary(DELTA_BYTES));
                 let text = std::mem::replace(&mut piece.text, rest);
-                if !piece.text.is_empty() {
+                let turn = key.0.clone();
+                if piece.text.is_empty() {
+                    state.drained.notify_waiters();
+                } else {
                     piece.index += text.len();
-                    state.pieces.insert(turn.clone(), piece);
-                    state.queue.push_front(Item::Piece(turn.clone()));
+                    state.pieces.insert(key, piece);
+                    state.queue.push_front(Item::Piece(turn.clone(), kind));
                 }
-                Outbound::Delta { index, text }.encode(agent_id, &turn, &session_id)
+                let piece = match kind {
+                    Kind::Text => Outbound::Delta { index, text },
+                    Kind::Thought => Outbound::Thought { index, text },
+                };
+                piece.encode(agent_id, &turn, &session_id)
             }
             Item::Last(turn, session_id, last) => last.encode(agent_id, &turn, &session_id),
             Item::Refusal(turn, session_id, refusal) => {
@@ -276,6 +319,39 @@ mod tests {
         sender.say(delta(5, "nor this"));
         assert_eq!(read(&mut messages).unwrap().1, "heard");
         assert_eq!(read(&mut messages), None);
+    }
+
+    #[test]
+    fn a_text_that_starts_over_takes_the_place_of_what_waits() {
+        let outbox = Outbox::new("a1");
+        let mut messages = outbox.messages();
+        read(&mut messages);
+        let sender = outbox.sender(turn(), "s".into());
+        sender.say(delta(0, "first try"));
+        sender.say(delta(0, "sec"));
+        sender.say(delta(3, "ond"));
+        assert_eq!(read(&mut messages).unwrap(), ("0".into(), "second".into()));
+        assert_eq!(read(&mut messages), None);
+    }
+
+    #[test]
+    fn a_turn_is_drained_when_its_last_delta_has_left() {
+        let outbox = Outbox::new("a1");
+        let mut messages = outbox.messages();
+        read(&mut messages);
+        let sender = outbox.sender(turn(), "s".into());
+        assert!(sender.drained().now_or_never().is_some());
+        sender.say(delta(0, "a"));
+        sender.say(Outbound::Thought {
+            index: 0,
+            text: "hm".into(),
+        });
+        let mut drained = std::pin::pin!(sender.drained());
+        assert!(drained.as_mut().now_or_never().is_none());
+        read(&mut messages);
+        assert!(drained.as_mut().now_or_never().is_none());
+        assert_eq!(read(&mut messages).unwrap().1, "hm");
+        assert!(drained.as_mut().now_or_never().is_some());
     }
 
     #[test]
