@@ -340,6 +340,7 @@ pub fn runtime(config: &ContainerConfig, root: &Root) -> nexus_runtime::Config {
         },
         host: config.container_host.clone(),
         directory: root.state().join("containers"),
+        images: None,
         helper: None,
         image_limits: ImageLimits {
             max_bytes: config.container_image_max_size,

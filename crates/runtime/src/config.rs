@@ -13,6 +13,8 @@ pub struct Config {
     pub host: String,
     /// Where the sandbox keeps containers and images, and the system call filter lies that Podman reads.
     pub directory: PathBuf,
+    /// Where another process keeps the images of the sandbox; they are then only looked at. `None`: below `directory`.
+    pub images: Option<PathBuf>,
     /// The helper `nexus-sandbox`; `None`: beside the running program, or else in PATH.
     pub helper: Option<PathBuf>,
     /// What images may come to.

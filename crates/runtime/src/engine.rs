@@ -11,8 +11,8 @@ use futures_core::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use crate::{
-    Chunk, ContainerSpec, Credentials, Event, ExecOutput, ExecSpec, ExitInfo, Image, Info, LogOptions, Probe, Progress,
-    PullOrder, PullPolicy, Pulled, Result, Stats,
+    Chunk, Collected, ContainerSpec, Credentials, Event, ExecOutput, ExecSpec, ExitInfo, Image, Info, Input,
+    LogOptions, Probe, Progress, PullOrder, PullPolicy, Pulled, Result, Stats,
 };
 
 /// What an engine is asked to do. Dropping it gives up the wait, not always the deed.
@@ -63,6 +63,16 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
 
     /// Everything that it wrote, stdout and stderr apart.
     fn logs<'a>(&'a self, id: &'a str, options: LogOptions) -> Work<'a, Chunks>;
+
+    /// The files in which the engine collects what a container with [`ContainerSpec::collect`] writes, whether or not this
+    /// process lives. `None`: the output is in [`Engine::logs`] alone.
+    fn collected(&self, _id: &str) -> Option<Collected> {
+        None
+    }
+
+    /// Passes input to a container that has one. [`Error::State`](crate::Error::State) if it is closed, or so much of it
+    /// waits that nothing more is taken.
+    fn input<'a>(&'a self, id: &'a str, input: Input) -> Work<'a, ()>;
 
     /// Runs one more command in a running container, as its user unless told otherwise, and waits for it.
     fn exec<'a>(&'a self, id: &'a str, exec: ExecSpec) -> Work<'a, ExecOutput>;

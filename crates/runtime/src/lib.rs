@@ -29,7 +29,8 @@ pub use engine::{Chunks, Engine, Events, Work};
 pub use error::{Error, Result};
 pub use images::{Credentials, Image, ImageLimits, Progress, PullOrder, PullPolicy, Pulled};
 pub use login::login;
-pub use spec::{ContainerSpec, HostUser, Limit, Limits, Mount, MountKind, NetworkMode, Port, Protocol};
+pub use spec::{Collect, ContainerSpec, HostUser, Limit, Limits, Mount, MountKind, NetworkMode, Port, Protocol};
 pub use state::{
-    Chunk, Event, EventKind, ExecOutput, ExecSpec, ExitInfo, Info, LogOptions, Probe, Source, State, Stats,
+    Chunk, Collected, Event, EventKind, ExecOutput, ExecSpec, ExitInfo, Info, Input, LogOptions, Probe, Source, State,
+    Stats, Written,
 };

@@ -43,6 +43,19 @@ pub struct ContainerSpec {
     pub writable_rootfs: bool,
     /// How much of what it writes is kept, the newest; zero: 16 MiB.
     pub log_bytes: u64,
+    /// How its output is collected, and whether it has a terminal and an input. `None`: a log, and neither.
+    pub collect: Option<Collect>,
+}
+
+/// What a command is connected to whose output is looked at while it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collect {
+    /// Bytes of output that are kept, the first ones; what follows is counted.
+    pub bytes: u64,
+    /// The columns and rows of its terminal; without one, stdout and stderr are one pipe.
+    pub tty: Option<(u16, u16)>,
+    /// Whether it has an input, for [`Engine::input`](crate::Engine::input).
+    pub stdin: bool,
 }
 
 const LOG_BYTES: u64 = 16 << 20;
@@ -174,6 +187,8 @@ pub enum NetworkMode {
     Bridge,
     /// A network of the engine by its name.
     Named(String),
+    /// That of another container of this engine, by its id. It must run.
+    Container(String),
 }
 
 /// A port inside made reachable from the host.

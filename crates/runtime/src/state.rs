@@ -1,9 +1,11 @@
 //! The state of a container, and of the engine that runs it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use nexus_sandbox::collect;
 
 use crate::Limit;
 
@@ -99,6 +101,66 @@ pub struct Chunk {
     pub source: Source,
     /// At most as large as the engine read it at once.
     pub bytes: Bytes,
+}
+
+/// A piece of input for a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// As it was typed.
+    Data(Bytes),
+    /// There is no more.
+    Close,
+}
+
+/// Where an engine itself collects the output of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collected {
+    /// What was written, up to the bound.
+    pub output: PathBuf,
+    /// The newest of what came after the bound, once the container has ended; not there if nothing did.
+    pub tail: PathBuf,
+    counts: PathBuf,
+}
+
+/// How much was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Bytes of output in all.
+    pub bytes: u64,
+    /// Newlines in it.
+    pub newlines: u64,
+    /// Bytes of it that were kept.
+    pub kept: u64,
+}
+
+impl Collected {
+    /// The files in a directory.
+    pub fn of(dir: &Path) -> Self {
+        Collected {
+            output: dir.join(collect::OUTPUT),
+            tail: dir.join(collect::TAIL),
+            counts: dir.join(collect::COUNTS),
+        }
+    }
+
+    /// `None` while the container runs, or if its helper was killed.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read.
+    pub fn written(&self) -> std::io::Result<Option<Written>> {
+        let bytes = match std::fs::read(&self.counts) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let counts: collect::Counts = serde_json::from_slice(&bytes)?;
+        Ok(Some(Written {
+            bytes: counts.bytes,
+            newlines: counts.newlines,
+            kept: counts.kept,
+        }))
+    }
 }
 
 /// Which of what was written.

@@ -13,6 +13,7 @@
 //! to do about it. The one thing that may be missing is a limit that this user cannot set here, and that is told.
 
 mod calls;
+pub mod collect;
 #[cfg(target_os = "linux")]
 mod helper;
 pub mod log;
@@ -25,8 +26,8 @@ mod sys;
 pub use profile::profile;
 pub use report::{Ended, Failed, Probe, Report, Started};
 pub use spec::{
-    Access, Caller, Cgroup, Isolation, Join, Landlock, Limits, Mount, NOBODY, Network, Request, Rootfs, Run, Source,
-    User,
+    Access, Caller, Cgroup, Collect, Isolation, Join, Landlock, Limits, Mount, NOBODY, Network, Request, Rootfs, Run,
+    Source, Terminal, User,
 };
 
 /// The helper's whole life: what its `main` calls.

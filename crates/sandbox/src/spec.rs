@@ -90,6 +90,34 @@ pub struct Run {
     /// Bytes of the log that are kept; the oldest go first.
     #[serde(default = "log_bytes")]
     pub log_bytes: u64,
+    /// Its output goes to one file instead of the log; see [`collect`](crate::collect). Needs `state`.
+    #[serde(default)]
+    pub collect: Option<Collect>,
+    /// With [`Network::None`]: the loopback of this sandbox, which must run, instead of one of its own.
+    #[serde(default)]
+    pub network_of: Option<Box<crate::Started>>,
+}
+
+/// How output is collected, and where input comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Collect {
+    /// Bytes that are kept, the first ones; what follows is counted.
+    pub bytes: u64,
+    /// The command has a terminal instead of pipes.
+    #[serde(default)]
+    pub tty: Option<Terminal>,
+    /// Its input stays open for what comes over the FIFO; without, it has none.
+    #[serde(default)]
+    pub stdin: bool,
+}
+
+/// The size of a terminal, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Terminal {
+    pub columns: u16,
+    pub rows: u16,
 }
 
 fn root_dir() -> PathBuf {
@@ -120,6 +148,8 @@ impl Run {
             landlock: Landlock::Required,
             state: None,
             log_bytes: log_bytes(),
+            collect: None,
+            network_of: None,
         }
     }
 

@@ -84,6 +84,9 @@ fn body(spec: &ContainerSpec, kind: Kind, rootless: bool) -> Result<ContainerCre
         working_dir: text(&spec.working_dir),
         user: text(&user),
         labels: Some(convert::map(&spec.labels)),
+        tty: spec.collect.map(|collect| collect.tty.is_some()),
+        open_stdin: spec.collect.map(|collect| collect.stdin),
+        stdin_once: spec.collect.map(|collect| collect.stdin),
         exposed_ports: (!exposed.is_empty()).then_some(exposed),
         host_config: Some(host(spec, bindings, kind, rootless)),
         ..ContainerCreateBody::default()
@@ -119,6 +122,7 @@ fn host(spec: &ContainerSpec, bindings: PortMap, kind: Kind, rootless: bool) -> 
             NetworkMode::None => "none".into(),
             NetworkMode::Bridge => "default".into(),
             NetworkMode::Named(name) => name.clone(),
+            NetworkMode::Container(id) => format!("container:{id}"),
         }),
         readonly_rootfs: Some(!spec.writable_rootfs),
         // A rootless engine cannot give groups of the host.

@@ -11,6 +11,7 @@ mod create;
 mod end;
 mod exec;
 mod images;
+mod input;
 mod probe;
 mod read;
 mod reference;
@@ -27,8 +28,8 @@ pub(crate) use address::{Address, Environment};
 use probe::Kind;
 
 use crate::{
-    Chunks, ContainerSpec, Engine, Error, Events, ExecOutput, ExecSpec, ExitInfo, Image, ImageLimits, Info, LogOptions,
-    Probe, PullOrder, Pulled, Result, State, Stats, Work,
+    Chunks, ContainerSpec, Engine, Error, Events, ExecOutput, ExecSpec, ExitInfo, Image, ImageLimits, Info, Input,
+    LogOptions, Probe, PullOrder, Pulled, Result, State, Stats, Work,
 };
 
 /// How long Podman may take to clean up after an exit.
@@ -46,6 +47,7 @@ pub(crate) struct Docker {
     /// The runtime's own, for the file that Podman reads.
     directory: PathBuf,
     image_limits: ImageLimits,
+    inputs: input::Inputs,
 }
 
 impl Docker {
@@ -61,6 +63,7 @@ impl Docker {
             counts: seen.counts,
             directory: directory.to_owned(),
             image_limits,
+            inputs: input::Inputs::default(),
         })
     }
 
@@ -74,6 +77,7 @@ impl Docker {
             counts: self.counts,
             directory: self.directory.clone(),
             image_limits: self.image_limits,
+            inputs: self.inputs.clone(),
         }
     }
 
@@ -134,6 +138,7 @@ impl Docker {
     }
 
     async fn remove_it(&self, id: &str, force: bool) -> Result<()> {
+        self.inputs.forget(id).await;
         let options = query::RemoveContainerOptions {
             v: true,
             force,
@@ -275,6 +280,10 @@ impl Engine for Docker {
 
     fn logs<'a>(&'a self, id: &'a str, options: LogOptions) -> Work<'a, Chunks> {
         self.read_logs(id, options).boxed()
+    }
+
+    fn input<'a>(&'a self, id: &'a str, input: Input) -> Work<'a, ()> {
+        self.pass_input(id, input).boxed()
     }
 
     fn exec<'a>(&'a self, id: &'a str, exec: ExecSpec) -> Work<'a, ExecOutput> {

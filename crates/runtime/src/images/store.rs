@@ -46,6 +46,8 @@ pub struct Store {
     dir: Dir,
     sweep: Arc<Sweep>,
     index: Mutex<Index>,
+    /// Another process keeps the images: the names are read anew each time, and nothing is changed.
+    shared: bool,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -120,6 +122,15 @@ impl Drop for Workplace {
 
 impl Store {
     pub fn open(path: &Path) -> Result<Store> {
+        Store::open_as(path, false)
+    }
+
+    /// The images that another process keeps there. Only looked at.
+    pub fn open_shared(path: &Path) -> Result<Store> {
+        Store::open_as(path, true)
+    }
+
+    fn open_as(path: &Path, shared: bool) -> Result<Store> {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -128,18 +139,21 @@ impl Store {
         let dir = Dir::open(path).map_err(|error| at(path, &error))?;
         let beside = Dir::of(path).map_err(|error| at(path, &error))?.0;
         let sweep = Sweep::open(&beside).map_err(|error| at(path, &error))?;
-        for entry in dir.entries().map_err(|error| at(path, &error))?.flatten() {
-            if entry.name.to_string_lossy().starts_with("new-") {
-                sweep.throw_away(&dir, &entry.name);
+        if !shared {
+            for entry in dir.entries().map_err(|error| at(path, &error))?.flatten() {
+                if entry.name.to_string_lossy().starts_with("new-") {
+                    sweep.throw_away(&dir, &entry.name);
+                }
             }
+            sweep.start();
         }
-        sweep.start();
         let index = read(&dir, "index.json").map_err(|error| at(&path.join("index.json"), &error))?;
         Ok(Store {
             path: path.into(),
             dir,
             sweep,
             index: Mutex::new(index.unwrap_or_default()),
+            shared,
         })
     }
 
@@ -181,6 +195,11 @@ impl Store {
             return Ok(Some(reference.into()));
         }
         let full = name::full(reference)?;
+        if self.shared {
+            let index: Option<Index> =
+                read(&self.dir, "index.json").map_err(|error| at(&self.path.join("index.json"), &error))?;
+            *self.index.lock() = index.unwrap_or_default();
+        }
         Ok(self.index.lock().references.get(&full).cloned())
     }
 

@@ -20,6 +20,9 @@ pub fn run(spec: &ContainerSpec, mut run: Run) -> Result<Run> {
             "join the network {name}: commands have that of the host"
         )));
     }
+    if run.collect.is_some_and(|collect| collect.tty.is_some()) {
+        return Err(unsupported("give a command a terminal".into()));
+    }
     let workdir = run.workdir.clone();
     for mount in &run.mounts {
         // One is what the command works in; another is where it says anyway.

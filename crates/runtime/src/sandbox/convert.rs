@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nexus_sandbox::{Caller, Mount, Network, Rootfs, Run, Source, User};
+use nexus_sandbox::{Caller, Mount, Network, Rootfs, Run, Source, Terminal, User};
 
 use crate::images::Resolved;
 use crate::{ContainerSpec, Error, HostUser, MountKind, NetworkMode, Result};
@@ -78,6 +78,11 @@ pub fn run(spec: &ContainerSpec, image: &Resolved, own: u32, state: PathBuf) -> 
     run.limits.nofile = 65_536;
     run.state = Some(state);
     run.log_bytes = spec.log_limit();
+    run.collect = spec.collect.map(|collect| nexus_sandbox::Collect {
+        bytes: collect.bytes,
+        tty: collect.tty.map(|(columns, rows)| Terminal { columns, rows }),
+        stdin: collect.stdin,
+    });
     Ok(run)
 }
 
@@ -117,7 +122,7 @@ fn mount(mount: &crate::Mount) -> Mount {
 /// What a sandbox cannot have.
 pub fn isolated(spec: &ContainerSpec) -> Result<()> {
     match &spec.network {
-        NetworkMode::None => Ok(()),
+        NetworkMode::None | NetworkMode::Container(_) => Ok(()),
         NetworkMode::Bridge | NetworkMode::Named(_) => {
             Err(unsupported("give a container a network; use Docker or Podman for that"))
         }

@@ -10,12 +10,12 @@ use nexus_sandbox::Join;
 use super::containers::Containers;
 use super::helper::{self, Order, failed, unusable};
 use super::record::{Record, now_ms};
-use super::{bare, convert, logs, stats};
+use super::{bare, convert, input, logs, stats};
 use crate::engine::{Chunks, Engine, Events, Work};
 use crate::images::{self, Store, pull};
 use crate::{
-    Choice, Config, ContainerSpec, Error, ExecOutput, ExecSpec, ExitInfo, Image, ImageLimits, Info, Limit, LogOptions,
-    Probe, PullOrder, Pulled, Result, Stats,
+    Choice, Collected, Config, ContainerSpec, Error, ExecOutput, ExecSpec, ExitInfo, Image, ImageLimits, Info, Input,
+    Limit, LogOptions, NetworkMode, Probe, PullOrder, Pulled, Result, Stats,
 };
 
 const NAME: &str = "sandbox";
@@ -53,7 +53,10 @@ impl Sandbox {
             probe: describe(&found, &helper, bare),
             helper,
             containers: Containers::open(&dir.join(if bare { BARE } else { "containers" }))?,
-            images: Arc::new(Store::open(&dir.join("images"))?),
+            images: Arc::new(match &config.images {
+                Some(shared) => Store::open_shared(shared)?,
+                None => Store::open(&dir.join("images"))?,
+            }),
             image_limits: config.image_limits,
         })
     }
@@ -163,12 +166,16 @@ impl Engine for Sandbox {
             let id = random_id()?;
             let dir = self.containers.dir.join(&id);
             let run = convert::run(spec, &image, self.own_user(), dir.clone())?;
-            let run = if self.bare {
+            let mut run = if self.bare {
                 bare::run(spec, run)?
             } else {
                 convert::isolated(spec)?;
                 run
             };
+            if let (NetworkMode::Container(other), false) = (&spec.network, self.bare) {
+                let (_, started) = self.containers.running(other)?;
+                run.network_of = Some(Box::new(started));
+            }
             self.containers.create(Record {
                 id,
                 name: spec.name.clone(),
@@ -223,6 +230,15 @@ impl Engine for Sandbox {
 
     fn logs<'a>(&'a self, id: &'a str, options: LogOptions) -> Work<'a, Chunks> {
         Box::pin(async move { Ok(logs::stream(self.containers.get(id)?, options)) })
+    }
+
+    fn collected(&self, id: &str) -> Option<Collected> {
+        let record = self.containers.get(id).ok()?;
+        record.run.collect.map(|_| Collected::of(&record.dir))
+    }
+
+    fn input<'a>(&'a self, id: &'a str, input: Input) -> Work<'a, ()> {
+        Box::pin(async move { input::write(&self.containers.running(id)?.0, input) })
     }
 
     fn exec<'a>(&'a self, id: &'a str, exec: ExecSpec) -> Work<'a, ExecOutput> {

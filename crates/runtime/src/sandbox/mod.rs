@@ -22,6 +22,8 @@ mod engine;
 #[cfg(target_os = "linux")]
 mod helper;
 #[cfg(target_os = "linux")]
+mod input;
+#[cfg(target_os = "linux")]
 mod logs;
 #[cfg(target_os = "linux")]
 mod process;

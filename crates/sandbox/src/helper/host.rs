@@ -45,7 +45,7 @@ pub fn become_command(run: &Run, socket: &OwnedFd, privileged: bool) -> Result<i
     lock::die_with_parent(socket.as_fd())?;
     lock::limits(run, false)?;
     rustix::thread::set_no_new_privs(true).step("no-new-privileges", "")?;
-    init::replace(run)
+    init::replace(run, None)
 }
 
 fn become_user(run: &Run, privileged: bool) -> Result<()> {

@@ -19,6 +19,7 @@ use super::etc;
 use super::lock;
 use super::root::{self, Sources};
 use super::step::{Result, Step, failed};
+use super::terminal;
 use super::wire::{self, Up};
 
 /// What pid 1 is given by the monitor, next to the spec.
@@ -31,7 +32,8 @@ pub struct Given {
 /// Never returns.
 pub fn main(run: &Run, given: Given) -> ! {
     let Given { socket, sources } = given;
-    let ended = start(run, &socket, sources).and_then(|(child, landlock)| {
+    // The command's side of its terminal stays open here: a terminal that nobody has open loses what was written to it.
+    let ended = start(run, &socket, sources).and_then(|(child, landlock, _terminal)| {
         wire::send(&socket, &Up::Started(landlock)).step("report", "")?;
         Ok(reap(child))
     });
@@ -43,13 +45,13 @@ pub fn main(run: &Run, given: Given) -> ! {
     std::process::exit(0)
 }
 
-fn start(run: &Run, socket: &OwnedFd, sources: Option<Sources>) -> Result<(Pid, u32)> {
+fn start(run: &Run, socket: &OwnedFd, sources: Option<Sources>) -> Result<(Pid, u32, Option<OwnedFd>)> {
     wire::wait_for_go(socket).step("start", "")?;
     // For the directories of the root too.
     usual_umask();
     rustix::process::setsid().step("session", "")?;
     rustix::system::sethostname(etc::hostname(run).as_bytes()).step("hostname", "")?;
-    if run.network == Network::None {
+    if run.network == Network::None && run.network_of.is_none() {
         sys::loopback_up().step("loopback", "")?;
     }
     lock::become_user(run.user)?;
@@ -58,13 +60,19 @@ fn start(run: &Run, socket: &OwnedFd, sources: Option<Sources>) -> Result<(Pid, 
         None => root::sources(run, None)?,
     };
     root::enter(run, sources)?;
+    let mut terminal = None;
+    if let Some(size) = run.collect.and_then(|collect| collect.tty) {
+        let pair = terminal::open(size)?;
+        wire::send_terminal(socket, &pair.master).step("terminal", "")?;
+        terminal = Some(pair.slave);
+    }
     // The groups were made meanwhile. From here on everything counts.
     let run = limited(run, socket)?;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).step("cgroup-namespace", "")?;
     lock::die_with_parent(socket.as_fd())?;
     let landlock = lock::lock(&run)?;
-    let child = execute(&run)?;
-    Ok((child, landlock))
+    let child = execute(&run, terminal.as_ref())?;
+    Ok((child, landlock, terminal))
 }
 
 /// Becomes a member of its control groups. A process's own limit on memory stands in for a group's, and would hide its
@@ -83,12 +91,12 @@ pub fn limited(run: &Run, socket: &OwnedFd) -> Result<Run> {
 }
 
 /// Forks, and returns once the command runs or has failed to.
-fn execute(run: &Run) -> Result<Pid> {
+fn execute(run: &Run, terminal: Option<&OwnedFd>) -> Result<Pid> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("exec", "")?;
     let forked = sys::fork().step("exec", "more processes than the limit of pids allows?")?;
     let Some(pid) = forked else {
         drop(reader);
-        let failed = match replace(run) {
+        let failed = match replace(run, terminal) {
             Ok(never) => match never {},
             Err(failed) => failed,
         };
@@ -114,12 +122,15 @@ fn usual_umask() {
     rustix::process::umask(Mode::from_raw_mode(0o022));
 }
 
-/// Becomes the command.
-pub fn replace(run: &Run) -> Result<Never> {
+/// Becomes the command, with this terminal if it has one.
+pub fn replace(run: &Run, terminal: Option<&OwnedFd>) -> Result<Never> {
     usual_umask();
     let arguments = strings(run.command.iter().cloned())?;
     let environment = strings(run.env.iter().map(|(key, value)| format!("{key}={value}")))?;
     let _ = rustix::process::setsid();
+    if let Some(slave) = terminal {
+        terminal::control(slave)?;
+    }
     let missing = "the working directory must exist inside";
     rustix::process::chdir(&run.workdir).on("workdir", run.workdir.display(), missing)?;
     sys::default_signals();

@@ -40,7 +40,7 @@ pub fn run(join: Join, reporter: &mut Reporter) -> Result<u8> {
     let signals = block_signals()?;
     let privileged = rustix::process::geteuid().is_root();
     let bare = run.isolation == Isolation::HostUnsafe;
-    let namespaces = namespaces(&started)?;
+    let namespaces = namespaces(&started, &ALL)?;
     if privileged && !bare {
         take_groups(run.caller.as_ref(), outside(&run))?;
     }
@@ -120,25 +120,44 @@ fn first(started: &Started) -> Result<OwnedFd> {
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).step("join", "")
 }
 
+type Kind = (&'static str, LinkNameSpaceType);
+
+const USER: Kind = ("user", LinkNameSpaceType::User);
+const NETWORK: Kind = ("net", LinkNameSpaceType::Network);
 /// In the order in which they have to be entered: the first gives the right to the others.
-fn namespaces(started: &Started) -> Result<Vec<(LinkNameSpaceType, OwnedFd)>> {
-    let kinds = [
-        ("user", LinkNameSpaceType::User),
-        ("ipc", LinkNameSpaceType::InterProcessCommunication),
-        ("uts", LinkNameSpaceType::HostNameAndNISDomainName),
-        ("net", LinkNameSpaceType::Network),
-        ("pid", LinkNameSpaceType::ProcessID),
-        ("mnt", LinkNameSpaceType::Mount),
-    ];
+const ALL: [Kind; 6] = [
+    USER,
+    ("ipc", LinkNameSpaceType::InterProcessCommunication),
+    ("uts", LinkNameSpaceType::HostNameAndNISDomainName),
+    NETWORK,
+    ("pid", LinkNameSpaceType::ProcessID),
+    ("mnt", LinkNameSpaceType::Mount),
+];
+
+/// Goes into the network of a sandbox, to start another one in it. An ordinary user gets the right to that in the user
+/// namespace of the other one, which is its own too; the new sandbox then has one below that.
+pub fn enter_network(started: &Started, privileged: bool) -> Result<()> {
+    let kinds = if privileged {
+        &[NETWORK][..]
+    } else {
+        &[USER, NETWORK][..]
+    };
+    for (kind, namespace) in namespaces(started, kinds)? {
+        move_into_link_name_space(namespace.as_fd(), Some(kind)).on("network", format!("{kind:?}"), "")?;
+    }
+    Ok(())
+}
+
+fn namespaces(started: &Started, kinds: &[Kind]) -> Result<Vec<(LinkNameSpaceType, OwnedFd)>> {
     let monitor = started.monitor;
     let mut opened = Vec::new();
     for (name, kind) in kinds {
-        let Some(number) = started.namespaces.get(name) else {
+        let Some(number) = started.namespaces.get(*name) else {
             continue;
         };
         let path = format!("/proc/{}/fd/{number}", monitor.pid);
         let file = File::open(&path).on("join", "the sandbox does not run", "")?;
-        opened.push((kind, file.into()));
+        opened.push((*kind, file.into()));
     }
     // Only now is it sure that it was not another process of that number.
     if !process(monitor.pid).is_ok_and(|now| now == monitor) {
@@ -154,7 +173,7 @@ fn inside(run: &Run, socket: &OwnedFd, privileged: bool) -> Result<init::Never> 
     lock::become_user(run.user)?;
     lock::die_with_parent(socket.as_fd())?;
     lock::lock(run)?;
-    init::replace(run)
+    init::replace(run, None)
 }
 
 /// Until the command has ended: its exit code, the signal that ended it, and whether that was asked for by USR2.

@@ -25,7 +25,8 @@ use crate::sys;
 use super::Reporter;
 use super::cgroup::{self, Groups};
 use super::init::{self, Given};
-use super::logs::Logs;
+use super::join;
+use super::output::Output;
 use super::proc::{now_ms, process};
 use super::step::{Result, Step, USERNS_HINT, failed};
 use super::wire::{self, Limited, Up};
@@ -75,11 +76,18 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
     let unified = cgroup::is_unified();
     let mut groups = unified.then(|| Groups::make(&run)).transpose()?;
     let birthplace = groups.as_ref().and_then(Groups::birthplace);
-    let mut logs = run
-        .state
-        .as_deref()
-        .map(|dir| Logs::open(dir, run.log_bytes))
-        .transpose()?;
+    let mut output = run.state.as_deref().map(|dir| Output::open(dir, &run)).transpose()?;
+    let mut outside = outside;
+    if let Some(other) = run.network_of.as_deref().filter(|_| !bare) {
+        join::enter_network(other, privileged)?;
+        if !privileged {
+            // As the other one's user namespace names it.
+            outside = User {
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+            };
+        }
+    }
 
     if privileged && !bare {
         take_groups(run.caller.as_ref(), outside)?;
@@ -87,7 +95,7 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
     let (ours, theirs) = wire::pair().step("start", "")?;
     let mut namespaces =
         libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    if run.network == Network::None {
+    if run.network == Network::None && run.network_of.is_none() {
         namespaces |= libc::CLONE_NEWNET;
     }
     if bare {
@@ -112,8 +120,8 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
     };
     let Some(pid) = born.step("namespaces", USERNS_HINT)? else {
         drop((ours, birthplace));
-        if let Some(logs) = &mut logs
-            && let Err(failed) = logs.become_output()
+        if let Some(output) = &mut output
+            && let Err(failed) = output.become_output()
         {
             let _ = wire::send(&theirs, &Up::Failed(failed));
             std::process::exit(0);
@@ -140,8 +148,8 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
         groups: groups.take().unwrap_or_default(),
         reaped: false,
     };
-    if let Some(logs) = &mut logs {
-        logs.keep_reading();
+    if let Some(output) = &mut output {
+        output.keep_reading();
     }
 
     let mut held = BTreeMap::new();
@@ -165,7 +173,7 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
     let _ = wire::send_limited(&child.socket, &limited);
     drop(limited);
     let unenforced = child.groups.unenforced(&run);
-    let landlock = child.started(bare)?;
+    let landlock = child.started(bare, output.as_mut())?;
     let started = Started {
         monitor: process(std::process::id() as i32).step("start", "")?,
         init,
@@ -181,17 +189,17 @@ pub fn run(run: Run, reporter: &mut Reporter) -> Result<u8> {
         save(dir, "status.json", &started)?;
     }
     reporter.say(&Report::Started(started));
-    if logs.is_some() {
+    if output.is_some() {
         leave_caller()?;
     }
 
-    let (code, signal) = child.watch(&signals, logs.as_mut())?;
+    let (code, signal) = child.watch(&signals, output.as_mut())?;
     if bare {
         host::end_all(child.pid, &child.groups.paths());
     }
     let oom = child.groups.oom();
-    if let Some(logs) = logs.as_mut() {
-        logs.drain();
+    if let Some(output) = output.as_mut() {
+        output.finish();
     }
     let ended = Ended {
         code,
@@ -210,6 +218,9 @@ pub fn check(run: &Run) -> Result<()> {
     let wrong = |why: String| Err(failed("spec", why, ""));
     if run.command.first().is_none_or(String::is_empty) {
         return wrong("no command".into());
+    }
+    if run.collect.is_some() && run.state.is_none() {
+        return wrong("output is collected in a state directory, and there is none".into());
     }
     if !run.workdir.is_absolute() {
         return wrong(format!("working directory {} is not absolute", run.workdir.display()));
@@ -298,8 +309,18 @@ impl Child {
     }
 
     /// The version of Landlock that holds it; zero: none. A `bare` command just closes its end, by being executed.
-    fn started(&self, bare: bool) -> Result<u32> {
-        let said = match wire::receive(&self.socket).step("start", "")? {
+    fn started(&self, bare: bool, output: Option<&mut Output>) -> Result<u32> {
+        let first = match output.filter(|output| output.wants_terminal() && !bare) {
+            Some(output) => match wire::receive_first(&self.socket).step("start", "")? {
+                wire::First::Terminal(master) => {
+                    output.terminal(master)?;
+                    wire::receive(&self.socket).step("start", "")?
+                }
+                wire::First::Other(said) => said,
+            },
+            None => wire::receive(&self.socket).step("start", "")?,
+        };
+        let said = match first {
             Some(Up::Outside) => {
                 self.groups.add(self.pid.as_raw(), true)?;
                 wire::go(&self.socket).step("start", "")?;
@@ -321,7 +342,7 @@ impl Child {
     }
 
     /// Until the sandbox has ended: code, and the signal if one ended it.
-    fn watch(&mut self, signals: &SignalFd, mut logs: Option<&mut Logs>) -> Result<(i32, Option<i32>)> {
+    fn watch(&mut self, signals: &SignalFd, mut output: Option<&mut Output>) -> Result<(i32, Option<i32>)> {
         let mut ended = None;
         loop {
             let mut polled = vec![PollFd::new(signals, PollFlags::IN)];
@@ -329,23 +350,23 @@ impl Child {
                 polled.push(PollFd::new(&self.socket, PollFlags::IN));
             }
             let fixed = polled.len();
-            let readers = logs.as_ref().map(|logs| logs.readers()).unwrap_or_default();
-            polled.extend(
-                readers
-                    .iter()
-                    .map(|reader| PollFd::from_borrowed_fd(*reader, PollFlags::IN)),
-            );
+            let wanted = output.as_ref().map(|output| output.polled()).unwrap_or_default();
+            polled.extend(wanted.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
             rustix::io::retry_on_intr(|| poll(&mut polled, None)).step("watch", "")?;
-            let ready: Vec<bool> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
+            let told: Vec<PollFlags> = polled.iter().map(PollFd::revents).collect();
             drop(polled);
-            if let Some(logs) = logs.as_mut() {
-                logs.pump(&ready[fixed..]);
+            if let Some(output) = output.as_mut() {
+                output.pump(&told[fixed..]);
             }
-            if ended.is_none() && fixed == 2 && ready[1] {
+            if ended.is_none() && fixed == 2 && !told[1].is_empty() {
                 ended = Some(wire::receive(&self.socket).step("watch", "")?);
             }
             while let Ok(Some(signal)) = signals.read_signal() {
                 let number = signal.ssi_signo as i32;
+                // Its own, of a report to a caller that is gone: nothing that the command should hear of.
+                if number == libc::SIGPIPE {
+                    continue;
+                }
                 if number != libc::SIGCHLD {
                     self.pass_on(number);
                     continue;

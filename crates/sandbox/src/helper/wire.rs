@@ -58,6 +58,43 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<Up>> {
     Ok(Some(serde_json::from_slice(&buffer[..length])?))
 }
 
+/// What pid 1 said first, where the command has a terminal.
+pub enum First {
+    Terminal(OwnedFd),
+    Other(Option<Up>),
+}
+
+pub fn send_terminal(socket: impl AsFd, master: &OwnedFd) -> io::Result<()> {
+    let rights = [master.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&rights)) {
+        return Err(io::Error::other("no room for a descriptor"));
+    }
+    sendmsg(socket, &[IoSlice::new(b"t")], &mut ancillary, SendFlags::empty())?;
+    Ok(())
+}
+
+pub fn receive_first(socket: impl AsFd) -> io::Result<First> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut buffer = vec![0; 16 << 10];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received =
+        rustix::io::retry_on_intr(|| recvmsg(&socket, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, flags))?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut rights) = message
+            && let Some(master) = rights.next()
+        {
+            return Ok(First::Terminal(master));
+        }
+    }
+    if received.bytes == 0 {
+        return Ok(First::Other(None));
+    }
+    Ok(First::Other(Some(serde_json::from_slice(&buffer[..received.bytes])?)))
+}
+
 /// What is known of the control groups once they are made.
 pub struct Limited {
     /// A group limits memory, so that a limit of each process is not needed.

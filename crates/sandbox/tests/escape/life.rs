@@ -17,7 +17,7 @@ pub fn kill(pid: i32) {
 }
 
 /// A sandbox that goes on, its files in `state`.
-fn start(user: As, mut wanted: Run, state: &Path) -> (Child, Started) {
+pub fn start(user: As, mut wanted: Run, state: &Path) -> (Child, Started) {
     wanted.state = Some(state.into());
     let mut child = command(user)
         .args(["--status-fd", "1"])

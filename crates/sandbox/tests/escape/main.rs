@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod bounds;
+mod calls;
 mod files;
 mod helper;
 mod kernel;

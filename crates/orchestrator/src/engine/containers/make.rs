@@ -115,6 +115,7 @@ impl Containers {
             limits,
             writable_rootfs: !config.read_only_rootfs,
             log_bytes: self.options().log_bytes,
+            collect: None,
         };
         let built = self.build(&found, who, &spec, &place).await;
         if let Err(Error::Forbidden(what)) = &built {
