@@ -7,6 +7,8 @@ pub enum Daemon {
     Orchestrator,
     Llm,
     Agent,
+    /// The agent in its other role; what a conversation needs is complete without it.
+    Worker,
     Gateway,
 }
 
@@ -19,7 +21,7 @@ impl Daemon {
         match self {
             Daemon::Orchestrator => "nexus-orchestrator",
             Daemon::Llm => "nexus-llm",
-            Daemon::Agent => "nexus-agent",
+            Daemon::Agent | Daemon::Worker => "nexus-agent",
             Daemon::Gateway => "nexus-gateway",
         }
     }
@@ -33,6 +35,7 @@ impl Daemon {
     pub fn service(self) -> &'static str {
         match self {
             Daemon::Agent => "agent-assistant",
+            Daemon::Worker => "agent-worker",
             other => other.section(),
         }
     }

@@ -117,6 +117,9 @@ impl Site {
         if daemon == Daemon::Agent {
             command.args(["--role", "assistant"]);
         }
+        if daemon == Daemon::Worker {
+            command.args(["--role", "worker"]);
+        }
         if daemon == Daemon::Gateway {
             // Its listeners for browsers are off in these tests, wherever it has them.
             command.env("NEXUS_GATEWAY__TCP_LISTEN", "");

@@ -1,25 +1,30 @@
-//! Builds the assistant: its settings, its neighbours, its engine, its own service.
+//! Builds the agent in its role: its settings, its neighbours, its engine, its own service.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use nexus_client::{Address, Connection, Options};
-use nexus_config::{Kind, Setting};
+use nexus_config::{Kind, Root, Setting};
 use nexus_daemon::{Access, Boot, BootError, Built, Daemon, Services};
 use nexus_proto::agent::v1::agent_service_server::AgentServiceServer;
 use parking_lot::RwLock;
 use serde::Deserialize;
 
 use crate::{
-    domain::assistant::turn_queue::Limits,
+    domain::{assistant::turn_queue::Limits, worker::queue},
     engine::{
         Board, PART,
         assistant::{self, Style},
+        worker::{self, Tools, workbench},
     },
-    remote::{Models, Orchestrator, Profile},
-    service::Service,
+    remote::{self, Models, Orchestrator, Profile},
+    service::{Service, Work},
 };
 
-const ROLES: &[&str] = &["assistant"];
+const ASSISTANT: &str = "assistant";
+const WORKER: &str = "worker";
+const ROLES: &[&str] = &[ASSISTANT, WORKER];
+/// What a worker takes.
+const WORK: &[&str] = &["tool_execution", "file_operation", "code_execution"];
 
 /// The daemon; `nexus-agent` runs it.
 pub struct Agent;
@@ -44,11 +49,46 @@ pub struct Config {
     pub idle_timeout: Duration,
     pub llm_grace: Duration,
     pub heartbeat_interval: Duration,
+    pub worker_tasks: usize,
+    pub worker_image: String,
+    pub worker_memory: u64,
+    pub worker_cpus: f64,
+    pub worker_pids: u64,
+    pub container_backend: String,
+    pub container_host: String,
 }
 
 impl Config {
     fn agent_name(&self) -> &str {
         if self.name.is_empty() { &self.role } else { &self.name }
+    }
+
+    fn tools(&self, root: &Root, name: &str) -> worker::Settings {
+        let state = root.state();
+        // Each worker has its own.
+        let own = state.join(WORKER).join(name);
+        let owner = format!("{}@{}", name, root.path().display());
+        worker::Settings {
+            state: own.clone(),
+            workspaces: state.join("workspaces"),
+            skills: root.skills(),
+            workbench: workbench::Settings {
+                runtime: workbench::runtime(
+                    &own,
+                    &state,
+                    workbench::backend(&self.container_backend),
+                    &self.container_host,
+                ),
+                image: self.worker_image.clone(),
+                limits: nexus_runtime::Limits {
+                    memory_bytes: self.worker_memory,
+                    nano_cpus: (self.worker_cpus * 1e9) as u64,
+                    pids: self.worker_pids,
+                    ..nexus_runtime::Limits::default()
+                },
+                owner,
+            },
+        }
     }
 
     fn style(&self) -> Style {
@@ -70,13 +110,13 @@ impl Config {
 
 impl Daemon for Agent {
     const NAME: &'static str = "agent";
-    const ABOUT: &'static str = "Runs what the orchestrator gives it; as assistant it answers conversations";
+    const ABOUT: &'static str = "Runs what the orchestrator gives it: as assistant it answers conversations, as worker it executes calls of tools";
     type Config = Config;
 
     fn settings() -> Vec<Setting> {
         let count = |max| Kind::Int { min: 1, max };
         vec![
-            Setting::new("role", Kind::Text, "assistant", "what this agent does: assistant").flag("role"),
+            Setting::new("role", Kind::Text, "assistant", "what this agent does: assistant or worker").flag("role"),
             Setting::new("name", Kind::Text, "", "the name it registers with; unset: its role").flag("name"),
             Setting::new(
                 "orchestrator_url",
@@ -172,6 +212,30 @@ impl Daemon for Agent {
                 "between two signs of life to the orchestrator",
             )
             .flag("heartbeat-interval"),
+            Setting::new("worker_tasks", count(1_000), "16", "calls of tools that a worker executes at once"),
+            Setting::new(
+                "worker_image",
+                Kind::Text,
+                "",
+                "the image that a worker's commands run in; empty: the host's own programs, in the built-in sandbox",
+            ),
+            Setting::new("worker_memory", Kind::Size, "2GiB", "memory of one command of a worker"),
+            Setting::new("worker_cpus", Kind::Float, "2", "cores of one command of a worker"),
+            Setting::new("worker_pids", count(100_000), "512", "processes of one command of a worker"),
+            Setting::new(
+                "container_backend",
+                Kind::Choice(&["auto", "docker", "podman", "sandbox", "host-unsafe"]),
+                "auto",
+                "what runs images for a worker; unset: as [orchestrator] container_backend",
+            )
+            .borrow("orchestrator", "container_backend"),
+            Setting::new(
+                "container_host",
+                Kind::Text,
+                "",
+                "where a worker finds Docker or Podman; unset: as [orchestrator] container_host",
+            )
+            .borrow("orchestrator", "container_host"),
         ]
     }
 
@@ -187,6 +251,9 @@ impl Daemon for Agent {
                 config.role,
                 ROLES.join(", ")
             ));
+        }
+        if !(0.001..=10_000.0).contains(&config.worker_cpus) {
+            mistakes.push(format!("worker_cpus: {} is not a number of cores", config.worker_cpus));
         }
         let name = config.agent_name();
         if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) || name.starts_with('.') {
@@ -236,6 +303,8 @@ impl Daemon for Agent {
             role: config.role.clone(),
             socket: boot.socket.clone(),
             concurrency: config.concurrency,
+            tasks: &["conversation"],
+            tools: &[],
         };
         let (redial, health) = (options.redial.clone(), boot.health.clone());
         boot.wake.on_wake("orchestrator", move |_| {
@@ -245,8 +314,18 @@ impl Daemon for Agent {
             let health = health.clone();
             async move { health.wait_recovered(PART).await }
         });
-        let style = Arc::new(RwLock::new(Arc::new(config.style())));
         let board = Board::new(boot.health.clone());
+        if config.role == WORKER {
+            let profile = Profile {
+                concurrency: config.worker_tasks,
+                tasks: WORK,
+                tools: worker::NAMES,
+                ..profile
+            };
+            let orchestrator = Orchestrator::new(Connection::lazy(&orchestrator, &options), profile.clone());
+            return work(&boot, orchestrator, board, profile);
+        }
+        let style = Arc::new(RwLock::new(Arc::new(config.style())));
         let (handle, engine) = assistant::build(assistant::Parts {
             orchestrator: Orchestrator::new(Connection::lazy(&orchestrator, &options), profile.clone()),
             models: Models::new(Connection::lazy(&llm, &options)),
@@ -264,7 +343,7 @@ impl Daemon for Agent {
         });
         let running = tokio::spawn(engine.run(boot.stop.token()));
 
-        let service = AgentServiceServer::new(Service::new(handle, board, profile))
+        let service = AgentServiceServer::new(Service::new(Work::Assistant(handle), board, profile))
             .max_decoding_message_size(boot.common.max_message_bytes);
         let services = Services::new().add(Access::AGENTS, service).alias();
         Ok(Built::new(services)
@@ -275,6 +354,40 @@ impl Daemon for Agent {
                 }
             }))
     }
+}
+
+/// Everything of a worker but its neighbour.
+fn work(
+    boot: &Boot<Config>,
+    orchestrator: Orchestrator,
+    board: Board,
+    profile: Profile,
+) -> Result<Built<Config>, BootError> {
+    let config = &boot.config;
+    let settings = config.tools(&boot.root, config.agent_name());
+    let place = settings.state.clone();
+    let (tools, notices) = Tools::open(settings)
+        .map_err(|error| BootError::Failed(format!("{} cannot be used: {error}", place.display())))?;
+    let (handle, worker) = remote::worker::build(remote::worker::Parts {
+        orchestrator,
+        board: board.clone(),
+        tools,
+        notices,
+        limits: queue::Limits {
+            active: config.worker_tasks,
+            waiting: config.queue,
+        },
+        heartbeat_every: config.heartbeat_interval,
+    });
+    let running = tokio::spawn(worker.run(boot.stop.token()));
+    let service = AgentServiceServer::new(Service::new(Work::Worker(handle), board, profile))
+        .max_decoding_message_size(boot.common.max_message_bytes);
+    let services = Services::new().add(Access::AGENTS, service).alias();
+    Ok(Built::new(services).flush(async move {
+        if let Err(error) = running.await {
+            tracing::error!(%error, "the worker ended with an error");
+        }
+    }))
 }
 
 fn address(url: &str, default: PathBuf) -> Result<Address, nexus_client::BadAddress> {

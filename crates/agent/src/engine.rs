@@ -2,5 +2,6 @@
 
 pub mod assistant;
 mod board;
+pub mod worker;
 
 pub use board::{Board, PART};

@@ -5,6 +5,7 @@ mod llm;
 mod message;
 mod orchestrator;
 mod refusal;
+pub mod worker;
 
 pub use llm::{AnswerStream, ContextWindows, Models};
 pub use message::{Inbound, new_id};

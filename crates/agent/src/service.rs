@@ -2,4 +2,4 @@
 
 mod agent;
 
-pub use agent::Service;
+pub use agent::{Service, Work};

@@ -114,7 +114,7 @@ async fn a_stop_ends_an_open_turn_and_says_goodbye() {
 async fn every_mistake_in_the_settings_is_named_at_once() {
     let stage = Stage::new();
     let wrong = [
-        ("role", "worker"),
+        ("role", "butler"),
         ("name", "../x"),
         ("orchestrator_url", "nowhere"),
         ("idle_timeout", "0s"),
@@ -128,7 +128,7 @@ async fn every_mistake_in_the_settings_is_named_at_once() {
     };
     let all = mistakes.join("\n");
     assert!(
-        all.contains("\"worker\"") && all.contains("this build has: assistant"),
+        all.contains("\"butler\"") && all.contains("this build has: assistant, worker"),
         "{all}"
     );
     for part in ["name:", "orchestrator_url:", "idle_timeout:"] {

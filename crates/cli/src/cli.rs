@@ -128,7 +128,7 @@ pub fn command() -> clap::Command {
     command
 }
 
-/// The services are orchestrator, llm, agent-assistant and gateway. A supervisor keeps them running; it is started by
+/// The services are orchestrator, llm, agent-assistant, agent-worker and gateway. A supervisor keeps them running; it is started by
 /// `nexus up` and by the commands here that need it.
 #[derive(Debug, Subcommand)]
 pub enum ServicesCommand {

@@ -311,7 +311,7 @@ mod tests {
             for_service("llm"),
             "PATH WORK_KEY RACK_KEY FROM_SETTING NEXUS_LLM__ENDPOINT_KEYS NEXUS_LLM__SOCKET_PATH ANTHROPIC_API_KEY"
         );
-        for other in ["orchestrator", "agent-assistant", "gateway"] {
+        for other in ["orchestrator", "agent-assistant", "agent-worker", "gateway"] {
             assert_eq!(for_service(other), "PATH", "{other}");
         }
         assert_eq!(names(&environment.for_supervisor()), ["PATH", "NEXUS_LLM__SOCKET_PATH"]);

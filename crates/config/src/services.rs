@@ -62,6 +62,8 @@ pub const ORCHESTRATOR: &str = "orchestrator";
 pub const LLM: &str = "llm";
 /// The service name of the assistant.
 pub const ASSISTANT: &str = "agent-assistant";
+/// The service name of the worker.
+pub const WORKER: &str = "agent-worker";
 /// The service name of the gateway.
 pub const GATEWAY: &str = "gateway";
 
@@ -153,6 +155,29 @@ pub const SERVICES: &[Service] = &[
             "ORCHESTRATOR_URL",
             "ASSISTANT_DEFAULT_MODEL",
             "ASSISTANT_DEFAULT_PROVIDER",
+            // Settings of its section, which it has in common with the worker.
+            "NEXUS_ORCHESTRATOR__CONTAINER_BACKEND",
+            "NEXUS_ORCHESTRATOR__CONTAINER_HOST",
+        ],
+    },
+    Service {
+        name: WORKER,
+        binary: "nexus-agent",
+        args: &["--role", "worker", "--name", "worker"],
+        section: "agent",
+        needs: &[ORCHESTRATOR],
+        link: Link::Connected,
+        front_door: None,
+        unit: "nexus-agent@worker",
+        variables: &[
+            "ORCHESTRATOR_URL",
+            "ASSISTANT_DEFAULT_MODEL",
+            "ASSISTANT_DEFAULT_PROVIDER",
+            "DOCKER_HOST",
+            "CONTAINER_HOST",
+            // Which backend runs containers is set once, for both.
+            "NEXUS_ORCHESTRATOR__CONTAINER_BACKEND",
+            "NEXUS_ORCHESTRATOR__CONTAINER_HOST",
         ],
     },
     Service {

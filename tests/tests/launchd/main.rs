@@ -14,7 +14,7 @@ use nexus_tests::{PATIENCE, binary, skipped};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const SERVICES: [&str; 4] = ["orchestrator", "llm", "agent-assistant", "gateway"];
+const SERVICES: [&str; 5] = ["orchestrator", "llm", "agent-assistant", "agent-worker", "gateway"];
 
 fn python(test: &str) -> bool {
     let works = Command::new("python3")

@@ -211,7 +211,7 @@ fn another_process_of_the_same_user_cannot_look_into_the_supervisor() {
     let restarted = run(&nexus, &["services", "restart"]);
     let down = run(&nexus, &["down"]);
     assert!(up.status.success(), "{}", said(&up));
-    assert_eq!(serves, [true; 4], "{status}");
+    assert_eq!(serves, [true; 5], "{status}");
     assert_eq!(told, kept, "{plain}");
     assert!(restarted.status.success(), "{}", said(&restarted));
     assert!(down.status.success(), "{}", said(&down));

@@ -181,7 +181,7 @@ fn nobody_is_refused_while_everything_is_restarted() {
         "{} connections in three restarts and a kill",
         tried.load(Ordering::Relaxed)
     );
-    assert_eq!(refused, [0; 4]);
+    assert_eq!(refused, [0; 5]);
     for (service, before) in SERVICES.into_iter().zip(before) {
         assert_ne!(world.pid(service), before, "{service}");
     }

@@ -11,7 +11,7 @@ use nexus_client::{Address, Connection, Options, ServerUid};
 use nexus_tests::{PATIENCE, binary};
 use serde_json::Value;
 
-pub const SERVICES: [&str; 4] = ["orchestrator", "llm", "agent-assistant", "gateway"];
+pub const SERVICES: [&str; 5] = ["orchestrator", "llm", "agent-assistant", "agent-worker", "gateway"];
 /// Between two looks at what cannot be waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 

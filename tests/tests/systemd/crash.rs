@@ -14,6 +14,7 @@ fn a_killed_daemon_serves_again() {
         "nexus-orchestrator",
         "nexus-llm",
         "nexus-agent@assistant",
+        "nexus-agent@worker",
         "nexus-gateway",
     ] {
         let unit = format!("{service}.service");

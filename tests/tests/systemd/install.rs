@@ -2,10 +2,11 @@
 
 use crate::container::{Container, Who};
 
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "nexus-orchestrator",
     "nexus-llm",
     "nexus-agent@assistant",
+    "nexus-agent@worker",
     "nexus-gateway",
 ];
 

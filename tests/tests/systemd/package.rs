@@ -32,6 +32,7 @@ fn it_installs_runs_and_is_purged() {
         "nexus-orchestrator",
         "nexus-llm",
         "nexus-agent@assistant",
+        "nexus-agent@worker",
         "nexus-gateway",
     ];
     for unit in units {

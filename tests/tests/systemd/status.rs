@@ -27,7 +27,7 @@ fn a_status_beside_systemctls() {
     let Some(container) = Container::boot("status::a_status_beside_systemctls") else {
         return;
     };
-    let theirs = "systemctl --user status --no-pager nexus-orchestrator nexus-llm nexus-agent@assistant nexus-gateway";
+    let theirs = "systemctl --user status --no-pager nexus-orchestrator nexus-llm nexus-agent@assistant nexus-agent@worker nexus-gateway";
     container.run(Who::Ada, "nexus services install");
     for when in ["up", "down"] {
         if when == "down" {

@@ -49,6 +49,7 @@ fn systemd_restarts_everything_from_the_version_that_is_switched_to() {
             "nexus-orchestrator",
             "nexus-llm",
             "nexus-agent@assistant",
+            "nexus-agent@worker",
             "nexus-gateway",
         ] {
             let pid = container.property(Who::Ada, &format!("{unit}.service"), "MainPID");

@@ -12,7 +12,7 @@ use std::{
 use nexus_tests::binary;
 use serde_json::Value;
 
-pub const SERVICES: [&str; 4] = ["orchestrator", "llm", "agent-assistant", "gateway"];
+pub const SERVICES: [&str; 5] = ["orchestrator", "llm", "agent-assistant", "agent-worker", "gateway"];
 const PROGRAMS: [&str; 6] = [
     "nexus",
     "nexus-orchestrator",

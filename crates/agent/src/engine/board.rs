@@ -46,16 +46,16 @@ impl Board {
         self.health.degraded()
     }
 
-    pub(super) fn registered(&self, agent_id: &str) {
+    pub fn registered(&self, agent_id: &str) {
         self.figures.lock().agent_id = Some(agent_id.to_owned());
     }
 
-    pub(super) fn connected(&self) {
+    pub fn connected(&self) {
         self.figures.lock().connected = true;
         self.health.degrade(PART, None);
     }
 
-    pub(super) fn disconnected(&self, reason: &str) {
+    pub fn disconnected(&self, reason: &str) {
         {
             let mut figures = self.figures.lock();
             figures.connected = false;
@@ -65,7 +65,7 @@ impl Board {
         self.health.degrade(PART, Some(reason.to_owned()));
     }
 
-    pub(super) fn turns(&self, active: usize, waiting: usize) {
+    pub fn turns(&self, active: usize, waiting: usize) {
         let mut figures = self.figures.lock();
         figures.active = active;
         figures.waiting = waiting;

@@ -24,12 +24,18 @@ pub struct Profile {
     pub role: String,
     pub socket: PathBuf,
     pub concurrency: usize,
+    /// Kinds of work that it takes.
+    pub tasks: &'static [&'static str],
+    /// Tools whose calls it executes.
+    pub tools: &'static [&'static str],
 }
 
 impl Profile {
     pub fn capabilities(&self) -> AgentCapabilities {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         AgentCapabilities {
-            supported_tasks: vec!["conversation".into()],
+            supported_tasks: names(self.tasks),
+            supported_tools: names(self.tools),
             max_concurrent_tasks: i32::try_from(self.concurrency).unwrap_or(i32::MAX),
             supports_streaming: true,
             supports_cancellation: true,
@@ -114,13 +120,15 @@ impl Orchestrator {
         }
     }
 
-    pub async fn heartbeat(&self, agent_id: &str) -> Result<(), Error> {
+    /// Names the tasks that are worked on; the answer names those that are offered.
+    pub async fn heartbeat(&self, agent_id: &str, active_tasks: Vec<String>) -> Result<Vec<String>, Error> {
         let request = HeartbeatRequest {
             agent_id: agent_id.to_owned(),
+            active_tasks,
             ..HeartbeatRequest::default()
         };
-        self.connection.agent().heartbeat(request).await?;
-        Ok(())
+        let answer = self.connection.agent().heartbeat(request).await?;
+        Ok(answer.into_inner().pending_tasks)
     }
 
     pub async fn unregister(&self, agent_id: &str) -> Result<(), Error> {

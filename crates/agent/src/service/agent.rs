@@ -23,18 +23,34 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
     domain::assistant::turn_queue::TurnId,
-    engine::{Board, assistant::Handle},
-    remote::Profile,
+    engine::{Board, assistant},
+    remote::{Profile, worker},
 };
 
+/// What this agent does.
+pub enum Work {
+    Assistant(assistant::Handle),
+    Worker(worker::Handle),
+}
+
+impl Work {
+    /// False if there is no such turn or task (any more).
+    async fn cancel(&self, id: &str, force: bool) -> bool {
+        match self {
+            Work::Assistant(turns) => turns.cancel(TurnId(id.to_owned())).await,
+            Work::Worker(tasks) => tasks.cancel(id, force),
+        }
+    }
+}
+
 pub struct Service {
-    engine: Handle,
+    engine: Work,
     board: Board,
     profile: Profile,
 }
 
 impl Service {
-    pub fn new(engine: Handle, board: Board, profile: Profile) -> Self {
+    pub fn new(engine: Work, board: Board, profile: Profile) -> Self {
         Service { engine, board, profile }
     }
 }
@@ -50,7 +66,13 @@ impl AgentService for Service {
         Ok(Response::new(AgentHealthCheckResponse {
             status: self.state().into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            subsystems: vec!["orchestrator_stream".into(), "turns".into()],
+            subsystems: vec![
+                "orchestrator_stream".into(),
+                match self.engine {
+                    Work::Assistant(_) => "turns".into(),
+                    Work::Worker(_) => "tasks".into(),
+                },
+            ],
         }))
     }
 
@@ -80,11 +102,11 @@ impl AgentService for Service {
 
     /// A turn's name here is the correlation id it came with.
     async fn cancel_task(&self, request: Request<CancelTaskRequest>) -> Result<Response<CancelTaskResponse>, Status> {
-        let task_id = request.into_inner().task_id;
+        let CancelTaskRequest { task_id, force, .. } = request.into_inner();
         if task_id.is_empty() {
             return Err(status(Code::InvalidArgument, "task_id is required", "task_id_missing"));
         }
-        if !self.engine.cancel(TurnId(task_id.clone())).await {
+        if !self.engine.cancel(&task_id, force).await {
             return Err(status(Code::NotFound, "task not found", "task_not_found"));
         }
         Ok(Response::new(CancelTaskResponse {

@@ -14,8 +14,8 @@ use std::{
 use nexus_backup::{LeftOut, manifest};
 use nexus_walk::{Dir, Entry, Kind, Step, Walk};
 
-/// Logs say what was, sockets say what runs: neither is state.
-const PASSING: [&str; 3] = ["logs", "run", "backups"];
+/// Logs say what was, sockets and the worker's records say what runs: none of them is state.
+const PASSING: [&str; 4] = ["logs", "run", "backups", "worker"];
 /// What the sandbox unpacked, and what containers wrote into their own root.
 const CONTAINERS: &str = "containers";
 /// Endings of files that hold keys.

@@ -24,7 +24,7 @@ use crate::{
         ask::{self, DaemonReport},
         peer::{Found, look},
         survey,
-        table::{self, ASSISTANT, ORCHESTRATOR, TABLE},
+        table::{self, ASSISTANT, ORCHESTRATOR, TABLE, WORKER},
     },
 };
 
@@ -109,10 +109,10 @@ fn chosen(asked: &[String], known: &[String]) -> Result<Vec<String>, Failure> {
     asked
         .iter()
         .map(|asked| {
-            let name = if matches!(asked.as_str(), "agent" | "assistant") {
-                ASSISTANT
-            } else {
-                asked.as_str()
+            let name = match asked.as_str() {
+                "agent" | "assistant" => ASSISTANT,
+                "worker" => WORKER,
+                name => name,
             };
             known.iter().find(|known| *known == name).cloned().ok_or_else(|| {
                 Failure::new(Exit::NotFound, format!("there is no service named {asked}"))

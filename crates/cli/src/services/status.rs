@@ -29,12 +29,13 @@ pub async fn run(context: &Context, args: &ServiceStatusArgs, output: &Output) -
     show_once(snapshot, &names, output)
 }
 
-/// The full names; `agent` and `assistant` are understood too.
+/// The full names; `agent`, `assistant` and `worker` are understood too.
 pub fn known(names: &[String]) -> Result<Vec<String>, Failure> {
     names
         .iter()
         .map(|name| match name.as_str() {
             "agent" | "assistant" => Ok(table::ASSISTANT.to_owned()),
+            "worker" => Ok(table::WORKER.to_owned()),
             name => table::find(name)
                 .map(|entry| entry.name.to_owned())
                 .ok_or_else(|| table::unknown(name)),

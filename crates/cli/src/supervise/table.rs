@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use nexus_client::Address;
-pub use nexus_config::services::{ASSISTANT, Link, ORCHESTRATOR, SERVICES as TABLE, Service as Entry, find};
+pub use nexus_config::services::{ASSISTANT, Link, ORCHESTRATOR, SERVICES as TABLE, Service as Entry, WORKER, find};
 use nexus_config::{Kind, Root, Schema, Setting, Sources};
 use serde::Deserialize;
 

@@ -1,6 +1,6 @@
 //! The units as they are checked in, and whose they are: one entry for each service of the catalogue, in its order.
 
-use nexus_config::services::{self, ASSISTANT, GATEWAY, LLM, ORCHESTRATOR, Service};
+use nexus_config::services::{self, ASSISTANT, GATEWAY, LLM, ORCHESTRATOR, Service, WORKER};
 
 use super::Scope;
 
@@ -52,6 +52,11 @@ pub const TABLE: &[Entry] = &[
     },
     Entry {
         service: ASSISTANT,
+        daemon: file!("nexus-agent@.service"),
+        socket: file!("nexus-agent@.socket"),
+    },
+    Entry {
+        service: WORKER,
         daemon: file!("nexus-agent@.service"),
         socket: file!("nexus-agent@.socket"),
     },

@@ -87,10 +87,10 @@ async fn next(stream: &mut Option<Streaming<StreamAgentResponse>>) -> Result<Str
 async fn heartbeats(kit: &Kit, agent_id: &str, every: Duration) -> Error {
     loop {
         sleep(every).await;
-        match kit.orchestrator.heartbeat(agent_id).await {
+        match kit.orchestrator.heartbeat(agent_id, Vec::new()).await {
             Err(error) if error.kind == Kind::NotFound => return error,
             Err(error) => tracing::debug!(%error, "a heartbeat failed"),
-            Ok(()) => {}
+            Ok(_) => {}
         }
     }
 }

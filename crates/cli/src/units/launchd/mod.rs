@@ -13,7 +13,7 @@ use crate::failure::{Exit, Failure};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub const SERVICES: [(&str, &str); 4] = [
+pub const SERVICES: [(&str, &str); 5] = [
     (
         "orchestrator",
         include_str!("../../../../../launchd/dev.nexus.orchestrator.plist"),
@@ -22,6 +22,10 @@ pub const SERVICES: [(&str, &str); 4] = [
     (
         "agent-assistant",
         include_str!("../../../../../launchd/dev.nexus.agent-assistant.plist"),
+    ),
+    (
+        "agent-worker",
+        include_str!("../../../../../launchd/dev.nexus.agent-worker.plist"),
     ),
     (
         "gateway",

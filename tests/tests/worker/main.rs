@@ -1,0 +1,9 @@
+//! The worker executes calls of tools: over the real orchestrator, in the real sandbox, killed while it works.
+
+#![cfg(target_os = "linux")]
+
+mod backends;
+mod commands;
+mod desk;
+mod files;
+mod lives;
