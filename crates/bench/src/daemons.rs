@@ -79,6 +79,20 @@ impl TempRoot {
         })
     }
 
+    /// Starts a worker of this name; it may not be ready yet.
+    pub fn spawn_worker(&self, name: &'static str) -> Result<Running> {
+        let log = self.path().join(format!("{name}.err"));
+        let file = File::create(&log)?;
+        let mut command = self.command("nexus-agent");
+        command.args(["--role", "worker", "--name", name]);
+        let child = command.stdout(Stdio::null()).stderr(file).spawn();
+        Ok(Running {
+            child: child.context("failed to start nexus-agent; build it first")?,
+            socket: self.path().join(format!("state/run/agent-{name}.sock")),
+            log,
+        })
+    }
+
     /// Starts a daemon and waits until it serves.
     pub async fn start(&self, daemon: &'static str) -> Result<Running> {
         let mut running = self.spawn(daemon)?;

@@ -97,7 +97,7 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 /// Between two values where it falls between them.
-fn quantile(values: impl IntoIterator<Item = f64>, q: f64) -> f64 {
+pub fn quantile(values: impl IntoIterator<Item = f64>, q: f64) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let place = q * values.len().saturating_sub(1) as f64;

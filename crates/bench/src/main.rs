@@ -30,7 +30,7 @@ use figures::Figure;
 use report::Setting;
 use rows::Run;
 
-const ROWS: [&str; 13] = [
+const ROWS: [&str; 14] = [
     "unary",
     "durable",
     "grown",
@@ -41,6 +41,7 @@ const ROWS: [&str; 13] = [
     "stored",
     "services",
     "containers",
+    "tools",
     "soak",
     "idle",
     "sizes",
@@ -163,6 +164,7 @@ async fn rows(run: &Run, only: &[String]) -> Result<Vec<Figure>> {
             ("start", Some(used)) => rows::start::run(run, used).await,
             ("services", _) => rows::services::run(run),
             ("containers", _) => rows::containers::run(run).await,
+            ("tools", _) => rows::tools::run(run).await,
             ("soak", _) => rows::soak::run(run).await,
             ("idle", Some(used)) => rows::idle::run(run, used).await,
             ("sizes", _) => rows::sizes::run(run),

@@ -21,7 +21,7 @@ pub struct Args {
     /// How long the row soak takes, e.g. 1h
     #[arg(long, value_name = "TIME", default_value = "1m")]
     soak: String,
-    /// Only these rows: unary, durable, grown, deltas, fanout, door, start, stored, services, containers, soak, idle,
+    /// Only these rows: unary, durable, grown, deltas, fanout, door, start, stored, services, containers, tools, soak, idle,
     /// sizes; and cold, a build from nothing, which runs only if it is named
     #[arg(long, value_name = "ROW")]
     only: Vec<String>,

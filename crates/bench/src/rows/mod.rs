@@ -11,6 +11,7 @@ pub mod sizes;
 pub mod soak;
 pub mod start;
 pub mod stored;
+pub mod tools;
 pub mod unary;
 
 use std::{
