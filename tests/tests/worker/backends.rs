@@ -68,7 +68,7 @@ async fn same(name: &str, backend: Choice, machine: Result<Machine, String>) {
         "{}",
         told.lines().next().unwrap()
     );
-    let server = "echo hello | nc -l -p 4711 -s 127.0.0.1; sleep 60";
+    let server = "echo hello | nc -l -p 4711; sleep 60";
     desk.told("exec", json!({"command": server, "background": true})).await;
     let client = "cat /tmp/x; for i in $(seq 100); do nc 127.0.0.1 4711 </dev/null && break; sleep 0.1; done";
     let told = desk.told("exec", json!({"command": client, "wait_s": 30})).await;

@@ -196,7 +196,11 @@ impl Process {
         };
         stopped.cancel(false);
         let abort = following.abort_handle();
-        let within = if self.collected.lock().is_some() { DRAIN } else { DRAIN_LOG };
+        let within = if self.collected.lock().is_some() {
+            DRAIN
+        } else {
+            DRAIN_LOG
+        };
         let _late = timeout(within, following).await;
         abort.abort();
         let mut end = match &waited {
