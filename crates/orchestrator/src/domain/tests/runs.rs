@@ -435,7 +435,7 @@ fn cancel_ends_a_run_in_every_state() {
         .step(|state, step| Ok(state.delta(step, driver, session, &correlation, 0, "Half")))
         .unwrap();
     let mut done = Cancelled::default();
-    world.must(|state, step| drop(state.cancel_run(step, session, 1, RunEnd::Cancelled, "", &mut done)));
+    world.must(|state, step| assert!(state.cancel_run(step, session, 1, RunEnd::Cancelled, "", &mut done)));
     assert!(matches!(world.asked[&(session, 1)], Some(TurnEnd::Answered { .. })));
     assert_eq!(done.runs, [run]);
 
@@ -448,7 +448,7 @@ fn cancel_ends_a_run_in_every_state() {
     let task = world.pushed(worker)[0];
     world.take(worker, task);
     let mut done = Cancelled::default();
-    world.must(|state, step| drop(state.cancel_run(step, session, 1, RunEnd::Cancelled, "", &mut done)));
+    world.must(|state, step| assert!(state.cancel_run(step, session, 1, RunEnd::Cancelled, "", &mut done)));
     assert!(
         world.asked[&(session, 1)].is_none(),
         "its worker is still killing the call"
@@ -471,8 +471,9 @@ fn a_call_whose_worker_never_says_that_it_ended_is_given_up() {
     world.finish(driver, &run, 1, 1, vec![exec("sleep")]).unwrap();
     let task = world.pushed(worker)[0];
     world.take(worker, task);
-    world
-        .must(|state, step| drop(state.cancel_run(step, session, 1, RunEnd::Cancelled, "", &mut Cancelled::default())));
+    world.must(|state, step| {
+        assert!(state.cancel_run(step, session, 1, RunEnd::Cancelled, "", &mut Cancelled::default()))
+    });
     world.pass(5 * SECOND);
     assert!(world.asked[&(session, 1)].is_some());
     world.check();
@@ -648,8 +649,9 @@ fn an_approval_expires_after_an_hour_and_a_cancel_withdraws_it() {
 
     let mut world = World::new(Rules::default());
     let (session, ..) = asked(&mut world);
-    world
-        .must(|state, step| drop(state.cancel_run(step, session, 1, RunEnd::Cancelled, "", &mut Cancelled::default())));
+    world.must(|state, step| {
+        assert!(state.cancel_run(step, session, 1, RunEnd::Cancelled, "", &mut Cancelled::default()))
+    });
     assert_eq!(world.state.approvals.pending().count(), 0);
     assert!(world.asked[&(session, 1)].is_some());
     world.check();
@@ -966,7 +968,7 @@ impl World {
                     .collect();
                 let (session, n) = Self::nth_of(all, i)?;
                 self.must(|state, step| {
-                    drop(state.cancel_run(step, session, n, RunEnd::Cancelled, "", &mut Cancelled::default()));
+                    assert!(state.cancel_run(step, session, n, RunEnd::Cancelled, "", &mut Cancelled::default()));
                 });
             }
             Act::CancelCall(i) => {
