@@ -37,6 +37,7 @@ pub struct Config {
     max_agents: usize,
     assistants: Vec<String>,
     front_door: Vec<String>,
+    workers: Vec<String>,
     user_sessions: usize,
     user_agents: usize,
     user_containers: usize,
@@ -79,7 +80,11 @@ impl Daemon for Orchestrator {
 
     fn check(config: &Config) -> Vec<String> {
         let mut wrong = container_settings::check(&config.containers);
-        for (setting, names) in [("assistants", &config.assistants), ("front_door", &config.front_door)] {
+        for (setting, names) in [
+            ("assistants", &config.assistants),
+            ("front_door", &config.front_door),
+            ("workers", &config.workers),
+        ] {
             for name in names.iter().filter(|name| principal(name).is_none()) {
                 wrong.push(format!(
                     "orchestrator.{setting}: {name:?} is neither \"uid:<user>\", with a user of this host by number or name, \
@@ -137,6 +142,12 @@ impl Daemon for Orchestrator {
                 Kind::List,
                 "",
                 "callers beside administrators whose daemons may serve behind the front door: uid:<user>",
+            ),
+            Setting::new(
+                "workers",
+                Kind::List,
+                "",
+                "callers beside administrators whose workers are given tool calls: uid:<user>, token:<id>",
             ),
             Setting::new(
                 "user_sessions",
@@ -411,6 +422,7 @@ fn options(config: &Config, root: &Root, max_message_bytes: usize) -> Options {
             max_agents: config.max_agents,
             assistants: principals(&config.assistants),
             front_door: principals(&config.front_door),
+            workers: principals(&config.workers),
             shares: Shares {
                 sessions: config.user_sessions,
                 agents: config.user_agents,

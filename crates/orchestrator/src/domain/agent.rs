@@ -37,6 +37,8 @@ pub struct Agent {
     pub request: RegisterRequest,
     /// Who registered it: only that caller may hold its stream.
     pub owner: Arc<str>,
+    /// Registered by an administrator: it is given tool calls, which hold what users said and may change their files.
+    pub trusted: bool,
     pub registered: Time,
     pub heartbeat: Time,
     pub lost: Option<Time>,

@@ -58,6 +58,8 @@ pub struct Rules {
     pub assistants: BTreeSet<String>,
     /// Principals other than administrators whose daemons may serve behind the front door.
     pub front_door: BTreeSet<String>,
+    /// Principals other than administrators whose workers are given tool calls.
+    pub workers: BTreeSet<String>,
     /// Messages kept for an agent that holds no stream.
     /// What each user may take.
     pub shares: Shares,
@@ -94,6 +96,7 @@ impl Default for Rules {
             max_agents: 10_000,
             assistants: BTreeSet::new(),
             front_door: BTreeSet::new(),
+            workers: BTreeSet::new(),
             shares: Shares::default(),
             max_kept_messages: 1_000,
             kept_message_ttl: 24 * 3600 * SECOND,

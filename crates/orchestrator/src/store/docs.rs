@@ -86,6 +86,8 @@ struct AgentDoc {
     registered: Time,
     #[prost(int64, optional, tag = "5")]
     lost: Option<Time>,
+    #[prost(bool, tag = "6")]
+    trusted: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -260,6 +262,7 @@ pub fn agent_doc(agent: &Agent) -> Bytes {
         id: agent.id.to_string(),
         request: Some(agent.request.clone()),
         owner: agent.owner.to_string(),
+        trusted: agent.trusted,
         registered: agent.registered,
         lost: agent.lost,
     };
@@ -274,6 +277,7 @@ pub fn agent(key: &[u8], value: &[u8], now: Time) -> Result<Agent, Error> {
         id: doc.id.as_str().into(),
         request: doc.request.unwrap_or_default(),
         owner: doc.owner.as_str().into(),
+        trusted: doc.trusted,
         registered: doc.registered,
         heartbeat: now,
         lost: doc.lost,

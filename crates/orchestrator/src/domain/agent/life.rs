@@ -51,6 +51,7 @@ impl State {
                 self.worker_restarted(step, key);
                 let agent = self.agents.get_mut(key).expect("it was just found");
                 agent.request = request;
+                agent.trusted = caller.is_admin();
                 agent.heartbeat = step.now;
                 agent.registered = step.now;
                 agent.lost = None;
@@ -66,6 +67,7 @@ impl State {
                     id: id.into(),
                     request,
                     owner: owner.clone(),
+                    trusted: caller.is_admin(),
                     registered: step.now,
                     heartbeat: step.now,
                     lost: None,

@@ -74,6 +74,7 @@ impl State {
         let able = self
             .agents
             .iter()
+            .filter(|agent| agent.trusted || self.rules.workers.contains(&*agent.owner))
             .filter(|agent| is_able(agent, TaskType::ToolExecution) && runs_tool(agent, tool));
         let loads = able.filter_map(|agent| {
             let load = loads_of.get(&agent.key).copied().unwrap_or(0);

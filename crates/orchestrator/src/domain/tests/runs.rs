@@ -761,6 +761,43 @@ fn eight_calls_run_at_once_and_edits_keep_their_order() {
     world.check();
 }
 
+/// The attack: another uid registers a worker that takes every tool, to read what users' agents do and to forge results.
+#[test]
+fn calls_are_given_to_workers_of_administrators_and_of_those_that_the_settings_name() {
+    for named in [false, true] {
+        let mut world = World::new(Rules {
+            workers: if named {
+                ["uid:8".to_owned()].into()
+            } else {
+                Default::default()
+            },
+            ..Rules::default()
+        });
+        let by = caller(Role::Agent, 8);
+        let request = RegisterRequest {
+            name: "worker".into(),
+            r#type: AgentType::Worker.into(),
+            metadata: Some(AgentMetadata::default()),
+            capabilities: Some(AgentCapabilities {
+                supported_tasks: vec!["tool_execution".into()],
+                supported_tools: TOOLS.map(String::from).into(),
+                ..AgentCapabilities::default()
+            }),
+        };
+        let foreign = world.step(|state, step| state.register(step, &by, request)).unwrap();
+        world.link(foreign);
+        let (session, driver, run) = world.begin();
+        world.finish(driver, &run, 1, 1, vec![exec("ls")]).unwrap();
+        assert_eq!(world.pushed(foreign).len(), usize::from(named));
+        world.restart();
+        world.link(foreign);
+        assert_eq!(world.pushed(foreign).len(), usize::from(named));
+        if !named {
+            assert_eq!(world.call_of(session, 0).state(), CallState::Allowed);
+        }
+    }
+}
+
 #[test]
 fn a_loop_ends_by_its_sixth_call() {
     let mut world = World::new(Rules::default());
