@@ -14,6 +14,7 @@ use nexus_proto::tool::v1::ToolUsageStats;
 use super::Time;
 
 pub use builtin::builtin_tools;
+pub(super) use check::compiled;
 pub use check::{Checked, check, effects};
 
 /// What `ToolDefinition.source` says of a tool that comes with Nexus.

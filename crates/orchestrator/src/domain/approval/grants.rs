@@ -2,12 +2,13 @@
 
 use nexus_daemon::Caller;
 use nexus_proto::orchestrator::v1::{Grant as WireGrant, GrantKind, GrantScope};
-use serde_json::{Value, json};
+use nexus_tools::grant::{Kind, Offer, Subject, covers, offers};
+use serde_json::Value;
 
-use super::plan::canonical;
 use super::{GRANT_EXPIRY, GRANTS, Grant};
 use crate::domain::call::Call;
 use crate::domain::event::{time, timestamp};
+use crate::domain::tool::compiled;
 use crate::domain::{Error, Fact, State, Step, Time};
 
 impl State {
@@ -21,32 +22,28 @@ impl State {
             return Vec::new();
         }
         let arguments: Value = serde_json::from_str(&call.wire.arguments_json).unwrap_or_default();
-        let offer = |kind: GrantKind, pattern: String, description: String| WireGrant {
-            kind: kind.into(),
+        let Some(definition) = self
+            .tools
+            .get(&call.wire.tool)
+            .and_then(|tool| compiled(&tool.definition).ok())
+        else {
+            return Vec::new();
+        };
+        let subject = Subject {
+            tool: &definition,
+            arguments: &arguments,
+            directory: directory(&arguments),
+        };
+        let offer = |offer: Offer| WireGrant {
+            kind: wire_kind(offer.kind).into(),
             scope: GrantScope::Session.into(),
             tool: call.wire.tool.clone(),
-            description,
-            pattern,
+            description: offer.description,
+            pattern: offer.pattern,
             definition_digest: call.definition_digest.clone(),
             ..WireGrant::default()
         };
-        let tool = &call.wire.tool;
-        let mut offers = vec![offer(
-            GrantKind::Exact,
-            exact(call, &arguments),
-            format!("{tool} with exactly these arguments in this directory"),
-        )];
-        if let Some(words) = prefix(call, &arguments) {
-            let description = format!("{tool} of commands that begin with `{words}`");
-            offers.push(offer(GrantKind::Prefix, words, description));
-        }
-        if let Some(path) = path(call, &arguments) {
-            offers.push(offer(GrantKind::Path, path.clone(), format!("{tool} on {path}")));
-        }
-        if let Some(host) = host(&arguments) {
-            offers.push(offer(GrantKind::Host, host.clone(), format!("{tool} at {host}")));
-        }
-        offers
+        offers(subject, false).into_iter().map(offer).collect()
     }
 
     /// Gives one of the grants that an approval offers. Returns its id.
@@ -103,6 +100,18 @@ impl State {
 
     /// Whether a standing consent covers a call.
     pub(in crate::domain) fn granted(&self, call: &Call, arguments: &Value, tainted: bool, now: Time) -> bool {
+        let Some(definition) = self
+            .tools
+            .get(&call.wire.tool)
+            .and_then(|tool| compiled(&tool.definition).ok())
+        else {
+            return false;
+        };
+        let subject = Subject {
+            tool: &definition,
+            arguments,
+            directory: directory(arguments),
+        };
         let run = call
             .step
             .map(|(n, _)| self.id_of_run(call.session, n))
@@ -117,8 +126,8 @@ impl State {
                 GrantScope::Unspecified => false,
             };
             let valid = wire.tool == call.wire.tool && wire.definition_digest == call.definition_digest;
-            let exact_only = tainted && wire.kind() != GrantKind::Exact;
-            holds && valid && !exact_only && is_valid(grant, now) && covers(wire, call, arguments)
+            let covered = kind(wire.kind()).is_some_and(|kind| covers(kind, &wire.pattern, subject, tainted));
+            holds && valid && covered && is_valid(grant, now)
         })
     }
 
@@ -153,65 +162,26 @@ pub fn is_valid(grant: &Grant, now: Time) -> bool {
     grant.wire.expires_at.as_ref().is_none_or(|at| time(at) > now)
 }
 
-fn covers(grant: &WireGrant, call: &Call, arguments: &Value) -> bool {
-    match grant.kind() {
-        GrantKind::Exact => grant.pattern == exact(call, arguments),
-        GrantKind::Prefix => command_words(arguments).is_some_and(|words| {
-            let prefix: Vec<&str> = grant.pattern.split(' ').collect();
-            words.len() >= prefix.len() && prefix.iter().zip(&words).all(|(wanted, word)| wanted == word)
-        }),
-        GrantKind::Path => path(call, arguments).is_some_and(|path| path == grant.pattern),
-        GrantKind::Host => host(arguments).is_some_and(|host| host == grant.pattern),
-        GrantKind::Unspecified => false,
+fn kind(wire: GrantKind) -> Option<Kind> {
+    match wire {
+        GrantKind::Exact => Some(Kind::Exact),
+        GrantKind::Prefix => Some(Kind::Prefix),
+        GrantKind::Path => Some(Kind::Path),
+        GrantKind::Host => Some(Kind::Host),
+        GrantKind::Unspecified => None,
     }
 }
 
-fn exact(call: &Call, arguments: &Value) -> String {
-    let directory = arguments.get("workdir").cloned().unwrap_or_else(|| "/workspace".into());
-    canonical(&json!({ "tool": call.wire.tool, "arguments": arguments, "directory": directory }))
+fn wire_kind(kind: Kind) -> GrantKind {
+    match kind {
+        Kind::Exact => GrantKind::Exact,
+        Kind::Prefix => GrantKind::Prefix,
+        Kind::Path => GrantKind::Path,
+        Kind::Host => GrantKind::Host,
+    }
 }
 
-/// The words of one plain command; `None` where the text may mean more than its words.
-fn command_words(arguments: &Value) -> Option<Vec<&str>> {
-    let command = arguments.get("command").and_then(Value::as_str)?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+, ".contains(c);
-    if !command.chars().all(plain) || command.trim() != command {
-        return None;
-    }
-    Some(command.split(' ').filter(|word| !word.is_empty()).collect())
-}
-
-/// The first words of a command, unless its program runs others.
-fn prefix(call: &Call, arguments: &Value) -> Option<String> {
-    const NEVER: [&str; 30] = [
-        "sh", "bash", "dash", "zsh", "fish", "ksh", "env", "sudo", "su", "doas", "xargs", "find", "python", "python3",
-        "perl", "ruby", "node", "deno", "bun", "php", "lua", "awk", "npx", "npm", "pnpm", "yarn", "uvx", "pipx",
-        "make", "ssh",
-    ];
-    if call.wire.tool != "exec" {
-        return None;
-    }
-    let words = command_words(arguments)?;
-    let program = words.first()?.rsplit('/').next()?;
-    if NEVER.contains(&program) || (program == "git" && words.len() < 2) || words.len() < 2 {
-        return None;
-    }
-    Some(words[..2].join(" "))
-}
-
-fn path(call: &Call, arguments: &Value) -> Option<String> {
-    if matches!(call.wire.tool.as_str(), "exec" | "process") {
-        return None;
-    }
-    arguments
-        .get("path")
-        .and_then(Value::as_str)
-        .and_then(|path| nexus_tools::path::file(path).ok())
-}
-
-fn host(arguments: &Value) -> Option<String> {
-    let url = arguments.get("url").and_then(Value::as_str)?;
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
-    let host = rest.split(['/', '?', '#']).next()?;
-    (!host.is_empty() && !host.contains('@')).then(|| host.to_lowercase())
+/// Where a call works: what it names, or the workspace.
+pub(super) fn directory(arguments: &Value) -> &str {
+    arguments.get("workdir").and_then(Value::as_str).unwrap_or("/workspace")
 }

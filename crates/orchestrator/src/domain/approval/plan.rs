@@ -1,20 +1,21 @@
-//! Exactly what a call would do, as canonical JSON (RFC 8785), and its digest.
+//! Exactly what a call would do, and its digest.
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+use nexus_tools::plan::{Plan as Form, VERSION};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::grants::directory;
 use crate::domain::State;
 use crate::domain::call::Call;
-
-/// Version of the plan's form.
-const VERSION: u32 = 1;
 
 /// A plan and its two digests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub json: String,
     pub digest: String,
-    /// Without the call's id.
+    /// Without the call's id: another call with the same plan is known by it.
     pub hash: String,
 }
 
@@ -22,55 +23,72 @@ impl State {
     /// The plan of a call as things are now. It is made again when the call is launched.
     pub(super) fn plan(&self, call: &Call) -> Plan {
         let arguments: Value = serde_json::from_str(&call.wire.arguments_json).unwrap_or_default();
-        let tool = self.tools.get(&call.wire.tool);
-        let definition = tool.map(|tool| &tool.definition);
-        let run = call
-            .step
-            .map(|(n, _)| self.id_of_run(call.session, n).to_string())
-            .unwrap_or_default();
+        let definition = self.tools.get(&call.wire.tool).map(|tool| &tool.definition);
         let session = self.sessions.get(call.session);
-        let limits = session
-            .and_then(|session| session.config.resource_limits)
-            .unwrap_or_default();
-        let mut plan = json!({
-            "version": VERSION,
-            "session": &*call.session_id,
-            "run": run,
-            "tool": call.wire.tool,
-            "definition": definition.map_or("", |definition| &definition.digest),
-            "arguments": arguments,
-            "directory": arguments.get("workdir").cloned().unwrap_or_else(|| "/workspace".into()),
-            "environment": {},
-            "stdin": arguments.get("stdin").cloned().unwrap_or_default(),
-            "program": definition.map(|definition| definition.command.clone()).unwrap_or_default(),
-            "user": session.map_or_else(|| call.caller.to_string(), |session| session.creator.to_string()),
-            "image": definition.map_or("", |definition| &definition.container_image),
-            "mounts": [],
-            "network": if self.session_network(call.session) { "session" } else { "none" },
-            "limits": {
-                "nano_cpus": limits.nano_cpus,
-                "memory_bytes": limits.memory_bytes,
-                "pids": limits.pids_limit,
-                "timeout_ns": call.timeout,
-            },
-            "files": [],
+        let limits = session.and_then(|session| session.config.resource_limits);
+        let limits = limits.unwrap_or_default();
+        let limits = [
+            ("nano_cpus", limits.nano_cpus),
+            ("memory_bytes", limits.memory_bytes),
+            ("pids", limits.pids_limit),
+            ("timeout_ns", call.timeout),
+        ];
+        let limits = limits.into_iter().filter_map(|(name, limit)| {
+            let limit = u64::try_from(limit).ok().filter(|limit| *limit > 0)?;
+            Some((name.to_owned(), limit))
         });
-        let hash = digest(&canonical(&plan));
-        plan["call"] = call.wire.id.as_str().into();
-        let json = canonical(&plan);
+        let command = definition.map(|definition| definition.command.join(" "));
+        let image = definition.map(|definition| definition.container_image.clone());
+        let environment = [("NEXUS_TOOL_COMMAND", command), ("NEXUS_TOOL_IMAGE", image)];
+        let environment = environment.into_iter().filter_map(|(name, value)| {
+            let value = value.filter(|value| !value.is_empty())?;
+            Some((name.to_owned(), value))
+        });
+        let stdin = arguments.get("stdin").and_then(Value::as_str);
+        let mut form = Form {
+            version: VERSION,
+            session: call.session_id.to_string(),
+            run: call
+                .step
+                .map(|(n, _)| self.id_of_run(call.session, n).to_string())
+                .unwrap_or_default(),
+            call: String::new(),
+            tool: call.wire.tool.clone(),
+            definition_digest: definition
+                .map(|definition| definition.digest.clone())
+                .unwrap_or_default(),
+            working_directory: Some(directory(&arguments).to_owned()),
+            environment: environment.collect::<BTreeMap<_, _>>(),
+            stdin: stdin.map(|stdin| hex::encode(Sha256::digest(stdin.as_bytes()))),
+            program: None,
+            user: session.map(|session| session.creator.to_string()),
+            image_digest: None,
+            mounts: Vec::new(),
+            network: if self.session_network(call.session) {
+                "session"
+            } else {
+                "none"
+            }
+            .to_owned(),
+            limits: limits.collect(),
+            files: Vec::new(),
+            not_covered: not_covered(&arguments),
+            arguments,
+        };
+        let hash = form.digest();
+        form.call.clone_from(&call.wire.id);
         Plan {
-            digest: digest(&json),
+            digest: form.digest(),
+            json: form.canonical(),
             hash,
-            json,
         }
     }
 }
 
-fn digest(text: &str) -> String {
-    hex::encode(Sha256::digest(text.as_bytes()))
-}
-
-/// Canonical JSON: the same value is the same text.
-pub(super) fn canonical(value: &Value) -> String {
-    nexus_tools::canonical::text(value)
+/// Files that a command names, by the look of their names: their content may change until it runs, which the plan says.
+fn not_covered(arguments: &Value) -> Vec<String> {
+    let command = arguments.get("command").and_then(Value::as_str).unwrap_or_default();
+    let mut named = nexus_tools::grant::named_files(command, nexus_tools::plan::MAX_FILES);
+    named.retain(|name| name.contains(['/', '.']));
+    named
 }

@@ -6,9 +6,8 @@
 use nexus_tools::Code;
 use serde_json::Value;
 
-use super::propose::shown;
 use super::{Call, Failure};
-use crate::domain::tool::{Tool, effects};
+use crate::domain::tool::{Tool, compiled, effects};
 use crate::domain::{State, Time};
 
 /// What the policy says of a call.
@@ -35,22 +34,20 @@ impl State {
         if let Some(failure) = self.denied_by_rule(call, tool, &arguments) {
             return Decision::Refuse(failure);
         }
-        let risks = self.risks(call, tool, &arguments);
+        let leaves = self.leaves_sandbox(call, tool, &arguments);
+        let tainted = self.is_tainted(call);
         let session = self.sessions.get(call.session);
         let policy = session.and_then(|session| session.config.policy.as_ref());
-        if policy.is_some_and(|policy| policy.require_approval) && !(tool.is_builtin() && tool.definition.read_only) {
-            let mut risks = risks;
-            risks.push("the session wants every call approved".into());
+        let always = policy.is_some_and(|policy| policy.require_approval);
+        if always && !(tool.is_builtin() && tool.definition.read_only) {
+            let mut risks = risks(tool, &arguments, tainted);
+            risks.push("The session wants every call approved.".into());
             return Decision::Ask(risks);
         }
-        if risks.is_empty() {
+        if !leaves || self.granted(call, &arguments, tainted, now) {
             return Decision::Allow;
         }
-        let tainted = self.is_tainted(call);
-        if self.granted(call, &arguments, tainted, now) {
-            return Decision::Allow;
-        }
-        Decision::Ask(risks)
+        Decision::Ask(risks(tool, &arguments, tainted))
     }
 
     /// Rules of the tool's definition that refuse a call.
@@ -80,32 +77,16 @@ impl State {
         })
     }
 
-    /// What of a call's effect leaves the session's sandbox and workspace, in words; empty: nothing.
-    fn risks(&self, call: &Call, tool: &Tool, arguments: &Value) -> Vec<String> {
-        let mut risks = Vec::new();
-        let word = |name: &str| arguments.get(name).and_then(Value::as_str).unwrap_or_default();
+    /// Whether a call has an effect outside of the session's sandbox and workspace, or uses the network.
+    fn leaves_sandbox(&self, call: &Call, tool: &Tool, arguments: &Value) -> bool {
         let effects = effects(&tool.definition, arguments);
-        let own = *word("to") == *call.session_id;
-        if effects.people && !own {
-            risks.push(format!("sends a message to {}", shown(word("to"))));
-        }
-        if effects.network {
-            risks.push(match word("url") {
-                "" => "sends something over the network".into(),
-                url => format!("fetches {} from the network", shown(url)),
-            });
-        }
-        if !effects.sandboxed && !effects.people && !effects.network {
-            risks.push("may have an effect outside of the session's sandbox".into());
-        }
-        if tool.definition.source.starts_with("mcp:") {
-            risks.push(format!("{} is not part of Nexus", tool.definition.source));
-        }
+        let own = arguments.get("to").and_then(Value::as_str).unwrap_or_default() == &*call.session_id;
+        let people = effects.people && !own;
+        let foreign = tool.definition.source.starts_with("mcp:");
+        // What untrusted content asked for may leave by the network that the session has.
         let runs = tool.is_builtin() && matches!(call.wire.tool.as_str(), "exec" | "process");
-        if runs && self.session_network(call.session) && self.is_tainted(call) {
-            risks.push("runs with network access after reading untrusted content".into());
-        }
-        risks
+        let sends = runs && self.session_network(call.session) && self.is_tainted(call);
+        people || effects.network || (!effects.sandboxed && !effects.people) || foreign || sends
     }
 
     /// Whether the session lets its commands use the network.
@@ -126,5 +107,13 @@ impl State {
     fn driver_of(&self, call: &Call) -> &str {
         let run = call.step.and_then(|(n, _)| self.runs.get(call.session, n));
         run.map_or("", |run| &run.wire.agent_id)
+    }
+}
+
+/// What a call may do, in words, for whoever decides about it.
+fn risks(tool: &Tool, arguments: &Value, tainted: bool) -> Vec<String> {
+    match compiled(&tool.definition) {
+        Ok(definition) => nexus_tools::risks(&definition, arguments, tainted),
+        Err(error) => vec![format!("The tool's definition cannot be read: {}.", error.what)],
     }
 }

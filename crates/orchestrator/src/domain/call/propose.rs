@@ -223,7 +223,7 @@ fn tool_call(block: &Block) -> Option<&ToolCall> {
 }
 
 /// A model's words in an error: short, and without control characters.
-pub(super) fn shown(text: &str) -> String {
+fn shown(text: &str) -> String {
     let short: String = text.chars().take(200).collect();
     format!("{short:?}")
 }

@@ -54,7 +54,7 @@ pub fn effects(tool: &ToolDefinition, arguments: &Value) -> Effects {
 }
 
 /// The definition in the form that checks calls. The error says what is wrong with one that a user wrote.
-pub(super) fn compiled(tool: &ToolDefinition) -> Result<Cow<'static, Definition>, nexus_tools::Error> {
+pub(in crate::domain) fn compiled(tool: &ToolDefinition) -> Result<Cow<'static, Definition>, nexus_tools::Error> {
     if tool.source == BUILTIN
         && let Some(builtin) = nexus_tools::builtin(&tool.name)
     {
