@@ -60,7 +60,7 @@ impl Provider for Gemini {
         let (path, body) = (path(&call.model), body(&self.name, &call));
         let open = async move {
             let post = Post {
-                path: path?.into(),
+                path: path?,
                 query: Some("alt=sse"),
                 headers: headers(call.key.as_ref())?,
                 body: body?,
