@@ -211,7 +211,7 @@ fn line(text: &mut String, name: &str, value: &str) {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::collections::BTreeMap;
 
     use serde_json::{Value, json};
