@@ -47,6 +47,7 @@ fn write_all() {
     );
     write("protobuf", protobuf());
     write("front_door", front_door());
+    write("tools", tools());
 }
 
 fn with(head: &[u8], seeds: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
@@ -56,6 +57,26 @@ fn with(head: &[u8], seeds: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
 const TOML: &[u8] =
     b"[common]\nlog_level = \"debug\"\nroles = { \"uid:1001\" = \"user\" }\n[orchestrator]\nmax_sessions = 0x10\n\
     session_idle_timeout = \"1h 30m\"\n[llm]\nendpoints = { rack = \"http://[::1]:1/v1\" }\n";
+
+/// One for each kind of text.
+fn tools() -> Vec<Vec<u8>> {
+    [
+        (0, "10%\r50%\r\x1b[K\x1b[31mdone\x1b[0m\nzw\u{f6}lf\n\x1b[2A\x1b[Jend"),
+        (
+            1,
+            "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"$ref\":\"#\"}}}\n{\"a\":\"5\",\"b\":{\"a\":1.0}}",
+        ),
+        (2, "one\ntwo\u{1}three\u{1}zero\r\none\r\ntwo\r\n"),
+        (
+            3,
+            "*** Begin Patch\n*** Update File: ab\n*** Move to: c\n@@ one\n-two\n+2\n*** Add File: d\n+x\n*** End Patch",
+        ),
+        (4, "git log --oneline 'a b' \"c\""),
+    ]
+    .into_iter()
+    .map(|(kind, text)| [&[kind, 7], text.as_bytes()].concat())
+    .collect()
+}
 
 /// A preface, settings, and HEADERS with the authority that a client of Go sends over a socket.
 fn authority() -> Vec<Vec<u8>> {

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use crate::cargo;
 
 const FOLDER: &str = "fuzz";
-const TARGETS: [&str; 8] = [
+const TARGETS: [&str; 9] = [
     "authority",
     "sse",
     "provider",
@@ -27,6 +27,7 @@ const TARGETS: [&str; 8] = [
     "config",
     "protobuf",
     "front_door",
+    "tools",
 ];
 /// As `cargo fuzz --sanitizer none` has them.
 const FLAGS: [&str; 9] = [
