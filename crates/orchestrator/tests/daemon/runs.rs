@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use nexus_daemon::{Role, token};
 use nexus_proto::agent::v1::stream_task_request::Payload as Say;
 use nexus_proto::agent::v1::stream_task_response::Payload as Hear;
 use nexus_proto::agent::v1::*;
@@ -651,4 +652,100 @@ async fn tasks_are_pushed_at_once_and_listed_in_pages() {
         }
     }
     assert_eq!(listed, ids);
+}
+
+/// The attack: another user, an agent, and a token that may only read try to see and to end a run, and to allow its call.
+#[tokio::test]
+async fn only_its_owner_and_administrators_see_end_and_allow_what_a_run_does() {
+    let site = Site::with(&[("common.require_token", "true")]).await;
+    let file = site.root.token_file();
+    let new = |name: &str, role, scopes: &[&str]| {
+        let scopes: Vec<String> = scopes.iter().map(ToString::to_string).collect();
+        token::new(&file, name, role, &scopes, None).unwrap().text
+    };
+    let (owner, other) = (new("me", Role::User, &[]), new("you", Role::User, &[]));
+    let (agent, root) = (new("agent", Role::Agent, &[]), new("root", Role::Admin, &[]));
+    let reader = new("reader", Role::Admin, &["read"]);
+    let policy = SessionPolicy {
+        require_approval: true,
+        ..SessionPolicy::default()
+    };
+    let create = CreateSessionRequest {
+        config: Some(SessionConfig {
+            policy: Some(policy),
+            ..SessionConfig::default()
+        }),
+        ..CreateSessionRequest::default()
+    };
+    let session = site
+        .with_token(&owner)
+        .create_session(create)
+        .await
+        .unwrap()
+        .into_inner()
+        .session_id;
+    let send = SendMessageRequest {
+        session_id: session.clone(),
+        message: Some(user("go")),
+    };
+    site.with_token(&owner).send_message(send).await.unwrap();
+    let list = ListRunsRequest {
+        session_id: session.clone(),
+        ..ListRunsRequest::default()
+    };
+    let mine = runs_of(&site, &owner)
+        .list_runs(list.clone())
+        .await
+        .unwrap()
+        .into_inner()
+        .runs;
+    let run = mine[0].id.clone();
+    for stranger in [&other, &agent] {
+        let get = GetRunRequest { run_id: run.clone() };
+        refused(runs_of(&site, stranger).get_run(get).await, Code::NotFound);
+    }
+    refused(runs_of(&site, &other).list_runs(list.clone()).await, Code::NotFound);
+    refused(runs_of(&site, &agent).list_runs(list).await, Code::PermissionDenied);
+    let stop = |session_id: &str, all| StopRequest {
+        session_id: session_id.into(),
+        all,
+        ..StopRequest::default()
+    };
+    refused(runs_of(&site, &other).stop(stop(&session, false)).await, Code::NotFound);
+    refused(
+        runs_of(&site, &agent).stop(stop(&session, false)).await,
+        Code::PermissionDenied,
+    );
+    refused(
+        runs_of(&site, &owner).stop(stop("", true)).await,
+        Code::PermissionDenied,
+    );
+    refused(
+        runs_of(&site, &reader).stop(stop(&session, false)).await,
+        Code::PermissionDenied,
+    );
+    for (token, code) in [
+        (&other, Code::NotFound),
+        (&agent, Code::PermissionDenied),
+        (&reader, Code::PermissionDenied),
+        (&root, Code::NotFound),
+    ] {
+        let decide = DecideApprovalRequest {
+            approval_id: "0".repeat(32),
+            allow: true,
+            ..DecideApprovalRequest::default()
+        };
+        let mut approvals = ApprovalServiceClient::new(site.channel_with(token));
+        refused(approvals.decide(decide).await, code);
+    }
+    let stopped = runs_of(&site, &owner)
+        .stop(stop(&session, false))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(stopped.runs, [run]);
+}
+
+fn runs_of(site: &Site, token: &str) -> RunServiceClient<nexus_client::Channel> {
+    RunServiceClient::new(site.channel_with(token))
 }

@@ -91,6 +91,11 @@ impl Site {
         self.connection(None).channel()
     }
 
+    /// The same as a caller with a token of its own.
+    pub fn channel_with(&self, token: &str) -> Channel {
+        self.connection(Some(token.into())).channel()
+    }
+
     pub fn agent(&self) -> AgentServiceClient<Channel> {
         self.connection(None).agent()
     }

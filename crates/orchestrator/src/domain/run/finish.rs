@@ -7,7 +7,7 @@ use nexus_proto::llm::v1::{Block, block};
 use nexus_proto::orchestrator::v1::{FinishStepRequest, RunEnd, RunState, RunStep};
 use nexus_proto::words;
 
-use super::{Guard, Run, run_id};
+use super::{Guard, MAX_STEPS, Run, run_id};
 use crate::domain::event::timestamp;
 use crate::domain::turn::{Phase, Turn};
 use crate::domain::{Error, Fact, State, Step};
@@ -58,6 +58,15 @@ impl State {
             let extra = extra_of(&request);
             self.record_last_step(step, key, n, &request);
             self.finish_turn(step, key, text_of(&request.blocks), extra);
+            return Ok(place);
+        }
+        // It was asked to report without tools.
+        if self.runs.get(key, n).is_some_and(State::is_last) {
+            self.record_last_step(step, key, n, &request);
+            let error =
+                format!("budget: the run reached {MAX_STEPS} steps or an hour of work, and still asks for tools");
+            self.show_text(key, text_of(&request.blocks));
+            self.break_off_turn(step, key, &error);
             return Ok(place);
         }
         self.begin_calls(step, key, n, agent, request);

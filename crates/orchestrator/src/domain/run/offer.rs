@@ -77,7 +77,7 @@ impl State {
     }
 
     /// Whether the step is the last: the model is asked to report, without tools.
-    fn is_last(run: &Run) -> bool {
+    pub(super) fn is_last(run: &Run) -> bool {
         run.step.number >= MAX_STEPS || run.wire.work_ns >= MAX_WORK
     }
 

@@ -825,6 +825,28 @@ fn a_loop_ends_by_its_sixth_call() {
     assert!(error.starts_with("loop"), "{error}");
 }
 
+#[test]
+fn after_two_hundred_steps_a_report_is_asked_for_and_then_the_run_ends() {
+    let mut world = World::new(Rules::default());
+    let worker = world.worker();
+    let (session, driver, run) = world.begin();
+    for number in 1..=200 {
+        world
+            .finish(driver, &run, number, 1, vec![exec(&format!("step {number}"))])
+            .unwrap();
+        let task = world.pushed(worker)[0];
+        world.take(worker, task);
+        world.complete(task, "done");
+        assert_eq!(world.step_offer().1.last, number == 200, "step {number}");
+    }
+    world.finish(driver, &run, 201, 1, vec![exec("one more")]).unwrap();
+    let Some(TurnEnd::Failed { error }) = &world.asked[&(session, 1)] else {
+        panic!("it goes on: {:?}", world.asked);
+    };
+    assert!(error.starts_with("budget"), "{error}");
+    assert!(world.pushed(worker).is_empty());
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Driver,
