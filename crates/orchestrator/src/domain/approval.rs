@@ -9,6 +9,7 @@
 
 mod ask;
 mod decide;
+mod files;
 mod grants;
 mod plan;
 

@@ -81,6 +81,12 @@ pub struct Call {
     pub looked_at: bool,
     /// The plan that was approved; what is launched has to be the same.
     pub approved: Option<String>,
+    /// Hashes of the files that it names, by their paths, and those that are not covered.
+    pub files: Vec<(String, String)>,
+    pub not_covered: Vec<String>,
+    /// The files are being hashed, or were for what is decided next; not on disk.
+    pub hashing: bool,
+    pub hashed: bool,
     /// Who called `ExecuteTool`, and what it named.
     pub caller: Arc<str>,
     pub correlation_id: String,

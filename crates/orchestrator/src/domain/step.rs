@@ -126,6 +126,8 @@ pub enum Effect {
     },
     /// A task moved: whoever watches or works it is told.
     Task { task: u64, note: super::task::Note },
+    /// The files that a call names are to be hashed.
+    HashFiles { call: u64 },
     /// The worker of an edit was lost: the file says whether the edit was done.
     LookAtEdit { call: u64 },
     /// News of a run, for those who watch it.

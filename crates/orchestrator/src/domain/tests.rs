@@ -47,6 +47,8 @@ pub struct World {
     pub notes: Vec<(u64, Note)>,
     /// Edits whose files are to be looked at.
     pub looks: Vec<u64>,
+    /// Files of every workspace, with their hashes.
+    pub files: BTreeMap<String, String>,
     pub cache: Cache,
     /// Open streams, as the engine holds them.
     pub attached: Attached,
@@ -87,6 +89,7 @@ impl World {
             events: Vec::new(),
             notes: Vec::new(),
             looks: Vec::new(),
+            files: BTreeMap::new(),
             cache: Cache::default(),
             attached: Attached::default(),
             failing: false,
@@ -233,6 +236,7 @@ impl World {
                 }
             }
             Effect::LookAtEdit { call } => self.looks.push(call),
+            Effect::HashFiles { call } => self.hash_files(call),
             Effect::SessionGone { .. } | Effect::Run { .. } | Effect::Daemons | Effect::Containers => {}
         }
     }

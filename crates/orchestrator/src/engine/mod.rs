@@ -30,6 +30,7 @@ mod ledger;
 mod links;
 mod listing;
 mod messages;
+mod named_files;
 mod once;
 mod outlets;
 mod publish;

@@ -81,6 +81,7 @@ pub(super) fn follow(engine: &Engine, ledger: &mut Ledger, effects: Vec<Effect>)
             Effect::Deliver { agent, message, mail } => engine.deliver(ledger, agent, *message, mail),
             Effect::Unlink { agent } => drop(ledger.outlets.of::<Links>().end(agent, Error::AgentNotFound)),
             Effect::Task { task, note } => ledger.tell_task(task, &note),
+            Effect::HashFiles { call } => engine.hash_files(ledger, call),
             Effect::LookAtEdit { call } => engine.look_at_edit(ledger, call),
             Effect::Run { session, event } => ledger.tell_run(session, &event),
             Effect::Daemons => ledger.outlets.of::<Registered>().changed(),

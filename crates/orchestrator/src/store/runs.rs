@@ -106,6 +106,12 @@ struct CallDoc {
     caller: String,
     #[prost(string, tag = "17")]
     correlation_id: String,
+    #[prost(string, repeated, tag = "18")]
+    file_paths: Vec<String>,
+    #[prost(string, repeated, tag = "19")]
+    file_hashes: Vec<String>,
+    #[prost(string, repeated, tag = "20")]
+    not_covered: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -358,6 +364,9 @@ fn call_doc(call: &Call) -> CallDoc {
         approved: call.approved.clone(),
         caller: call.caller.to_string(),
         correlation_id: call.correlation_id.clone(),
+        file_paths: call.files.iter().map(|(path, _)| path.clone()).collect(),
+        file_hashes: call.files.iter().map(|(_, hash)| hash.clone()).collect(),
+        not_covered: call.not_covered.clone(),
     }
 }
 
@@ -391,6 +400,8 @@ pub fn call(at: &[u8], value: &[u8]) -> Result<Call, nexus_store::Error> {
         approved: doc.approved,
         caller: doc.caller.into(),
         correlation_id: doc.correlation_id,
+        files: doc.file_paths.into_iter().zip(doc.file_hashes).collect(),
+        not_covered: doc.not_covered,
         ..Call::empty(number_at(at, 8)?)
     })
 }

@@ -69,6 +69,7 @@ impl State {
         call.wire.approval_id = id;
         call.due = None;
         call.approved = None;
+        call.hashed = false; // hashed again when it is launched
         self.calls.waiting.remove(&key);
         self.timers.set(expires, Timer::Call(key));
         step.fact(Fact::Approval(approval_key));
@@ -81,9 +82,20 @@ impl State {
     pub(in crate::domain) fn launch_is_approved(&mut self, step: &mut Step<'_>, key: u64) -> bool {
         let Some(call) = self.calls.get(key) else { return false };
         let Some(approved) = &call.approved else { return true };
-        if self.plan(call).digest == *approved {
+        if !call.hashed && !call.named_files().is_empty() {
+            if !call.hashing {
+                self.hash_files(step, key);
+            }
+            return false;
+        }
+        let same = self.plan(call).digest == *approved;
+        if let Some(call) = self.calls.get_mut(key) {
+            call.hashed = false; // and hashed again at the next launch
+        }
+        if same {
             return true;
         }
+        let Some(call) = self.calls.get(key) else { return false };
         let before = call.wire.approval_id.clone();
         if let Some(approval) = self.approvals.find(&before).map(|approval| approval.key) {
             self.end_approval(step, approval, ApprovalState::Superseded);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nexus_tools::plan::{Plan as Form, VERSION};
+use nexus_tools::plan::{FileHash, Plan as Form, VERSION};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -71,8 +71,15 @@ impl State {
             }
             .to_owned(),
             limits: limits.collect(),
-            files: Vec::new(),
-            not_covered: not_covered(&arguments),
+            files: call
+                .files
+                .iter()
+                .map(|(path, sha256)| FileHash {
+                    path: path.clone(),
+                    sha256: sha256.clone(),
+                })
+                .collect(),
+            not_covered: call.not_covered.clone(),
             arguments,
         };
         let hash = form.digest();
@@ -83,12 +90,4 @@ impl State {
             hash,
         }
     }
-}
-
-/// Files that a command names, by the look of their names: their content may change until it runs, which the plan says.
-fn not_covered(arguments: &Value) -> Vec<String> {
-    let command = arguments.get("command").and_then(Value::as_str).unwrap_or_default();
-    let mut named = nexus_tools::grant::named_files(command, nexus_tools::plan::MAX_FILES);
-    named.retain(|name| name.contains(['/', '.']));
-    named
 }

@@ -155,6 +155,14 @@ impl State {
         }
         match call.state() {
             CallState::Asked => self.approval_due(step, key),
+            CallState::Proposed => {
+                // Nothing was heard of its files.
+                let named = call.named_files();
+                if let Some(call) = self.calls.get_mut(key) {
+                    call.hashing = true;
+                }
+                self.files_found(step, key, Vec::new(), named);
+            }
             CallState::Allowed if self.calls.waiting.contains(&key) => {
                 let tool = call.wire.tool.clone();
                 let failure = Failure::new(
@@ -164,14 +172,17 @@ impl State {
                 self.finish_call(step, key, Outcome::failed(CallState::Failed, &failure));
             }
             CallState::Allowed => {
+                let session_of = call.session;
+                if let Some(call) = self.calls.get_mut(key) {
+                    call.hashing = false; // looked at again
+                }
                 // It waits for its turn with others, which have timers of their own.
-                let session = call.session;
                 let again = step.now.saturating_add(WORKER_PATIENCE);
                 if let Some(call) = self.calls.get_mut(key) {
                     call.due = Some(again);
                 }
                 self.timers.set(again, Timer::Call(key));
-                self.start_calls(step, session);
+                self.start_calls(step, session_of);
             }
             CallState::Started => {
                 self.next_attempt(step, key, "its worker did not confirm the call in time");

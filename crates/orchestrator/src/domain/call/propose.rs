@@ -114,11 +114,11 @@ impl State {
     }
 
     /// Applies the policy to a call that was checked.
-    pub(super) fn decide_call(&mut self, step: &mut Step<'_>, key: u64, tool: &Tool) {
+    pub(in crate::domain) fn decide_call(&mut self, step: &mut Step<'_>, key: u64, tool: &Tool) {
         let call = self.calls.get(key).expect("it was just inserted");
         match self.policy(call, tool, step.now) {
             Decision::Allow => self.allow_call(step, key),
-            Decision::Ask(risks) => self.ask_for_call(step, key, risks, None),
+            Decision::Ask(risks) => self.hash_then_ask(step, key, risks),
             Decision::Refuse(failure) => self.refuse_call(step, key, &failure),
         }
     }
@@ -197,6 +197,10 @@ impl Call {
             lost: false,
             looked_at: false,
             approved: None,
+            files: Vec::new(),
+            not_covered: Vec::new(),
+            hashing: false,
+            hashed: false,
             caller: "".into(),
             correlation_id: String::new(),
             tail: Vec::new(),

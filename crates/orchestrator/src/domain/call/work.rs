@@ -39,13 +39,12 @@ impl State {
             if ending || !self.calls.may_start(call) {
                 continue;
             }
-            if !self.launch_is_approved(step, key) {
+            let Some(agent) = self.pick_call_worker(call) else {
+                self.wait_for_worker(step, key);
                 continue;
-            }
-            let call = self.calls.get(key).expect("it was here a line ago");
-            match self.pick_call_worker(call) {
-                Some(agent) => self.start_call(step, key, agent),
-                None => self.wait_for_worker(step, key),
+            };
+            if self.launch_is_approved(step, key) {
+                self.start_call(step, key, agent);
             }
         }
     }
@@ -181,6 +180,13 @@ impl State {
         }
         if let Some(session) = self.sessions.get(call.session) {
             parameters.insert("owner".into(), session.creator.to_string());
+        }
+        if call.approved.is_some() && !call.files.is_empty() {
+            let files = call
+                .files
+                .iter()
+                .map(|(path, sha256)| serde_json::json!({ "path": path, "sha256": sha256 }));
+            parameters.insert("files".into(), serde_json::Value::from_iter(files).to_string());
         }
         if let Some((before, after)) = &call.hashes {
             parameters.insert("hash_before".into(), before.clone());

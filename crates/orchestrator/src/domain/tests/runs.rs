@@ -135,6 +135,15 @@ impl World {
             .unwrap();
     }
 
+    pub fn hash_files(&mut self, call: u64) {
+        let names = self.state.calls.get(call).map(Call::named_files).unwrap_or_default();
+        let files = names
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), self.files.get(&name)?.clone())));
+        let files = files.collect();
+        self.must(|state, step| state.files_found(step, call, files, Vec::new()));
+    }
+
     fn call_of(&self, session: u64, place: usize) -> Call {
         let run = self
             .state
@@ -703,6 +712,69 @@ fn a_plan_that_changed_since_its_approval_is_asked_for_again() {
     assert!(world.state.tasks.iter().all(|task| task.is_over()));
     let old = world.state.approvals.find(&id).map(|approval| approval.wire.state());
     assert!(old.is_none_or(|state| state == ApprovalState::Superseded));
+}
+
+/// The attack: a script is approved, and swapped before it runs.
+#[test]
+fn a_file_that_changed_since_the_approval_stops_the_call() {
+    let mut world = World::new(Rules::default());
+    for swap in [false, true] {
+        let (session, driver, run, id, digest) = asked(&mut world);
+        let deny = Decide::default();
+        world
+            .step(|state, step| state.decide_approval(step, &admin(), &id, deny).map(drop))
+            .unwrap();
+        drop(digest);
+        world.files.insert("build.sh".into(), "1".into());
+        world.finish(driver, &run, 2, 1, vec![exec("sh build.sh")]).unwrap();
+        let wire = world
+            .state
+            .approvals
+            .pending()
+            .next()
+            .expect("it was asked for")
+            .wire
+            .clone();
+        assert!(
+            wire.plan_json.contains(r#""files":[{"path":"build.sh","sha256":"1"}]"#),
+            "{}",
+            wire.plan_json
+        );
+        if swap {
+            world.files.insert("build.sh".into(), "2".into());
+        }
+        let allow = Decide {
+            allow: true,
+            digest: wire.digest.clone(),
+            ..Decide::default()
+        };
+        world
+            .step(|state, step| state.decide_approval(step, &admin(), &wire.id, allow).map(drop))
+            .unwrap();
+        let state = world.call_of(session, 0).state();
+        if swap {
+            assert_eq!(state, CallState::Asked);
+            let again = world
+                .state
+                .approvals
+                .pending()
+                .next()
+                .expect("it is asked for again")
+                .wire
+                .clone();
+            assert_eq!(again.supersedes, wire.id);
+            assert!(again.plan_json.contains(r#""sha256":"2""#));
+        } else {
+            assert_eq!(state, CallState::Started);
+            let task = world.state.tasks.iter().find(|task| !task.is_over()).expect("it runs");
+            let files = &task.wire.config.as_ref().unwrap().parameters["files"];
+            assert!(files.contains("build.sh"), "{files}");
+        }
+        world.check();
+        world.must(|state, step| {
+            assert!(state.cancel_run(step, session, 1, RunEnd::Cancelled, "", &mut Cancelled::default()));
+        });
+    }
 }
 
 #[test]
