@@ -58,9 +58,13 @@ pub enum Frame {
     Close,
 }
 
+/// Bytes that begin no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAFrame;
+
 /// Takes a whole frame off the front, and says how long it is. `None` where there is none yet; `Err` where the bytes are no
 /// frame.
-pub fn parse(bytes: &[u8]) -> Result<Option<(Frame, usize)>, ()> {
+pub fn parse(bytes: &[u8]) -> Result<Option<(Frame, usize)>, NotAFrame> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
         return Ok(None);
     };
@@ -70,7 +74,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Frame, usize)>, ()> {
         IS_DATA => Ok(rest
             .get(..length)
             .map(|data| (Frame::Data(data.to_vec()), HEADER + length))),
-        _ => Err(()),
+        _ => Err(NotAFrame),
     }
 }
 
@@ -85,7 +89,7 @@ mod tests {
         assert_eq!(parse(&bytes[..4]), Ok(None));
         assert_eq!(parse(&bytes), Ok(Some((Frame::Data(b"hello".to_vec()), 8))));
         assert_eq!(parse(&bytes[8..]), Ok(Some((Frame::Close, 3))));
-        assert_eq!(parse(&[9, 0, 0]), Err(()));
+        assert_eq!(parse(&[9, 0, 0]), Err(NotAFrame));
         assert_eq!(data(&[0; 10_000]).len(), 4096);
     }
 }

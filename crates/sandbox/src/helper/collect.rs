@@ -12,7 +12,7 @@ use rustix::event::PollFlags;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, openat};
 use rustix::io::Errno;
 
-use crate::collect::{COUNTS, Counts, Frame, INPUT, OUTPUT, TAIL, TAIL_BYTES, parse};
+use crate::collect::{COUNTS, Counts, Frame, INPUT, NotAFrame, OUTPUT, TAIL, TAIL_BYTES, parse};
 use crate::spec::Collect;
 
 use super::step::{Result, Step};
@@ -232,7 +232,7 @@ impl Collector {
                     }
                 }
                 Ok(None) => return,
-                Err(()) => {
+                Err(NotAFrame) => {
                     self.frames.clear();
                     return;
                 }

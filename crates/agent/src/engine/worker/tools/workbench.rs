@@ -46,6 +46,9 @@ pub struct Settings {
     pub owner: String,
 }
 
+/// The ids of containers, by session and engine; each is made once.
+type Pauses = BTreeMap<(String, &'static str), Arc<OnceCell<String>>>;
+
 pub struct Workbench {
     settings: Settings,
     /// What runs the host's own programs.
@@ -53,7 +56,7 @@ pub struct Workbench {
     /// What runs images.
     main: OnceCell<Found>,
     /// One pause container for each session and engine.
-    pauses: Mutex<BTreeMap<(String, &'static str), Arc<OnceCell<String>>>>,
+    pauses: Mutex<Pauses>,
 }
 
 /// What is run.
