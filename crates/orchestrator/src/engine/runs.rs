@@ -314,7 +314,7 @@ impl Engine {
         if !caller.is_admin() {
             return Err(role_refused(caller, "resume an agent or everything"));
         }
-        if request.all == !request.agent_id.is_empty() {
+        if request.all != request.agent_id.is_empty() {
             return Err(Error::Invalid("exactly one of agent_id and all has to be set".into()));
         }
         let what = lasting(&request.agent_id);

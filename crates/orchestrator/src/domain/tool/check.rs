@@ -74,7 +74,7 @@ pub(in crate::domain) fn compiled(tool: &ToolDefinition) -> Result<Cow<'static, 
         read_only: tool.read_only,
         idempotent: tool.idempotent,
         effects: Effects {
-            sandboxed: !(policy.allow_filesystem && !policy.allowed_paths.is_empty()),
+            sandboxed: !policy.allow_filesystem || policy.allowed_paths.is_empty(),
             network: policy.allow_network,
             people: false,
         },
