@@ -291,10 +291,10 @@ async fn an_assistant_killed_while_it_speaks_begins_once_more() {
     assert_eq!(pieces.of, whole.id, "it is the same answer");
     assert!(whole.content.contains("99 100"));
 
-    // Killed twice in one turn it fails, and says so.
+    // A step has three attempts. Killed in all of them the turn fails, and says so.
     talk.say("again", "count to 300").await;
     let mut pieces = Pieces::default();
-    for _ in 0..2 {
+    for _ in 0..3 {
         let begun = pieces.begun;
         while pieces.begun == begun {
             first_piece(&mut talk, &mut pieces).await;

@@ -10,10 +10,13 @@ use parking_lot::RwLock;
 use serde::Deserialize;
 
 use crate::{
-    domain::{assistant::turn_queue::Limits, worker::queue},
+    domain::{
+        assistant::{role::is_name, turn_queue::Limits},
+        worker::queue,
+    },
     engine::{
         Board, PART,
-        assistant::{self, Style},
+        assistant::{self, BudgetLimit, Style},
         worker::{self, Tools, workbench},
     },
     remote::{self, Models, Orchestrator, Profile},
@@ -38,6 +41,15 @@ pub struct Config {
     pub model: String,
     pub provider: String,
     pub system_prompt: String,
+    pub assistant_role: String,
+    pub run_tokens: u64,
+    pub run_dollars: f64,
+    pub session_tokens: u64,
+    pub session_dollars: f64,
+    pub agent_tokens: u64,
+    pub agent_dollars: f64,
+    pub day_tokens: u64,
+    pub day_dollars: f64,
     pub context_tokens: u64,
     pub answer_tokens: u32,
     pub answer_bytes: u64,
@@ -91,11 +103,27 @@ impl Config {
         }
     }
 
+    fn budgets(&self) -> Vec<BudgetLimit> {
+        let limit = |(kind, tokens, dollars)| BudgetLimit { kind, tokens, dollars };
+        let all = [
+            ("run", self.run_tokens, self.run_dollars),
+            ("session", self.session_tokens, self.session_dollars),
+            ("agent", self.agent_tokens, self.agent_dollars),
+            ("day", self.day_tokens, self.day_dollars),
+        ];
+        let set = all
+            .into_iter()
+            .filter(|(_, tokens, dollars)| *tokens > 0 || *dollars > 0.0);
+        set.map(limit).collect()
+    }
+
     fn style(&self) -> Style {
         Style {
             model: self.model.clone(),
             provider: self.provider.clone(),
             system_prompt: self.system_prompt.clone(),
+            assistant_role: self.assistant_role.clone(),
+            budgets: self.budgets(),
             context_tokens: self.context_tokens,
             answer_tokens: self.answer_tokens,
             answer_bytes: usize::try_from(self.answer_bytes).unwrap_or(usize::MAX),
@@ -115,6 +143,10 @@ impl Daemon for Agent {
 
     fn settings() -> Vec<Setting> {
         let count = |max| Kind::Int { min: 1, max };
+        let limit = || Kind::Int {
+            min: 0,
+            max: 1_000_000_000_000,
+        };
         vec![
             Setting::new("role", Kind::Text, "assistant", "what this agent does: assistant or worker").flag("role"),
             Setting::new("name", Kind::Text, "", "the name it registers with; unset: its role").flag("name"),
@@ -150,6 +182,21 @@ impl Daemon for Agent {
             .env(&["ASSISTANT_DEFAULT_PROVIDER"])
             .live(),
             Setting::new("system_prompt", Kind::Text, "", "instructions that precede every conversation").live(),
+            Setting::new(
+                "assistant_role",
+                Kind::Text,
+                "assistant",
+                "the role of an assistant with tools: assistant, coder, researcher, or the name of a file in state/roles",
+            )
+            .live(),
+            Setting::new("run_tokens", limit(), "0", "the most tokens of one run; 0: no limit").live(),
+            Setting::new("run_dollars", Kind::Float, "0", "the most that one run may cost; 0: no limit").live(),
+            Setting::new("session_tokens", limit(), "0", "the most tokens of one session; 0: no limit").live(),
+            Setting::new("session_dollars", Kind::Float, "0", "the most that one session may cost; 0: no limit").live(),
+            Setting::new("agent_tokens", limit(), "0", "the most tokens of this agent; 0: no limit").live(),
+            Setting::new("agent_dollars", Kind::Float, "0", "the most that this agent may cost; 0: no limit").live(),
+            Setting::new("day_tokens", limit(), "0", "the most tokens of one day; 0: no limit").live(),
+            Setting::new("day_dollars", Kind::Float, "0", "the most that one day may cost; 0: no limit").live(),
             Setting::new(
                 "context_tokens",
                 Kind::Int {
@@ -255,6 +302,22 @@ impl Daemon for Agent {
         if !(0.001..=10_000.0).contains(&config.worker_cpus) {
             mistakes.push(format!("worker_cpus: {} is not a number of cores", config.worker_cpus));
         }
+        if !is_name(&config.assistant_role) {
+            mistakes.push(format!(
+                "assistant_role: {:?} is not the name of a role; use letters, digits, - and _",
+                config.assistant_role
+            ));
+        }
+        for (key, dollars) in [
+            ("run_dollars", config.run_dollars),
+            ("session_dollars", config.session_dollars),
+            ("agent_dollars", config.agent_dollars),
+            ("day_dollars", config.day_dollars),
+        ] {
+            if !(0.0..=1e9).contains(&dollars) {
+                mistakes.push(format!("{key}: {dollars} is not an amount of dollars"));
+            }
+        }
         let name = config.agent_name();
         if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) || name.starts_with('.') {
             mistakes.push(format!(
@@ -332,7 +395,10 @@ impl Daemon for Agent {
             places: assistant::Places {
                 root: boot.root.path().to_owned(),
                 workspaces: boot.root.state().join("workspaces"),
+                skills: boot.root.skills(),
+                roles: boot.root.state().join("roles"),
             },
+            name: config.agent_name().to_owned(),
             style: style.clone(),
             board: board.clone(),
             limits: Limits {

@@ -147,16 +147,11 @@ async fn an_answer_of_text_only_comes_as_it_comes_without_runs() {
     let names: Vec<_> = asked.request.tools.iter().map(|tool| tool.name.as_str()).collect();
     assert_eq!(names, ["exec", "read_file"]);
     assert!(!asked.request.tools[0].input_schema_json.is_empty());
-    let scopes: Vec<_> = asked
-        .request
-        .scopes
-        .iter()
-        .map(|scope| (scope.kind.as_str(), scope.id.as_str()))
-        .collect();
-    assert_eq!(
-        scopes,
-        [("run", "r1"), ("session", "s"), ("agent", line.agent_id.as_str())]
+    assert!(
+        asked.request.scopes.is_empty(),
+        "a budget that is not set costs no commit"
     );
+    assert_eq!(asked.request.metadata.as_ref().unwrap().agent_id, "assistant");
     asked.say("do").await;
     asked.say("ne").await;
     asked.complete().await;
@@ -670,5 +665,106 @@ async fn later_turns_are_told_of_the_calls_of_an_answer_in_lines() {
         "{}",
         shown[3].1
     );
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn budgets_that_are_set_go_with_every_request() {
+    let overrides = [("run_tokens", "5000"), ("day_dollars", "2.5"), ("session_tokens", "7")];
+    let (mut stage, agent, line) = play(&overrides).await;
+    line.ask("c1", "s", "fix it", &FIRST).await;
+    let asked = stage.call().await;
+    let scopes: Vec<_> = asked
+        .request
+        .scopes
+        .iter()
+        .map(|scope| {
+            (
+                scope.kind.as_str(),
+                scope.id.as_str(),
+                scope.max_tokens,
+                scope.max_cost_micros,
+            )
+        })
+        .collect();
+    assert_eq!(
+        scopes,
+        [
+            ("run", "r1", 5000, 0),
+            ("session", "s", 7, 0),
+            ("day", "", 0, 2_500_000)
+        ]
+    );
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_role_chooses_prompt_model_and_tools() {
+    let (mut stage, agent, line) = play(&[("assistant_role", "researcher")]).await;
+    line.ask("c1", "s", "fix it", &FIRST).await;
+    let asked = stage.call().await;
+    let names = |request: &LlmRequest| request.tools.iter().map(|tool| tool.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&asked.request), ["read_file"], "no exec for who only reads");
+    assert!(asked.request.messages[0].content.starts_with("You are a researcher."));
+
+    // A file takes the place of what is built in, at once.
+    let roles = stage.root.state().join("roles");
+    std::fs::create_dir_all(&roles).unwrap();
+    let file = "model = \"p/own\"\ntools = [\"exec\"]\nprompt = \"Be a pirate.\"\n";
+    std::fs::write(roles.join("researcher.toml"), file).unwrap();
+    line.ask("c2", "s", "fix it", &FIRST).await;
+    let asked = stage.call().await;
+    assert_eq!(
+        (names(&asked.request), asked.request.model.as_str()),
+        (vec!["exec".to_owned()], "p/own")
+    );
+    assert!(asked.request.messages[0].content.starts_with("Be a pirate."));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_role_that_cannot_be_read_says_where_and_why() {
+    let (stage, agent, mut line) = play(&[("assistant_role", "own")]).await;
+    line.ask("c1", "s", "fix it", &FIRST).await;
+    let Said::Error { text, code, .. } = line.next().await else {
+        panic!()
+    };
+    assert_eq!(code, "FAILED_PRECONDITION");
+    assert!(text.contains("own.toml") && text.contains("researcher"), "{text}");
+    let roles = stage.root.state().join("roles");
+    std::fs::create_dir_all(&roles).unwrap();
+    std::fs::write(roles.join("own.toml"), "tool = 1").unwrap();
+    line.ask("c2", "s", "fix it", &FIRST).await;
+    let Said::Error { text, .. } = line.next().await else {
+        panic!()
+    };
+    assert!(text.contains("own.toml") && text.contains("unknown field"), "{text}");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn skills_are_listed_and_a_broken_one_is_left_out() {
+    let (mut stage, agent, line) = play(&[]).await;
+    let skills = stage.root.skills();
+    for (folder, text) in [
+        (
+            "pdf",
+            "---\nname: pdf\ndescription: Reads PDF files.\n---\nbody of the skill\n",
+        ),
+        ("broken", "no front\n"),
+    ] {
+        std::fs::create_dir_all(skills.join(folder)).unwrap();
+        std::fs::write(skills.join(folder).join("SKILL.md"), text).unwrap();
+    }
+    // The attack: a skill that is a link to a file elsewhere.
+    let elsewhere = stage.root.path().join("elsewhere.md");
+    std::fs::write(&elsewhere, "---\nname: out\ndescription: leads out\n---\n").unwrap();
+    std::fs::create_dir_all(skills.join("out")).unwrap();
+    symlink(&elsewhere, skills.join("out/SKILL.md")).unwrap();
+    line.ask("c1", "s", "fix it", &FIRST).await;
+    let system = stage.call().await.request.messages[0].content.clone();
+    assert!(system.ends_with("\n- pdf: Reads PDF files."), "{system}");
+    assert!(system.contains("skill:<name>/SKILL.md") && !system.contains("body of the skill"));
+    assert!(!system.contains("broken") && !system.contains("leads out"));
     agent.stop().await;
 }

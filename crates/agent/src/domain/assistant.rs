@@ -5,6 +5,8 @@ pub mod compaction;
 pub mod conversation;
 pub mod digest;
 pub mod instructions;
+pub mod role;
+pub mod skill;
 pub mod transcript;
 pub mod turn_queue;
 pub mod window;

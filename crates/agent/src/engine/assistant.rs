@@ -54,6 +54,10 @@ pub struct Style {
     pub model: String,
     pub provider: String,
     pub system_prompt: String,
+    /// The role's name.
+    pub assistant_role: String,
+    /// Limits of what runs may cost; only those that are set.
+    pub budgets: Vec<BudgetLimit>,
     pub context_tokens: u64,
     pub answer_tokens: u32,
     pub answer_bytes: usize,
@@ -64,10 +68,23 @@ pub struct Style {
     pub llm_grace: Duration,
 }
 
+/// What one run, session, agent or day may use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BudgetLimit {
+    /// `run`, `session`, `agent` or `day`.
+    pub kind: &'static str,
+    /// Zero: no limit.
+    pub tokens: u64,
+    /// Zero: no limit.
+    pub dollars: f64,
+}
+
 pub struct Parts {
     pub orchestrator: Orchestrator,
     pub models: Models,
     pub places: Places,
+    /// The agent's own name, for usage and budgets.
+    pub name: String,
     pub style: Arc<RwLock<Arc<Style>>>,
     pub board: Board,
     pub limits: Limits,
@@ -105,7 +122,13 @@ pub struct Engine {
 pub fn build(parts: Parts) -> (Handle, Engine) {
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let engine = Engine {
-        kit: Arc::new(Kit::new(parts.orchestrator, parts.models, parts.places, parts.style)),
+        kit: Arc::new(Kit::new(
+            parts.orchestrator,
+            parts.models,
+            parts.places,
+            parts.name,
+            parts.style,
+        )),
         board: parts.board,
         limits: parts.limits,
         heartbeat_every: parts.heartbeat_every,

@@ -15,7 +15,7 @@ use crate::domain::assistant::{
     answer::{Finish, ModelEvent},
     conversation::PromptMessage,
     window::{Entry, Role},
-    work::Ask,
+    work::{Ask, Scope},
 };
 
 /// Each model's window in tokens, by every name it can be asked for.
@@ -86,6 +86,7 @@ impl Models {
             metadata: Some(LlmMetadata {
                 created_at: Some(SystemTime::now().into()),
                 correlation_id: ask.correlation_id.clone(),
+                agent_id: ask.agent_name,
                 ..LlmMetadata::default()
             }),
             ..LlmRequest::default()
@@ -176,11 +177,13 @@ fn message(message: PromptMessage) -> LlmMessage {
     }
 }
 
-fn scope((kind, id): (&'static str, String)) -> BudgetScope {
+fn scope(scope: Scope) -> BudgetScope {
     BudgetScope {
-        kind: kind.to_owned(),
-        id,
-        ..BudgetScope::default()
+        kind: scope.kind.to_owned(),
+        id: scope.id,
+        max_tokens: i64::try_from(scope.max_tokens).unwrap_or(i64::MAX),
+        // Millionths of a dollar; a conversion of a float stops at the ends of the integer.
+        max_cost_micros: (scope.max_dollars * 1e6).ceil() as i64,
     }
 }
 

@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use nexus_proto::orchestrator::v1::{RunCall, RunStep};
 
 use super::{
-    conversation::{Conversation, block_tokens, reduced_line},
+    conversation::{Conversation, PastMessage, block_tokens, reduced_line},
     window::{Role, tokens},
 };
 
@@ -99,6 +99,8 @@ pub struct Summary {
     pub text: String,
     /// Stands around the text: text of a model that may have read untrusted content does not pose as anything else.
     pub mark: String,
+    /// Instructions that stood in the session: they stay in the system text.
+    pub instructions: Vec<String>,
     /// What the user said, word for word, oldest first.
     pub messages: Vec<String>,
     pub files_read: BTreeSet<String>,
@@ -228,8 +230,10 @@ impl Conversation {
         summary.is_rendered = false;
         for message in self.past.drain(..cut.messages) {
             summary.through_sequence = summary.through_sequence.max(message.sequence);
-            if message.entry.role == Role::User {
-                summary.messages.push(message.entry.text);
+            match message.entry.role {
+                Role::User => summary.messages.push(message.entry.text),
+                Role::System => summary.instructions.push(message.entry.text),
+                Role::Assistant => {}
             }
         }
         for step in self.steps.drain(..cut.steps) {
@@ -252,13 +256,18 @@ impl Conversation {
             0
         };
         let before = self.past.len() + self.steps.len();
-        self.past.retain(|message| message.sequence > stored.through_sequence);
+        let (covered, kept): (Vec<PastMessage>, _) = std::mem::take(&mut self.past)
+            .into_iter()
+            .partition(|message| message.sequence <= stored.through_sequence);
+        self.past = kept;
         self.steps.retain(|step| step.number > through_step);
         if self.past.len() + self.steps.len() == before {
             return false;
         }
+        let instructions = covered.into_iter().filter(|message| message.entry.role == Role::System);
         self.summary = Some(Summary {
             text: stored.text,
+            instructions: instructions.map(|message| message.entry.text).collect(),
             through_sequence: stored.through_sequence,
             through_step,
             is_rendered: true,

@@ -99,7 +99,8 @@ impl Conversation {
     }
 
     pub fn messages(&self) -> Vec<PromptMessage> {
-        let standing = (!self.system.trim().is_empty()).then(|| self.system.clone());
+        let standing = self.standing();
+        let standing = (!standing.trim().is_empty()).then_some(standing);
         let summary = self
             .summary
             .as_ref()
@@ -125,6 +126,16 @@ impl Conversation {
             }
         }
         messages
+    }
+
+    /// The system text with the instructions of messages that are summed up.
+    fn standing(&self) -> String {
+        let more = self.summary.iter().flat_map(|summary| &summary.instructions);
+        let parts: Vec<&str> = [self.system.as_str()]
+            .into_iter()
+            .chain(more.map(String::as_str))
+            .collect();
+        parts.join("\n\n")
     }
 
     /// The question with the notes beside it.
@@ -183,7 +194,7 @@ impl Conversation {
         let summary = self.summary.as_ref().map_or(0, |summary| tokens(&summary.render()));
         let past: u64 = self.past.iter().map(|message| tokens(&message.entry.text)).sum();
         let steps: u64 = self.steps.iter().map(|step| self.step_tokens(step)).sum();
-        tokens(&self.system) + summary + past + tokens(&self.asked().text) + steps
+        tokens(&self.standing()) + summary + past + tokens(&self.asked().text) + steps
     }
 
     pub(super) fn step_tokens(&self, step: &RunStep) -> u64 {

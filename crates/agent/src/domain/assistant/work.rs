@@ -143,8 +143,22 @@ pub struct Ask {
     pub temperature: Option<f64>,
     pub messages: Vec<PromptMessage>,
     pub tools: Arc<Vec<Tool>>,
-    /// The budgets that it counts against: kind and id.
-    pub scopes: Vec<(&'static str, String)>,
+    /// The budgets that it counts against. Each of them costs the model daemon a commit before the request leaves.
+    pub scopes: Vec<Scope>,
+    /// Whom the usage is of.
+    pub agent_name: String,
+}
+
+/// A budget with its limits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scope {
+    /// `run`, `session`, `agent` or `day`.
+    pub kind: &'static str,
+    pub id: String,
+    /// Zero: no limit.
+    pub max_tokens: u64,
+    /// Zero: no limit.
+    pub max_dollars: f64,
 }
 
 /// What a model answered in a step.

@@ -46,7 +46,7 @@ pub(super) async fn make_room(
             continue;
         }
         let mark = new_mark();
-        let text = summarise(kit, style, work, sender.agent_id(), room, |bytes| {
+        let text = summarise(kit, style, work, room, |bytes| {
             transcript::request(conversation, cut, &mark, bytes)
         })
         .await?;
@@ -101,7 +101,6 @@ async fn summarise(
     kit: &Arc<Kit>,
     style: &Style,
     work: &Work,
-    agent_id: &str,
     room: &Room,
     transcript: impl Fn(usize) -> String,
 ) -> Result<String, Refusal> {
@@ -117,7 +116,7 @@ async fn summarise(
                 PromptMessage::Text(Entry::new(Role::System, transcript::INSTRUCTIONS)),
                 PromptMessage::Text(Entry::new(Role::User, transcript(bytes))),
             ],
-            ..kit.ask_for(style, work, agent_id)
+            ..kit.ask_for(style, work)
         };
         let refusal = match request::complete(kit, style, &ask, Show::Nothing).await {
             Ok(whole) => return Ok(whole.text),

@@ -7,9 +7,9 @@ use nexus_proto::llm::v1::Tool;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Style, memory::Memory, prompt::Places};
+use super::{BudgetLimit, Style, memory::Memory, prompt::Places};
 use crate::{
-    domain::assistant::work::{Ask, Refusal, StepPlace, Work},
+    domain::assistant::work::{Ask, Refusal, Scope, StepPlace, Work},
     remote::{AnswerStream, ContextWindows, Models, Orchestrator, new_id, refusal as of_neighbour},
 };
 
@@ -44,6 +44,7 @@ pub(super) struct Kit {
     /// Runs between two steps.
     pub(super) memory: Memory,
     pub(super) places: Places,
+    name: String,
     style: Arc<RwLock<Arc<Style>>>,
     cache: Mutex<WindowCache>,
     /// Sets of tools by their digest, the newest last.
@@ -64,6 +65,7 @@ impl Kit {
         orchestrator: Orchestrator,
         models: Models,
         places: Places,
+        name: String,
         style: Arc<RwLock<Arc<Style>>>,
     ) -> Self {
         Kit {
@@ -71,6 +73,7 @@ impl Kit {
             models,
             memory: Memory::default(),
             places,
+            name,
             style,
             cache: Mutex::default(),
             tools: Mutex::default(),
@@ -177,10 +180,25 @@ impl Kit {
     }
 
     /// A request for this work, without what it says.
-    pub(super) fn ask_for(&self, style: &Style, work: &Work, agent_id: &str) -> Ask {
-        let run = work.place().map(|place| ("run", place.run_id.clone()));
-        let session = ("session", work.session_id().to_owned());
+    pub(super) fn ask_for(&self, style: &Style, work: &Work) -> Ask {
+        let scope = |limit: &BudgetLimit| {
+            let id = match (limit.kind, work.place()) {
+                ("run", Some(place)) => place.run_id.clone(),
+                // Without runs each message is one.
+                ("run", None) => work.turn().0.clone(),
+                ("session", _) => work.session_id().to_owned(),
+                ("agent", _) => self.name.clone(),
+                _ => String::new(),
+            };
+            Scope {
+                kind: limit.kind,
+                id,
+                max_tokens: limit.tokens,
+                max_dollars: limit.dollars,
+            }
+        };
         Ask {
+            agent_name: self.name.clone(),
             session_id: work.session_id().to_owned(),
             correlation_id: work.turn().0.clone(),
             followed_by: work.followed_by().to_owned(),
@@ -190,10 +208,7 @@ impl Kit {
             temperature: style.temperature,
             messages: Vec::new(),
             tools: Arc::default(),
-            scopes: run
-                .into_iter()
-                .chain([session, ("agent", agent_id.to_owned())])
-                .collect(),
+            scopes: style.budgets.iter().map(scope).collect(),
         }
     }
 

@@ -25,6 +25,7 @@ use crate::domain::assistant::{
     compaction::Room,
     conversation::{Conversation, PastMessage},
     digest,
+    role::AssistantRole,
     window::{Budget, Entry, Role},
     work::{Ask, FinishedStep, NextStep, Offer, Outbound, Refusal, StepPlace, Work},
 };
@@ -53,42 +54,75 @@ struct StepRun<'a> {
     last: bool,
 }
 
-/// The tools of a run. Asked for again only when their digest changes.
-pub(super) async fn tools(kit: &Kit, place: &StepPlace, session_id: &str) -> Result<Arc<Vec<Tool>>, Refusal> {
+/// The tools of a run that the role may use. Asked for again only when their digest changes.
+pub(super) async fn tools(
+    kit: &Kit,
+    role: &AssistantRole,
+    place: &StepPlace,
+    session_id: &str,
+) -> Result<Arc<Vec<Tool>>, Refusal> {
     let tools = kit.tools(place, session_id).await;
-    tools.map_err(|error| refusal("the tools cannot be read", &error))
+    let tools = tools.map_err(|error| refusal("the tools cannot be read", &error))?;
+    if tools.iter().all(|tool| role.may_use(&tool.name)) {
+        return Ok(tools);
+    }
+    let allowed = tools.iter().filter(|tool| role.may_use(&tool.name));
+    Ok(Arc::new(allowed.cloned().collect()))
 }
 
-/// Whether the definitions of the tools leave at least half of the model's window for the conversation.
-pub(super) async fn has_room(kit: &Arc<Kit>, style: &Style, offer: &Offer, tools: &[Tool]) -> Result<bool, Refusal> {
-    let room = room(kit, style, &Work::Message(offer.clone()), tools).await?;
-    let has_room = room.tools * 2 <= room.input();
-    if !has_room {
-        tracing::warn!(
-            window = room.window,
-            tools = room.tools,
-            "the model's window is too small for the tools; it answers without them"
-        );
+/// What the role says where the settings and the message say nothing.
+pub(super) async fn role(kit: &Kit, style: &Style) -> Result<(AssistantRole, Style), Refusal> {
+    let role = prompt::role(kit, style).await.map_err(|message| Refusal {
+        code: "FAILED_PRECONDITION".into(),
+        message,
+        retryable: false,
+        keeps_answer: false,
+    })?;
+    let mut style = style.clone();
+    if !role.model.is_empty() {
+        style.model.clone_from(&role.model);
     }
-    Ok(has_room)
+    if !role.provider.is_empty() {
+        style.provider.clone_from(&role.provider);
+    }
+    Ok((role, style))
+}
+
+/// How the model's window is divided. `None` if the definitions of the tools leave less than half of it for the
+/// conversation.
+pub(super) async fn room_beside_tools(
+    kit: &Arc<Kit>,
+    style: &Style,
+    offer: &Offer,
+    tools: &[Tool],
+) -> Result<Option<Room>, Refusal> {
+    let room = room(kit, style, offer.model.as_ref(), tools).await?;
+    if room.tools * 2 <= room.input() {
+        return Ok(Some(room));
+    }
+    tracing::warn!(
+        window = room.window,
+        tools = room.tools,
+        "the model's window is too small for the tools; it answers without them"
+    );
+    Ok(None)
 }
 
 pub(super) async fn first(
     kit: &Arc<Kit>,
-    style: &Style,
+    (role, style): (&AssistantRole, &Style),
     offer: &Offer,
     place: &StepPlace,
-    tools: Arc<Vec<Tool>>,
+    (tools, room): (Arc<Vec<Tool>>, Room),
     sender: &TurnSender,
 ) -> Result<Option<Outbound>, Refusal> {
     let work = Work::Message(offer.clone());
-    let room = room(kit, style, &work, &tools).await?;
     let question = history::Question {
         session_id: &offer.session_id,
         message_id: offer.message_id.as_deref(),
         text: Some(&offer.text),
     };
-    let (mut conversation, found) = begin(kit, style, question, &room).await?;
+    let (mut conversation, found) = begin(kit, (role, style), question, &room).await?;
     conversation.question = PastMessage {
         sequence: found.map_or(0, |found| found.sequence),
         entry: Entry::new(Role::User, offer.text.clone()),
@@ -113,19 +147,20 @@ pub(super) async fn next(
     next: NextStep,
     sender: &TurnSender,
 ) -> Result<Option<Outbound>, Refusal> {
+    let (role, style) = &role(kit, style).await?;
     let (last, mut previous) = (next.last, next.previous.clone());
     let work = Work::Step(Box::new(next));
     let place = work.place().expect("a later step always has its place").clone();
     let tools = if last {
         Arc::default()
     } else {
-        tools(kit, &place, work.session_id()).await?
+        tools(kit, role, &place, work.session_id()).await?
     };
-    let room = room(kit, style, &work, &tools).await?;
+    let room = room(kit, style, work.model(), &tools).await?;
     let known = kit.memory.take(work.session_id(), &place.run_id, previous.number);
     let mut conversation = match known {
         Some(known) => known,
-        None => restore(kit, style, &work, &place, &room).await?,
+        None => restore(kit, (role, style), &work, &place, &room).await?,
     };
     if last {
         previous.notes.push(LAST.into());
@@ -145,8 +180,8 @@ pub(super) async fn next(
 }
 
 /// The window of the model that is asked.
-async fn room(kit: &Arc<Kit>, style: &Style, work: &Work, tools: &[Tool]) -> Result<Room, Refusal> {
-    let model = work.model().unwrap_or(&style.model);
+async fn room(kit: &Arc<Kit>, style: &Style, asked: Option<&String>, tools: &[Tool]) -> Result<Room, Refusal> {
+    let model = asked.unwrap_or(&style.model);
     let window = kit.window(model, style, UNKNOWN_WINDOW_WITH_TOOLS).await?;
     let size = |tool: &Tool| tool.name.len() + tool.description.len() + tool.input_schema_json.len();
     let bytes: usize = tools.iter().map(size).sum();
@@ -160,7 +195,7 @@ async fn room(kit: &Arc<Kit>, style: &Style, work: &Work, tools: &[Tool]) -> Res
 /// The conversation before a run's first step, and the question as the session has it.
 async fn begin(
     kit: &Kit,
-    style: &Style,
+    (role, style): (&AssistantRole, &Style),
     question: history::Question<'_>,
     room: &Room,
 ) -> Result<(Conversation, Option<PastMessage>), Refusal> {
@@ -173,7 +208,10 @@ async fn begin(
         sequence: 0,
         entry: Entry::new(Role::User, ""),
     };
-    let mut conversation = Conversation::new(prompt::system(kit, style, question.session_id).await, unknown);
+    let mut conversation = Conversation::new(
+        prompt::system(kit, style, role, question.session_id, room.window).await,
+        unknown,
+    );
     conversation.summary = summary;
     conversation.past = past.messages;
     Ok((conversation, past.question))
@@ -182,7 +220,7 @@ async fn begin(
 /// A run that this process does not know: read whole from the orchestrator.
 async fn restore(
     kit: &Kit,
-    style: &Style,
+    setup: (&AssistantRole, &Style),
     work: &Work,
     place: &StepPlace,
     room: &Room,
@@ -199,7 +237,7 @@ async fn restore(
         message_id: Some(&run.message_id),
         text: None,
     };
-    let (mut conversation, found) = begin(kit, style, question, room).await?;
+    let (mut conversation, found) = begin(kit, setup, question, room).await?;
     conversation.question = found.ok_or_else(|| Refusal {
         code: "NOT_FOUND".into(),
         message: format!("the message {} of the run is not in its session", run.message_id),
@@ -261,7 +299,7 @@ impl StepRun<'_> {
             max_tokens: self.room.answer,
             messages: conversation.messages(),
             tools: self.tools.clone(),
-            ..self.kit.ask_for(self.style, self.work, self.sender.agent_id())
+            ..self.kit.ask_for(self.style, self.work)
         };
         // The first step fails as an answer without tools does: nothing is lost with it.
         let attempts = if self.place.step > 1 { ATTEMPTS } else { 1 };

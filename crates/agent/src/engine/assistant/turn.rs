@@ -75,11 +75,15 @@ async fn answer(kit: &Arc<Kit>, style: &Style, work: Work, sender: &TurnSender) 
     match work {
         Work::Message(offer) => match &offer.step {
             Some(place) => {
-                let tools = step::tools(kit, place, &offer.session_id).await?;
-                if tools.is_empty() || !step::has_room(kit, style, &offer, &tools).await? {
-                    return plain(kit, style, &offer, sender).await;
+                let (role, style) = step::role(kit, style).await?;
+                let tools = step::tools(kit, &role, place, &offer.session_id).await?;
+                if tools.is_empty() {
+                    return plain(kit, &style, &offer, sender).await;
                 }
-                step::first(kit, style, &offer, place, tools, sender).await
+                match step::room_beside_tools(kit, &style, &offer, &tools).await? {
+                    Some(room) => step::first(kit, (&role, &style), &offer, place, (tools, room), sender).await,
+                    None => plain(kit, &style, &offer, sender).await,
+                }
             }
             None => plain(kit, style, &offer, sender).await,
         },
@@ -97,7 +101,7 @@ async fn plain(kit: &Arc<Kit>, style: &Style, offer: &Offer, sender: &TurnSender
     let ask = Ask {
         max_tokens: budget.answer,
         messages: messages.into_iter().map(PromptMessage::Text).collect(),
-        ..kit.ask_for(style, &work, sender.agent_id())
+        ..kit.ask_for(style, &work)
     };
     let whole = request::complete(kit, style, &ask, Show::Text(sender)).await;
     whole

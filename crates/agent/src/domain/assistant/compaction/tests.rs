@@ -135,6 +135,33 @@ fn a_summary_from_the_log_takes_the_place_of_what_it_covers() {
 }
 
 #[test]
+fn instructions_in_the_session_stay_when_it_is_summed_up() {
+    let mut it = conversation("q");
+    it.past = vec![
+        message(1, Role::System, "speak like a pirate"),
+        message(2, Role::User, &words(2_000)),
+    ];
+    let mut other = it.clone();
+    let room = room(3_000);
+    let Ok(Fit::Summarise(cut)) = it.make_room(&room) else {
+        panic!()
+    };
+    it.summarised(cut, SUMMARY.into(), "mark".into(), &room);
+    let stored = StoredSummary {
+        through_sequence: 2,
+        text: SUMMARY.into(),
+        ..StoredSummary::default()
+    };
+    assert!(other.resume(stored, "r1"));
+    for it in [it, other] {
+        let PromptMessage::Text(Entry { role, text }) = &it.messages()[0] else {
+            panic!()
+        };
+        assert_eq!((*role, text.as_str()), (Role::System, "be kind\n\nspeak like a pirate"));
+    }
+}
+
+#[test]
 fn the_files_of_a_patch_are_remembered() {
     let patch =
         "*** Begin Patch\n*** Update File: a.rs\n*** Move to: b.rs\n@@\n-x\n+y\n*** Add File: c.rs\n+z\n*** End Patch";
