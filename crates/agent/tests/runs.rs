@@ -123,10 +123,7 @@ fn results(message: &LlmMessage) -> Vec<(String, bool, String)> {
 }
 
 fn notes(message: &LlmMessage) -> Vec<&str> {
-    let note = |block: &'_ Block| match &block.kind {
-        Some(Kind::Text(_)) => true,
-        _ => false,
-    };
+    let note = |block: &'_ Block| matches!(&block.kind, Some(Kind::Text(_)));
     let blocks = message.blocks.iter().filter(|block| note(block));
     blocks
         .map(|block| match &block.kind {

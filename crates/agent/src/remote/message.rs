@@ -96,7 +96,7 @@ fn offer(metadata: AgentMessageMetadata, data: DataMessage) -> Inbound {
     match String::from_utf8(data.data.into()) {
         Err(_) => malformed("the question is not UTF-8 text"),
         Ok(text) if text.trim().is_empty() => malformed("the question is empty"),
-        Ok(text) => Inbound::Offer(Work::Message(Offer {
+        Ok(text) => Inbound::Offer(Work::Message(Box::new(Offer {
             turn,
             session_id,
             text,
@@ -106,7 +106,7 @@ fn offer(metadata: AgentMessageMetadata, data: DataMessage) -> Inbound {
             model,
             step,
             note,
-        })),
+        }))),
     }
 }
 
@@ -277,7 +277,7 @@ mod tests {
     fn a_question_is_read_with_its_headers() {
         assert_eq!(
             Inbound::decode(question(), "a1"),
-            Inbound::Offer(Work::Message(Offer {
+            Inbound::Offer(Work::Message(Box::new(Offer {
                 turn: TurnId("c".into()),
                 session_id: "s".into(),
                 text: "hi".into(),
@@ -287,7 +287,7 @@ mod tests {
                 model: Some("m".into()),
                 step: None,
                 note: None,
-            }))
+            })))
         );
     }
 

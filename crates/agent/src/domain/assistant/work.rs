@@ -53,7 +53,7 @@ pub struct NextStep {
 /// What an assistant is offered.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
-    Message(Offer),
+    Message(Box<Offer>),
     Step(Box<NextStep>),
 }
 

@@ -116,7 +116,7 @@ pub(super) async fn first(
     (tools, room): (Arc<Vec<Tool>>, Room),
     sender: &TurnSender,
 ) -> Result<Option<Outbound>, Refusal> {
-    let work = Work::Message(offer.clone());
+    let work = Work::Message(Box::new(offer.clone()));
     let question = history::Question {
         session_id: &offer.session_id,
         message_id: offer.message_id.as_deref(),

@@ -93,7 +93,7 @@ async fn answer(kit: &Arc<Kit>, style: &Style, work: Work, sender: &TurnSender) 
 
 /// An answer without tools.
 async fn plain(kit: &Arc<Kit>, style: &Style, offer: &Offer, sender: &TurnSender) -> Result<Option<Outbound>, Refusal> {
-    let work = Work::Message(offer.clone());
+    let work = Work::Message(Box::new(offer.clone()));
     let model = work.model().unwrap_or(&style.model).clone();
     let window = kit.window(&model, style, UNKNOWN_WINDOW).await?;
     let budget = Budget::split(window, style.answer_tokens.into());
