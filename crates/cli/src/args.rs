@@ -140,6 +140,8 @@ pub enum SessionCommand {
     List(ListArgs),
     /// Show one conversation
     Show(ShowArgs),
+    /// Find messages that contain a text, newest first; exits with 4 if there are none
+    Search(SearchArgs),
     /// Close conversations; they stay readable
     Close(CloseArgs),
     /// Delete conversations permanently, with their messages and events
@@ -182,6 +184,15 @@ pub struct ShowArgs {
     /// Show only the newest N messages; 0 shows all
     #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(i32).range(0..))]
     pub limit: i32,
+}
+
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// What to look for, in any case of letters
+    pub text: String,
+    /// Show at most N messages
+    #[arg(long, value_name = "N", default_value = "50")]
+    pub limit: usize,
 }
 
 #[derive(Debug, Args)]

@@ -23,6 +23,8 @@ Exit codes:
    10  of a credential: it has expired
    11  of an upgrade: the new version did not work, and the one before is back
    12  of an upgrade: neither version works as it did before
+   13  of a run: it was stopped, by nexus stop or /stop
+   14  of a run: it reached a limit (--max-steps, --budget, a budget of the settings)
    65  a store that this version cannot work with
    78  the config is wrong
   130  interrupted
@@ -69,7 +71,24 @@ pub enum Command {
     Skills(ForegroundArgs),
     /// Talk to the assistant
     Chat(ChatArgs),
-    /// List, show, close, delete and export conversations
+    /// Give an agent one task, and follow it to its end
+    Run(crate::run::RunArgs),
+    /// List, show and call tools, and add your own
+    #[command(subcommand, visible_alias = "tool")]
+    Tools(crate::commands::tools::ToolsCommand),
+    /// Decide what agents may do that has an effect outside of their sandbox
+    #[command(subcommand, visible_alias = "approval")]
+    Approvals(crate::commands::approvals::ApprovalsCommand),
+    /// List runs and show what they did
+    #[command(subcommand)]
+    Runs(crate::commands::runs::RunsCommand),
+    /// Show what models have used: tokens and money
+    Usage(crate::commands::usage::UsageArgs),
+    /// Stop what agents do: in a session, of an agent, or everything
+    Stop(crate::commands::stop::StopArgs),
+    /// Let agents go on after nexus stop --agent or --all
+    Resume(crate::commands::stop::ResumeArgs),
+    /// List, show, search, close, delete and export conversations
     #[command(subcommand, visible_alias = "session")]
     Sessions(SessionCommand),
     /// Read the event log
@@ -213,6 +232,8 @@ mod tests {
             Exit::Expired,
             Exit::Returned,
             Exit::Stuck,
+            Exit::Stopped,
+            Exit::Limit,
             Exit::Data,
             Exit::Config,
             Exit::Interrupted,

@@ -5,8 +5,11 @@ use std::{
     time::Duration,
 };
 
-use nexus_client::{Address, Connection, Options};
+use nexus_client::{Address, Channel, Connection, Options};
 use nexus_config::{ORCHESTRATOR_SOCKET, Root, Sources};
+use nexus_proto::orchestrator::v1::{
+    approval_service_client::ApprovalServiceClient, run_service_client::RunServiceClient,
+};
 use serde::Deserialize;
 
 use crate::{
@@ -97,6 +100,16 @@ impl Context {
             ))
         })
     }
+}
+
+/// A client of `orchestrator.v1.RunService`, with the message limits of the options.
+pub fn runs(connection: &Connection) -> RunServiceClient<Channel> {
+    RunServiceClient::new(connection.channel()).max_decoding_message_size(connection.options().max_message_bytes)
+}
+
+/// A client of `orchestrator.v1.ApprovalService`, with the message limits of the options.
+pub fn approvals(connection: &Connection) -> ApprovalServiceClient<Channel> {
+    ApprovalServiceClient::new(connection.channel()).max_decoding_message_size(connection.options().max_message_bytes)
 }
 
 fn address(text: &str) -> Result<(Address, Option<PathBuf>), Failure> {

@@ -28,6 +28,10 @@ pub enum Exit {
     Returned = 11,
     /// Of an upgrade: neither version works as it did before.
     Stuck = 12,
+    /// Of a run: `nexus stop` or `/stop` ended it.
+    Stopped = 13,
+    /// Of a run: it passed a limit that was set for it.
+    Limit = 14,
     /// As `sysexits` has it, and as the daemons say it too: a store that this version cannot work with.
     Data = 65,
     /// As `sysexits` has it, and as the daemons say it too.

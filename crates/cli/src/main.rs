@@ -13,6 +13,7 @@ mod doctor;
 mod environment;
 mod failure;
 mod output;
+mod run;
 mod running;
 mod services;
 mod settings;
@@ -98,6 +99,13 @@ async fn run(cli: Cli, environment: Environment, output: &Output) -> Result<Exit
         )),
         Command::Skills(_) => Err(services::foreground::not_here("nexus-hub")),
         Command::Chat(args) => chat::run(&strict(Mistakes::Fail)?, args, output).await,
+        Command::Run(args) => run::run(&strict(Mistakes::Fail)?, args, output).await,
+        Command::Tools(command) => commands::tools::run(&strict(Mistakes::Fail)?, command, output).await,
+        Command::Approvals(command) => commands::approvals::run(&strict(Mistakes::Fail)?, command, output).await,
+        Command::Runs(command) => commands::runs::run(&strict(Mistakes::Fail)?, command, output).await,
+        Command::Usage(args) => commands::usage::run(&strict(Mistakes::Fail)?, args, output).await,
+        Command::Stop(args) => commands::stop::stop(&strict(Mistakes::Show)?, &args, output).await,
+        Command::Resume(args) => commands::stop::resume(&strict(Mistakes::Show)?, &args, output).await,
         Command::Containers(command) => commands::containers::run(&strict(Mistakes::Fail)?, command, output).await,
         Command::Images(command) => commands::images::run(&strict(Mistakes::Fail)?, command, output).await,
         Command::Sessions(command) => {
@@ -105,6 +113,7 @@ async fn run(cli: Cli, environment: Environment, output: &Output) -> Result<Exit
             match command {
                 SessionCommand::List(args) => commands::sessions::list(&context, &args, output).await,
                 SessionCommand::Show(args) => commands::sessions::show(&context, &args, output).await,
+                SessionCommand::Search(args) => commands::search::run(&context, &args, output).await,
                 SessionCommand::Close(args) => commands::sessions::close(&context, &args, output).await,
                 SessionCommand::Delete(args) => commands::delete::delete(&context, &args, output).await,
                 SessionCommand::Prune(args) => commands::delete::prune(&context, &args, output).await,

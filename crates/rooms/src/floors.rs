@@ -22,6 +22,7 @@ const COMMAND: &[(&str, u8)] = &[
     ("doctor", 3),
     ("commands", 4),
     ("chat", 4),
+    ("run", 5),
 ];
 
 fn rooms(name: &str) -> &'static [(&'static str, u8)] {

@@ -1,18 +1,31 @@
 //! `nexus chat`: one message and its answer, or a conversation.
 //!
 //! ```text
-//!   prompt or argument ──▶ talk (one stream for each turn, again after a loss) ──▶ answer (what is new) ──▶ screen
+//!   prompt or argument ──▶ talk (two streams for each turn, again after a loss) ──▶ turn ──┬─▶ answer (what is new) ──▶ screen
+//!                                                                                          ├─▶ following (its run, calls)
+//!                                                                                          └─▶ consent (what waits for it)
 //! ```
+//!
+//! `nexus run` follows its one turn the same way.
 //!
 //! The conversation itself lives in the orchestrator: nothing is kept here but the ids of this run, so any client may
 //! go on with it.
 
 mod answer;
+pub mod consent;
+pub mod following;
+pub mod limits;
+mod lines;
+mod news;
 mod prompt;
-mod screen;
-mod session;
+pub mod rules;
+pub mod screen;
+pub mod session;
 mod slash;
-mod talk;
+pub mod stop;
+pub mod talk;
+mod turn;
+mod work;
 
 use std::io::{self, IsTerminal, Read};
 
@@ -23,11 +36,13 @@ use crate::{
     output::{Output, clean, table::table},
 };
 
+use consent::{Consent, Manner};
+use limits::Limits;
 use screen::Screen;
 use slash::Typed;
-use talk::{End, Talk};
+use talk::{End, Style, Talk};
 
-const BROKE_OFF: &str = "the answer is incomplete, it broke off";
+pub const BROKE_OFF: &str = "the answer is incomplete, it broke off";
 
 /// More than this from standard input is not a message.
 const LARGEST_INPUT: u64 = 16 << 20;
@@ -46,15 +61,34 @@ pub async fn run(context: &Context, args: ChatArgs, output: &Output) -> Result<E
     }
     let connection = context.connection();
     let found = session::choose(&connection, &args).await?;
-    let mut talk = Talk::new(connection, found, args.model.clone(), args.timeout)?;
+    let style = Style {
+        client: session::CHAT,
+        config: None,
+        consent: Consent::new(Manner::Ask, Vec::new(), "chat"),
+        limits: Limits::default(),
+        news_text: false,
+    };
+    let mut talk = Talk::new(connection, found, args.model.clone(), args.timeout, style)?;
     let mut screen = Screen::new(output);
     match message {
+        // Before a model sees it.
+        Some(message) if slash::is_stop(&message) => {
+            if talk.session_id().is_none() {
+                return Err(
+                    Failure::usage("stop ends what runs in a conversation, and none is named")
+                        .hint("name one: nexus stop SESSION; everything: nexus stop --all"),
+                );
+            }
+            let said = talk.stop().await?;
+            output.note(&said);
+            Ok(Exit::Ok)
+        }
         Some(message) => once(&mut talk, &mut screen, message).await,
         None => converse(context, &mut talk, &mut screen, output).await,
     }
 }
 
-fn input() -> Result<String, Failure> {
+pub fn input() -> Result<String, Failure> {
     let failed = |error: io::Error| Failure::new(Exit::Failed, format!("failed to read the message: {error}"));
     let mut text = String::new();
     io::stdin()
@@ -71,16 +105,18 @@ fn input() -> Result<String, Failure> {
 }
 
 async fn once(talk: &mut Talk, screen: &mut Screen<'_>, message: String) -> Result<Exit, Failure> {
-    let end = match talk.turn(message, screen).await {
-        Ok(end) => end,
+    let turned = match talk.turn(message, screen).await {
+        Ok(turned) => turned,
         Err(failure) => {
             screen.broken(&failure)?;
             return Err(failure);
         }
     };
-    match end {
+    match turned.end {
         End::Answered => Ok(Exit::Ok),
         End::Cancelled => Ok(Exit::Interrupted),
+        End::Stopped => Ok(Exit::Stopped),
+        End::Limit(limit) => Err(Failure::new(Exit::Limit, limit)),
         End::Failed(error) => Err(explain("no answer", &error)),
         End::BrokeOff(error) => Err(explain(BROKE_OFF, &error)),
     }
@@ -95,13 +131,21 @@ async fn converse(
     let mut prompt = prompt::Prompt::open(context)?;
     screen.greet(talk.recent());
     loop {
-        let (back, line) = prompt.ask().await?;
-        prompt = back;
-        let text = match line {
-            prompt::Line::Text(text) if text.trim().is_empty() => continue,
-            prompt::Line::Text(text) => text,
-            prompt::Line::Interrupted => continue,
-            prompt::Line::End => break,
+        let text = match talk.typed_ahead() {
+            Some(line) => {
+                output.note(&output.dim(&format!("you> {}", clean(&line))));
+                line
+            }
+            None => {
+                let (back, line) = prompt.ask().await?;
+                prompt = back;
+                match line {
+                    prompt::Line::Text(text) if text.trim().is_empty() => continue,
+                    prompt::Line::Text(text) => text,
+                    prompt::Line::Interrupted => continue,
+                    prompt::Line::End => break,
+                }
+            }
         };
         let text = match slash::read(text) {
             Typed::Message(text) => text,
@@ -116,9 +160,15 @@ async fn converse(
             }
         };
         match talk.turn(text, screen).await {
-            Ok(End::Answered | End::Cancelled) => {}
-            Ok(End::Failed(error)) => drop(output.fail(&explain("no answer", &error))),
-            Ok(End::BrokeOff(error)) => drop(output.fail(&explain(BROKE_OFF, &error))),
+            Ok(turned) => {
+                screen.used(&turned.following)?;
+                match turned.end {
+                    End::Answered | End::Cancelled | End::Stopped => {}
+                    End::Limit(limit) => output.note(&limit),
+                    End::Failed(error) => drop(output.fail(&explain("no answer", &error))),
+                    End::BrokeOff(error) => drop(output.fail(&explain(BROKE_OFF, &error))),
+                }
+            }
             Err(failure) if failure.quiet => return Err(failure),
             // The conversation stays; the next message tries again.
             Err(failure) => drop(output.fail(&failure)),
@@ -154,12 +204,8 @@ async fn obey(asked: Typed, talk: &mut Talk, output: &Output) -> Result<(), Fail
             output.line(table(output, ["ID", "NAME", "CHANGED"], rows))?;
         }
         Typed::Stop => {
-            let stopped = talk.stop().await?;
-            output.note(if stopped {
-                "(stopped)"
-            } else {
-                "no answer is being written"
-            });
+            let said = talk.stop().await?;
+            output.note(&said);
         }
         Typed::Unknown(word) => output.note(&format!(
             "there is no /{}; what there is: /help. A message that begins with a slash takes two: //",
@@ -171,7 +217,7 @@ async fn obey(asked: Typed, talk: &mut Talk, output: &Output) -> Result<(), Fail
 }
 
 /// A turn that failed, in the words of the daemon, with what helps against it.
-fn explain(what: &str, error: &str) -> Failure {
+pub fn explain(what: &str, error: &str) -> Failure {
     let failure = Failure::new(Exit::Failed, format!("{what}: {error}"));
     if error.contains("assistant agent not found") {
         failure.hint("no assistant is connected; start it with: nexus up")

@@ -1,13 +1,16 @@
 //! Shows a conversation: streamed text for people, one JSON object per line for programs.
 
-use std::io;
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Instant,
+};
 
 use nexus_proto::orchestrator::v1::{Message, MessageRole};
 use serde_json::json;
 
 use crate::{
     failure::Failure,
-    output::{Output, clean, ended::Ended, view, wrap::Wrap},
+    output::{Output, clean, ended::Ended, table::cut, view, wrap::Wrap},
 };
 
 /// What is new in an answer.
@@ -24,7 +27,17 @@ pub struct Screen<'a> {
     wrap: Option<Wrap>,
     /// The last thing written did not end its line.
     open: bool,
+    /// Standard error is a terminal: what runs now is shown in a line that changes.
+    progress: bool,
+    /// That line is there.
+    drawn: bool,
+    began: Instant,
 }
+
+/// Columns of a terminal that does not say how many it has.
+const COLUMNS: usize = 80;
+/// Its rows, likewise.
+const ROWS: usize = 24;
 
 impl<'a> Screen<'a> {
     pub fn new(output: &'a Output) -> Self {
@@ -32,6 +45,51 @@ impl<'a> Screen<'a> {
             output,
             wrap: output.columns().map(Wrap::new),
             open: false,
+            progress: !output.json && io::stderr().is_terminal(),
+            drawn: false,
+            began: Instant::now(),
+        }
+    }
+
+    /// Lines that a person sees at once.
+    pub fn rows(&self) -> usize {
+        rows().unwrap_or(ROWS)
+    }
+
+    /// Seconds that this screen has been shown.
+    pub fn age(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    pub fn is_json(&self) -> bool {
+        self.output.json
+    }
+
+    pub fn output(&self) -> &Output {
+        self.output
+    }
+
+    /// A line for people beside the answer; whatever others wrote in it is made harmless where it is shown.
+    pub fn note(&mut self, text: &str) -> io::Result<()> {
+        self.end_line()?;
+        self.output.note(text);
+        Ok(())
+    }
+
+    /// The line of what runs now, in the place of the one before. Text that has not ended its line is not cut in two.
+    pub fn draw(&mut self, text: &str) {
+        if !self.progress || (self.open && self.output.terminal) {
+            return;
+        }
+        let columns = self.output.columns().unwrap_or(COLUMNS).saturating_sub(1);
+        let line = self.output.dim(&cut(text, columns));
+        let _gone = write!(io::stderr(), "\r\x1b[K{line}");
+        self.drawn = true;
+    }
+
+    fn undraw(&mut self) {
+        if std::mem::take(&mut self.drawn) {
+            let _gone = write!(io::stderr(), "\r\x1b[K");
         }
     }
 
@@ -40,6 +98,7 @@ impl<'a> Screen<'a> {
     }
 
     pub fn text(&mut self, show: &Show) -> io::Result<()> {
+        self.undraw();
         let text = match show {
             Show::Append(text) => text,
             Show::Again(text) => {
@@ -153,7 +212,8 @@ impl<'a> Screen<'a> {
         );
     }
 
-    fn end_line(&mut self) -> io::Result<()> {
+    pub fn end_line(&mut self) -> io::Result<()> {
+        self.undraw();
         if let Some(wrap) = &mut self.wrap {
             self.output.piece(&wrap.end())?;
         }
@@ -162,4 +222,16 @@ impl<'a> Screen<'a> {
         }
         Ok(())
     }
+}
+
+/// Rows of the terminal, as it says itself.
+#[cfg(target_os = "linux")]
+fn rows() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stderr()).ok()?;
+    (size.ws_row > 0).then_some(size.ws_row.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn rows() -> Option<usize> {
+    std::env::var("LINES").ok()?.parse().ok()
 }

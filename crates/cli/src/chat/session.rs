@@ -8,6 +8,7 @@ use nexus_proto::orchestrator::v1::{
 };
 use nexus_proto::words;
 
+use super::talk::Style;
 use crate::{
     args::ChatArgs,
     commands::sessions::{all, find},
@@ -15,8 +16,12 @@ use crate::{
     output::{table::cut, time::ago},
 };
 
-/// The label of conversations that were begun here.
-const CLIENT: (&str, &str) = ("client", "nexus-chat");
+/// The label of conversations that says by which command they were begun.
+const CLIENT: &str = "client";
+/// Its value for `nexus chat`.
+pub const CHAT: &str = "nexus-chat";
+/// Its value for `nexus run`.
+pub const RUN: &str = "nexus-run";
 /// Messages shown again when a conversation goes on.
 const RECENT: i32 = 6;
 
@@ -27,6 +32,19 @@ pub struct Session {
     /// The newest message's place: what comes after it is news.
     pub cursor: u64,
     pub recent: Vec<Message>,
+    /// It was begun here, and nothing was said in it yet.
+    pub is_new: bool,
+}
+
+impl Session {
+    pub fn begun(id: String) -> Session {
+        Session {
+            id,
+            cursor: 0,
+            recent: Vec::new(),
+            is_new: true,
+        }
+    }
 }
 
 /// `None`: a new one, begun with its first message, so that leaving without one leaves nothing behind.
@@ -39,6 +57,11 @@ pub async fn choose(connection: &Connection, args: &ChatArgs) -> Result<Option<S
             return Ok(None);
         }
     };
+    Ok(Some(go_on(connection, id).await?))
+}
+
+/// A conversation that is there, and open.
+pub async fn go_on(connection: &Connection, id: String) -> Result<Session, Failure> {
     let request = GetSessionRequest {
         session_id: id,
         message_limit: RECENT,
@@ -59,16 +82,17 @@ pub async fn choose(connection: &Connection, args: &ChatArgs) -> Result<Option<S
     }
     let recent = session.context.unwrap_or_default().messages;
     let cursor = recent.last().map_or(0, |message| message.sequence);
-    Ok(Some(Session {
+    Ok(Session {
         id: session.id,
         cursor,
         recent,
-    }))
+        is_new: false,
+    })
 }
 
 /// The latest conversations of `nexus chat`: id, name, and when each changed.
 pub async fn listed(connection: &Connection, most: usize) -> Result<Vec<(String, String, String)>, Failure> {
-    let labels = HashMap::from([(CLIENT.0.to_owned(), CLIENT.1.to_owned())]);
+    let labels = HashMap::from([(CLIENT.to_owned(), CHAT.to_owned())]);
     let filter = SessionFilter {
         labels,
         ..SessionFilter::default()
@@ -84,7 +108,7 @@ pub async fn listed(connection: &Connection, most: usize) -> Result<Vec<(String,
 }
 
 async fn latest(connection: &Connection) -> Result<String, Failure> {
-    let labels = HashMap::from([(CLIENT.0.to_owned(), CLIENT.1.to_owned())]);
+    let labels = HashMap::from([(CLIENT.to_owned(), CHAT.to_owned())]);
     let sessions = all(
         connection,
         SessionFilter {
@@ -103,15 +127,20 @@ async fn latest(connection: &Connection) -> Result<String, Failure> {
 }
 
 /// Named after its first message. `key` makes it the same session however often it is asked for.
-pub async fn create(connection: &Connection, first: &str, key: &str) -> Result<String, nexus_client::Error> {
+pub async fn create(
+    connection: &Connection,
+    style: &Style,
+    first: &str,
+    key: &str,
+) -> Result<String, nexus_client::Error> {
     let metadata = SessionMetadata {
         name: cut(first, 60),
-        labels: HashMap::from([(CLIENT.0.to_owned(), CLIENT.1.to_owned())]),
+        labels: HashMap::from([(CLIENT.to_owned(), style.client.to_owned())]),
         ..SessionMetadata::default()
     };
     let mut request = tonic::Request::new(CreateSessionRequest {
         metadata: Some(metadata),
-        config: None,
+        config: style.config.clone(),
     });
     let key = key.parse().expect("a key of hex digits is ASCII");
     request.metadata_mut().insert(words::metadata::IDEMPOTENCY_KEY, key);

@@ -21,11 +21,21 @@ pub const HELP: &str = "\
 /new           begin another conversation with the next message
 /model NAME    ask this model from now on, as provider/model; without a name: say which one is asked
 /sessions      the latest conversations; go on with one: nexus chat --session ID
-/stop          stop the answer that is being written; Ctrl-C does it while you watch
+/stop          end everything that runs in this conversation, background processes too; works while an answer is
+               written, and so does the word stop alone. Ctrl-C ends only the answer
 /quit          leave; Ctrl-D does it too
 //...          a message that begins with a slash";
 
+/// Whether a line asks to end everything, whenever it is typed.
+pub fn is_stop(line: &str) -> bool {
+    let word = line.trim();
+    word.strip_prefix('/').unwrap_or(word).eq_ignore_ascii_case("stop")
+}
+
 pub fn read(line: String) -> Typed {
+    if is_stop(&line) {
+        return Typed::Stop;
+    }
     let Some(rest) = line.trim_start().strip_prefix('/') else {
         return Typed::Message(line);
     };
@@ -41,7 +51,6 @@ pub fn read(line: String) -> Typed {
         ("new", true) => Typed::New,
         ("model", empty) => Typed::Model((!empty).then(|| argument.to_owned())),
         ("sessions", true) => Typed::Sessions,
-        ("stop", true) => Typed::Stop,
         ("quit", true) => Typed::Quit,
         _ => Typed::Unknown(word.to_owned()),
     }
@@ -61,12 +70,15 @@ mod tests {
             ("/model  anthropic/x ", Typed::Model(Some("anthropic/x".into()))),
             ("/sessions", Typed::Sessions),
             ("/stop", Typed::Stop),
+            ("/STOP ", Typed::Stop),
             ("/quit", Typed::Quit),
         ] {
             assert_eq!(typed(line), meant, "{line}");
-            let word = line.trim().split(' ').next().unwrap();
-            assert!(HELP.contains(word), "{word} is not in the help");
+            let word = line.trim().split(' ').next().unwrap().to_lowercase();
+            assert!(HELP.contains(&word), "{word} is not in the help");
         }
+        assert_eq!(typed("stop"), Typed::Stop);
+        assert_eq!(typed("stop the car"), Typed::Message("stop the car".into()));
         assert_eq!(typed("/hlep"), Typed::Unknown("hlep".into()));
         assert_eq!(typed("/etc/passwd: what is it?"), Typed::Unknown("etc/passwd:".into()));
         assert_eq!(typed("/"), Typed::Unknown(String::new()));

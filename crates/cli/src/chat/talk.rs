@@ -3,12 +3,14 @@
 //! ```text
 //!        ┌──────────────── lost ◀───────────────┐
 //!        ▼                                      │
-//!   open stream, after cursor ──▶ send message ──▶ deltas ──▶ final message, or error event
-//!        (same id each time)                    └── Ctrl-C: cancel, then what was produced
+//!   open both streams ──▶ messages: send, acknowledge, final message or error event
+//!        (same id each time) ├──▶ news of the run: pieces of the text, calls, approvals
+//!                            └── Ctrl-C, /stop, a limit: cancel, then what was produced
 //! ```
 //!
 //! The message keeps its id, so sending it again after a loss stores it once and gets the stored answer. The cursor
-//! only moves over messages that were shown.
+//! only moves over messages that were shown. An orchestrator that shows no news of runs sends the pieces of the text with
+//! the messages.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,10 +20,9 @@ use std::{
 use futures_util::FutureExt;
 use nexus_client::{Connection, Error};
 use nexus_proto::orchestrator::v1::{
-    CancelTurn, Event, Message, MessageMetadata, MessageRole, StreamMessageRequest, StreamMessageResponse,
-    stream_message_request, stream_message_response::Payload,
+    CancelTurn, Message, MessageMetadata, MessageRole, SessionConfig, StopResponse, StreamMessageRequest,
+    StreamMessageResponse, stream_message_request, stream_message_response::Payload,
 };
-use nexus_proto::words;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -31,21 +32,44 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{
-    answer::Answer,
+    consent::Consent,
+    following::Following,
+    limits::Limits,
+    lines::{self, Lines},
+    news::{News, NewsStream},
     screen::Screen,
     session::{self, Session},
+    slash::is_stop,
+    stop,
+    turn::Turn,
 };
-use crate::{
-    failure::{Exit, Failure},
-    output::ended::{Ended, ended},
-};
+use crate::failure::{Exit, Failure};
 
 /// How long a lost orchestrator is waited for in the middle of a turn.
 const RECONNECT: Duration = Duration::from_secs(60);
 /// How long a cancelled answer may take to end.
 const CANCEL_WAIT: Duration = Duration::from_secs(5);
+/// How long after its answer the end of a run is waited for, which says what it used.
+const SETTLE: Duration = Duration::from_millis(300);
 /// Frames on their way out: the message and a cancel.
 const OUTBOX: usize = 4;
+/// Between two looks at how long a call has been running.
+const LOOK: Duration = Duration::from_millis(250);
+/// Lines that were typed ahead and wait for their turn.
+const TYPED_AHEAD: usize = 100;
+
+/// What tells one kind of conversation from another.
+#[derive(Debug)]
+pub struct Style {
+    /// The label of sessions that are begun.
+    pub client: &'static str,
+    /// Of sessions that are begun.
+    pub config: Option<SessionConfig>,
+    pub consent: Consent,
+    pub limits: Limits,
+    /// JSON has the pieces of the text as news of the run.
+    pub news_text: bool,
+}
 
 pub struct Talk {
     connection: Connection,
@@ -55,6 +79,9 @@ pub struct Talk {
     model: Option<String>,
     timeout: Duration,
     interrupts: Signal,
+    style: Style,
+    /// Typed while an answer was shown, for after it.
+    ahead: Vec<String>,
 }
 
 /// How a turn ended.
@@ -62,18 +89,23 @@ pub struct Talk {
 pub enum End {
     Answered,
     Cancelled,
+    /// By `nexus stop` or `/stop`.
+    Stopped,
+    /// A limit of this command ended it, in words.
+    Limit(String),
     /// Without an answer; in the daemon's words.
     Failed(String),
     /// In the middle of its answer.
     BrokeOff(String),
 }
 
-/// A turn under way.
-struct Turn {
-    message: Message,
-    answer: Answer,
-    cancelled: Option<Instant>,
-    heard: Instant,
+/// A turn that is over.
+#[derive(Debug)]
+pub struct Turned {
+    pub end: End,
+    pub following: Following,
+    /// The final message.
+    pub answer: String,
 }
 
 impl Talk {
@@ -82,6 +114,7 @@ impl Talk {
         session: Option<Session>,
         model: Option<String>,
         timeout: Duration,
+        style: Style,
     ) -> Result<Self, Failure> {
         let interrupts = signal(SignalKind::interrupt())
             .map_err(|error| Failure::new(Exit::Failed, format!("failed to listen for Ctrl-C: {error}")))?;
@@ -92,6 +125,8 @@ impl Talk {
             model,
             timeout,
             interrupts,
+            style,
+            ahead: Vec::new(),
         })
     }
 
@@ -121,42 +156,43 @@ impl Talk {
         self.own.clear();
     }
 
-    /// Stops whatever answer is being written in this conversation, also one that is no longer followed here. False: there
-    /// is none.
-    pub async fn stop(&mut self) -> Result<bool, Failure> {
-        let Some(session) = &self.session else { return Ok(false) };
-        let cancel = StreamMessageRequest {
-            session_id: session.id.clone(),
-            payload: Some(stream_message_request::Payload::Cancel(CancelTurn::default())),
-            after_sequence: Some(session.cursor),
-            ..StreamMessageRequest::default()
+    /// What was typed while an answer was shown, oldest first.
+    pub fn typed_ahead(&mut self) -> Option<String> {
+        (!self.ahead.is_empty()).then(|| self.ahead.remove(0))
+    }
+
+    /// Makes the session now, for what has to be in it before the first message. `key` makes it the same session however
+    /// often it is asked for.
+    pub async fn begin(&mut self, first: &str, key: &str) -> Result<String, Failure> {
+        if self.session.is_none() {
+            let made = session::create(&self.connection, &self.style, first, key);
+            let id = tokio::select! {
+                id = made => id?,
+                _ = self.interrupts.recv() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
+            };
+            self.session = Some(Session::begun(id));
+        }
+        Ok(self.session_id().unwrap_or_default().to_owned())
+    }
+
+    /// Stops everything that runs in this conversation, also what is no longer followed here, and says what that was.
+    pub async fn stop(&mut self) -> Result<String, Failure> {
+        const NOTHING: &str = "nothing runs in this conversation";
+        let Some(session) = &self.session else {
+            return Ok(NOTHING.into());
         };
-        let frames = tokio_stream::once(cancel);
-        let mut inbox = self
-            .connection
-            .orchestrator()
-            .stream_messages(frames)
-            .await?
-            .into_inner();
-        // Our half is closed: the stream delivers the answer that is still owed, and ends.
-        let ended = async {
-            while let Some(frame) = inbox.message().await? {
-                if let Some(Payload::Message(message)) = frame.payload {
-                    let extra = message.metadata.map(|metadata| metadata.extra).unwrap_or_default();
-                    if extra.contains_key("cancelled") {
-                        return Ok(true);
-                    }
-                }
+        match stop::session(&self.connection, &session.id).await {
+            Ok(stopped) if stopped == StopResponse::default() => Ok(NOTHING.into()),
+            Ok(stopped) => Ok(stop::told(&stopped)),
+            Err(error) if error.kind == nexus_client::Kind::Unimplemented => {
+                let cancelled = stop::answer(&self.connection, &session.id, session.cursor).await?;
+                Ok(if cancelled { "(stopped)" } else { NOTHING }.into())
             }
-            Ok::<bool, tonic::Status>(false)
-        };
-        match tokio::time::timeout(CANCEL_WAIT, ended).await {
-            Ok(ended) => Ok(ended?),
-            Err(_) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
-    pub async fn turn(&mut self, content: String, screen: &mut Screen<'_>) -> Result<End, Failure> {
+    pub async fn turn(&mut self, content: String, screen: &mut Screen<'_>) -> Result<Turned, Failure> {
         let extra: HashMap<String, String> = self
             .model
             .iter()
@@ -173,20 +209,35 @@ impl Talk {
             ..Message::default()
         };
         self.own.insert(message.id.clone());
-        let mut turn = Turn {
-            message,
-            answer: Answer::default(),
-            cancelled: None,
-            heard: Instant::now(),
-        };
+        let sole = self.session.as_ref().is_none_or(|session| session.is_new);
+        let mut turn = Turn::new(message, sole, self.style.news_text);
+        self.style.consent.clear();
         // What was pressed while nothing was under way is not meant for this turn.
         while let Some(Some(())) = self.interrupts.recv().now_or_never() {}
+        let mut lines = if screen.is_json() { None } else { Lines::open() };
+        let end = self.follow(&mut turn, &mut lines, screen).await?;
+        if let Some(session) = &mut self.session {
+            session.is_new = false;
+        }
+        Ok(Turned {
+            end,
+            following: turn.following,
+            answer: turn.content,
+        })
+    }
+
+    async fn follow(
+        &mut self,
+        turn: &mut Turn,
+        lines: &mut Option<Lines>,
+        screen: &mut Screen<'_>,
+    ) -> Result<End, Failure> {
         // Nobody there at the beginning is said at once; whoever goes away after this is waited for.
         self.connection.connect().await?;
         let mut lost: Option<Instant> = None;
         let mut backoff = self.connection.backoff();
         loop {
-            let error = match self.attempt(&mut turn, screen).await {
+            let error = match self.attempt(turn, lines, screen).await {
                 Ok(end) => return Ok(end),
                 Err(Broken::For(failure)) => return Err(failure),
                 Err(Broken::Connection(error)) => error,
@@ -210,19 +261,30 @@ impl Talk {
         }
     }
 
-    async fn attempt(&mut self, turn: &mut Turn, screen: &mut Screen<'_>) -> Result<End, Broken> {
+    async fn attempt(
+        &mut self,
+        turn: &mut Turn,
+        lines: &mut Option<Lines>,
+        screen: &mut Screen<'_>,
+    ) -> Result<End, Broken> {
         if self.session.is_none() {
             let id = tokio::select! {
-                id = session::create(&self.connection, &turn.message.content, &turn.message.id) => id?,
+                id = session::create(&self.connection, &self.style, &turn.message.content, &turn.message.id) => id?,
                 _ = self.interrupts.recv() => return Ok(End::Cancelled),
             };
-            self.session = Some(Session {
-                id,
-                cursor: 0,
-                recent: Vec::new(),
-            });
+            self.session = Some(Session::begun(id));
         }
-        let session = self.session.as_mut().expect("it was made a line ago");
+        let Talk {
+            connection,
+            session,
+            own,
+            timeout,
+            interrupts,
+            style,
+            ahead,
+            ..
+        } = self;
+        let session = session.as_mut().expect("it was made a line ago");
         let (outbox, frames) = mpsc::channel(OUTBOX);
         let first = StreamMessageRequest {
             session_id: session.id.clone(),
@@ -243,40 +305,81 @@ impl Talk {
         if turn.cancelled.is_some() {
             let _room = outbox.try_send(cancel.clone());
         }
-        let mut client = self.connection.orchestrator();
-        let mut inbox = tokio::select! {
-            opened = client.stream_messages(ReceiverStream::new(frames)) => opened?.into_inner(),
-            _ = self.interrupts.recv() => return Ok(End::Cancelled),
+        let mut news = NewsStream::open(connection, &session.id);
+        turn.news_begin();
+        let mut client = connection.orchestrator();
+        let opening = client.stream_messages(ReceiverStream::new(frames));
+        tokio::pin!(opening);
+        let mut inbox = loop {
+            tokio::select! {
+                biased;
+                // Asked first: what the run does is then told from its beginning.
+                one = news.next() => turn.take_news(one, connection, style, screen, lines.is_some()).await?,
+                opened = &mut opening => break opened?.into_inner(),
+                _ = interrupts.recv() => return Ok(End::Cancelled),
+            }
         };
+        let mut look = tokio::time::interval(LOOK);
         loop {
+            if let Some(reason) = turn.passed(&style.limits) {
+                stop::cancel(connection, turn.following.id(), &reason);
+                let _room = outbox.try_send(cancel.clone());
+            }
             let until = match turn.cancelled {
                 Some(when) => when + CANCEL_WAIT,
-                None => turn.heard + self.timeout,
+                None => turn.heard + *timeout,
             };
             tokio::select! {
+                biased;
+                _ = interrupts.recv() => {
+                    if turn.cancelled.is_some() {
+                        screen.stopped()?;
+                        return Ok(turn.ended(End::Cancelled));
+                    }
+                    turn.cancelled = Some(Instant::now());
+                    stop::cancel(connection, turn.following.id(), "cancelled at the terminal");
+                    let _room = outbox.try_send(cancel.clone());
+                }
+                // Before the messages: what a run did comes before its answer.
+                one = news.next() => {
+                    if matches!(one, News::Event(_)) {
+                        turn.heard = Instant::now();
+                    }
+                    turn.take_news(one, connection, style, screen, lines.is_some()).await?;
+                }
                 frame = inbox.message() => {
                     let frame = next(frame)?;
                     turn.heard = Instant::now();
-                    if let Some(end) = turn.take(frame, session, &self.own, screen)? {
+                    if is_last(&frame) {
+                        turn.settle(&mut news, SETTLE, connection, style, screen).await?;
+                    }
+                    if let Some(end) = turn.take(frame, session, own, screen)? {
                         drop(outbox);
-                        finish(inbox).await;
-                        return Ok(end);
+                        tokio::spawn(finish(inbox));
+                        return Ok(turn.ended(end));
                     }
                 }
-                _ = self.interrupts.recv() => {
-                    if turn.cancelled.is_some() {
-                        screen.stopped()?;
-                        return Ok(End::Cancelled);
+                line = lines::next(lines) => {
+                    if is_stop(&line) {
+                        turn.cancelled.get_or_insert_with(Instant::now);
+                        turn.stopped = true;
+                        match stop::session(connection, &session.id).await {
+                            Ok(stopped) => screen.note(&stop::told(&stopped))?,
+                            Err(_) => { let _room = outbox.try_send(cancel.clone()); }
+                        }
+                    } else if let Some(line) = turn.typed(line, connection, style, screen).await?
+                        && ahead.len() < TYPED_AHEAD
+                    {
+                        ahead.push(line);
                     }
-                    turn.cancelled = Some(Instant::now());
-                    let _room = outbox.try_send(cancel.clone());
                 }
+                _ = look.tick() => screen.running(&turn.following),
                 () = sleep_until(until) => {
                     if turn.cancelled.is_some() {
                         screen.stopped()?;
-                        return Ok(End::Cancelled);
+                        return Ok(turn.ended(End::Cancelled));
                     }
-                    let waited = humantime::format_duration(self.timeout);
+                    let waited = humantime::format_duration(*timeout);
                     return Err(Broken::For(Failure::new(Exit::TimedOut, format!("no sign of an answer for {waited}"))
                         .hint("the message is kept, and its answer will be: nexus sessions show; wait longer with: --timeout")));
                 }
@@ -285,104 +388,19 @@ impl Talk {
     }
 }
 
+/// Whether it may be the end of a turn: the news of its run are then waited for.
+fn is_last(frame: &StreamMessageResponse) -> bool {
+    match &frame.payload {
+        Some(Payload::Message(message)) => message.role() == MessageRole::Assistant,
+        Some(Payload::Event(event)) => event.data.contains_key("error"),
+        Some(Payload::Heartbeat(())) | None => false,
+    }
+}
+
 /// Lets the stream end in good order, so that the daemon sees no broken one; but not for long.
 async fn finish(mut inbox: Streaming<StreamMessageResponse>) {
     let drained = async { while let Ok(Some(_)) = inbox.message().await {} };
     let _late = tokio::time::timeout(Duration::from_millis(50), drained).await;
-}
-
-impl Turn {
-    /// `Some`: the turn is over.
-    fn take(
-        &mut self,
-        frame: StreamMessageResponse,
-        session: &mut Session,
-        own: &HashSet<String>,
-        screen: &mut Screen<'_>,
-    ) -> Result<Option<End>, Failure> {
-        match frame.payload {
-            Some(Payload::Message(message)) => self.take_message(&message, session, own, screen),
-            Some(Payload::Event(event)) => self.take_event(&event, session, screen),
-            Some(Payload::Heartbeat(())) | None => Ok(None),
-        }
-    }
-
-    fn take_message(
-        &mut self,
-        message: &Message,
-        session: &mut Session,
-        own: &HashSet<String>,
-        screen: &mut Screen<'_>,
-    ) -> Result<Option<End>, Failure> {
-        if message.sequence != 0 && message.sequence <= session.cursor {
-            return Ok(None);
-        }
-        session.cursor = session.cursor.max(message.sequence);
-        if own.contains(&message.id) {
-            return Ok(None);
-        }
-        let extra = message.metadata.as_ref().map(|metadata| &metadata.extra);
-        // A server without that extension answers one message at a time, so the next answer is ours.
-        let replies_to = extra.and_then(|extra| extra.get(words::extra::IN_REPLY_TO));
-        let ours = message.role() == MessageRole::Assistant && replies_to.is_none_or(|id| *id == self.message.id);
-        if !ours {
-            screen.message(&session.id, message, false)?;
-            return Ok(None);
-        }
-        if screen.wants_text()
-            && let Some(show) = self.answer.whole(&message.content)
-        {
-            screen.text(&show)?;
-        }
-        screen.message(&session.id, message, true)?;
-        let stopped = extra.is_some_and(|extra| extra.contains_key("cancelled"));
-        if stopped || self.cancelled.is_some() {
-            screen.stopped()?;
-            return Ok(Some(End::Cancelled));
-        }
-        match ended(message) {
-            Some(Ended::Incomplete(error)) => {
-                screen.failed(&session.id, &error)?;
-                return Ok(Some(End::BrokeOff(error)));
-            }
-            Some(how) => screen.ended(&how)?,
-            None => {}
-        }
-        Ok(Some(End::Answered))
-    }
-
-    fn take_event(
-        &mut self,
-        event: &Event,
-        session: &mut Session,
-        screen: &mut Screen<'_>,
-    ) -> Result<Option<End>, Failure> {
-        let data = |key: &str| event.data.get(key).map(String::as_str);
-        if let Some(error) = data("error") {
-            if data(words::data::MESSAGE_ID).is_some_and(|id| id != self.message.id) {
-                return Ok(None);
-            }
-            if self.cancelled.is_some() {
-                screen.stopped()?;
-                return Ok(Some(End::Cancelled));
-            }
-            screen.failed(&session.id, error)?;
-            return Ok(Some(End::Failed(error.to_owned())));
-        }
-        if let (Some(delta), Some(id)) = (data("delta"), data(words::data::MESSAGE_ID)) {
-            let index = data("index").and_then(|index| index.parse().ok()).unwrap_or_default();
-            if !screen.wants_text() {
-                screen.delta(&session.id, id, index, delta)?;
-            } else if let Some(show) = self.answer.delta(id, index, delta) {
-                screen.text(&show)?;
-            }
-            return Ok(None);
-        }
-        if let (Some(_), Some(content)) = (data("role"), data("content")) {
-            screen.other(MessageRole::User, content)?;
-        }
-        Ok(None)
-    }
 }
 
 fn next(frame: Result<Option<StreamMessageResponse>, tonic::Status>) -> Result<StreamMessageResponse, Broken> {
@@ -431,7 +449,7 @@ impl From<std::io::Error> for Broken {
 }
 
 /// As the orchestrator makes them: 16 random bytes in hex.
-fn new_id() -> Result<String, Failure> {
+pub fn new_id() -> Result<String, Failure> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes)
         .map_err(|error| Failure::new(Exit::Failed, format!("no randomness from the system: {error}")))?;

@@ -1,6 +1,7 @@
 //! One file for each command: ask, then show.
 
 pub mod agents;
+pub mod approvals;
 pub mod backup;
 pub mod completion;
 pub mod config;
@@ -16,6 +17,11 @@ pub mod manual;
 pub mod models;
 pub mod orientation;
 pub mod reset;
+pub mod runs;
+pub mod search;
 pub mod sessions;
 pub mod status;
+pub mod stop;
 pub mod token;
+pub mod tools;
+pub mod usage;

@@ -4,7 +4,11 @@
 //! through with its control characters, nor with those that change the order of what is shown: neither to a terminal nor
 //! into a pipe, which often ends at one. In JSON they are escapes, so that nothing is lost.
 
+pub mod approval;
+pub mod calls;
 pub mod ended;
+pub mod escape;
+pub mod runs;
 pub mod table;
 pub mod time;
 pub mod view;

@@ -5,7 +5,10 @@ use std::{
     path::Path,
     pin::Pin,
     process::{Command, Output, Stdio},
-    sync::{Arc, LazyLock, Mutex},
+    sync::{
+        Arc, LazyLock, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures_core::Stream;
@@ -32,6 +35,12 @@ pub enum Act {
     Break,
     /// Waits for a cancel, then gives this as what was produced.
     Cancelled(&'static str),
+    /// News of a run, to those who watch the session.
+    News(Box<RunEvent>),
+    /// Waits until somebody has decided an approval.
+    Decided,
+    /// Waits until somebody has stopped the session.
+    Stopped,
 }
 
 #[derive(Default)]
@@ -40,6 +49,9 @@ pub struct Script {
     /// First frames as they came.
     pub seen: Vec<StreamMessageRequest>,
     pub created: Vec<CreateSessionRequest>,
+    /// It knows runs, approvals, tools and containers.
+    pub whole: bool,
+    pub agents: crate::fake_agents::Agents,
 }
 
 pub type Shared = Arc<Mutex<Script>>;
@@ -54,11 +66,18 @@ pub struct Fake {
 }
 
 pub async fn start(streams: impl IntoIterator<Item = Vec<Act>>) -> Fake {
+    start_with(Script {
+        streams: streams.into_iter().collect(),
+        ..Script::default()
+    })
+    .await
+}
+
+pub async fn start_with(script: Script) -> Fake {
     let dir = tempfile::tempdir().unwrap();
     let root = Root::at(dir.path());
     root.create().unwrap();
-    let script = Shared::default();
-    script.lock().unwrap().streams.extend(streams);
+    let script = Arc::new(Mutex::new(script));
     SCRIPTS.lock().unwrap().insert(dir.path().to_path_buf(), script.clone());
     let running = nexus_daemon::start::<FakeDaemon>(root.clone(), &[]).await.unwrap();
     Fake {
@@ -116,8 +135,13 @@ impl Daemon for FakeDaemon {
 
     async fn build(boot: Boot<Config>) -> Result<Built<Config>, BootError> {
         let script = SCRIPTS.lock().unwrap()[boot.root.path()].clone();
-        let service = OrchestratorServiceServer::new(Service { script });
-        Ok(Built::new(Services::new().add(Access::USERS, service)))
+        let whole = script.lock().unwrap().whole;
+        let service = OrchestratorServiceServer::new(Service { script: script.clone() });
+        let services = Services::new().add(Access::USERS, service);
+        Ok(Built::new(match whole {
+            true => crate::fake_agents::serve(services, &script, boot.root.path()),
+            false => services,
+        }))
     }
 }
 
@@ -149,12 +173,16 @@ fn answer(message: &Message, content: &str, extra: &[(&str, &str)]) -> Payload {
             extra,
             ..MessageMetadata::default()
         }),
-        sequence: 2,
+        sequence: PLACE.fetch_add(1, Ordering::Relaxed),
         ..Message::default()
     })
 }
 
+/// Of the next answer in its session: rising, as it has to be.
+static PLACE: AtomicU64 = AtomicU64::new(2);
+
 async fn play(
+    script: Shared,
     acts: Vec<Act>,
     message: Message,
     mut frames: Streaming<StreamMessageRequest>,
@@ -183,6 +211,18 @@ async fn play(
                     }
                 }
                 answer(&message, text, &[("cancelled", "true")])
+            }
+            Act::News(event) => {
+                crate::fake_agents::tell(&script, *event, &message.id).await;
+                continue;
+            }
+            Act::Decided => {
+                crate::fake_agents::until(&script, |agents| !agents.decided.is_empty()).await;
+                continue;
+            }
+            Act::Stopped => {
+                crate::fake_agents::until(&script, |agents| !agents.stopped.is_empty()).await;
+                continue;
             }
         };
         let _gone = out.send(Ok(StreamMessageResponse { payload: Some(payload) })).await;
@@ -217,15 +257,31 @@ impl OrchestratorService for Service {
         let acts = {
             let mut script = self.script.lock().unwrap();
             script.seen.push(first);
-            script.streams.pop_front().unwrap_or_default()
+            // One that knows everything has an answer to everything.
+            let otherwise = if script.whole {
+                vec![Act::Answer("ok")]
+            } else {
+                Vec::new()
+            };
+            script.streams.pop_front().unwrap_or(otherwise)
         };
         let (out, inbox) = mpsc::channel(16);
-        tokio::spawn(play(acts, message, frames, out));
+        tokio::spawn(play(self.script.clone(), acts, message, frames, out));
         Ok(Response::new(Box::pin(ReceiverStream::new(inbox))))
     }
 
-    async fn get_session(&self, _: Request<GetSessionRequest>) -> Result<Response<GetSessionResponse>, Status> {
-        Err(Status::not_found("session not found: x"))
+    async fn get_session(&self, request: Request<GetSessionRequest>) -> Result<Response<GetSessionResponse>, Status> {
+        let id = request.into_inner().session_id;
+        if !self.script.lock().unwrap().whole {
+            return Err(Status::not_found("session not found: x"));
+        }
+        Ok(Response::new(GetSessionResponse {
+            session: Some(Session {
+                id,
+                state: SessionState::Active.into(),
+                ..Session::default()
+            }),
+        }))
     }
 
     /// Three sessions, one on each page.
@@ -310,7 +366,7 @@ impl OrchestratorService for Service {
     }
 
     async fn close_session(&self, _: Request<CloseSessionRequest>) -> Result<Response<CloseSessionResponse>, Status> {
-        Err(Status::unimplemented("not in the script"))
+        Ok(Response::new(CloseSessionResponse::default()))
     }
 
     async fn delete_session(
@@ -326,9 +382,15 @@ impl OrchestratorService for Service {
 
     async fn create_container(
         &self,
-        _: Request<CreateContainerRequest>,
+        request: Request<CreateContainerRequest>,
     ) -> Result<Response<CreateContainerResponse>, Status> {
-        Err(Status::unimplemented("not in the script"))
+        if !self.script.lock().unwrap().whole {
+            return Err(Status::unimplemented("not in the script"));
+        }
+        Ok(Response::new(CreateContainerResponse {
+            container_id: request.into_inner().session_id,
+            container: None,
+        }))
     }
 
     async fn get_container(&self, _: Request<GetContainerRequest>) -> Result<Response<GetContainerResponse>, Status> {
@@ -353,6 +415,7 @@ impl OrchestratorService for Service {
         &self,
         _: Request<RemoveContainerRequest>,
     ) -> Result<Response<RemoveContainerResponse>, Status> {
-        Err(Status::unimplemented("not in the script"))
+        self.script.lock().unwrap().agents.removed += 1;
+        Ok(Response::new(RemoveContainerResponse::default()))
     }
 }

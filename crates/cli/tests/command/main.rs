@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
 
+mod agents;
 mod fake;
+mod fake_agents;
 #[cfg(target_os = "linux")]
 mod hostile;
 mod keep;
