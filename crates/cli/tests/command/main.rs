@@ -8,6 +8,7 @@ mod fake_agents;
 #[cfg(target_os = "linux")]
 mod hostile;
 mod keep;
+mod pages;
 #[cfg(target_os = "linux")]
 mod supervise;
 mod talk;
