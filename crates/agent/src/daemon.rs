@@ -210,7 +210,7 @@ impl Daemon for Agent {
             Setting::new(
                 "answer_tokens",
                 count(1_000_000),
-                "16384",
+                "4096",
                 "the longest answer, in tokens, with the calls that it asks for; at most half of a model's window",
             )
             .live(),
