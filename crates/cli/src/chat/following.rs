@@ -196,9 +196,9 @@ impl Following {
         self.end.map(|end| (end, self.error.as_str()))
     }
 
-    /// Its end is known, or will not be told.
-    pub fn is_settled(&self) -> bool {
-        !self.told || self.end.is_some()
+    /// It was told of as a run, so that its end will be too.
+    pub fn is_told(&self) -> bool {
+        self.told
     }
 
     /// The limit that it has passed, in words.

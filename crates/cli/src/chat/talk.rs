@@ -21,7 +21,7 @@ use futures_util::FutureExt;
 use nexus_client::{Connection, Error};
 use nexus_proto::orchestrator::v1::{
     CancelTurn, Message, MessageMetadata, MessageRole, SessionConfig, StopResponse, StreamMessageRequest,
-    StreamMessageResponse, stream_message_request, stream_message_response::Payload,
+    StreamMessageResponse, stream_message_request,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -41,7 +41,7 @@ use super::{
     session::{self, Session},
     slash::is_stop,
     stop,
-    turn::Turn,
+    turn::{Last, Turn},
 };
 use crate::failure::{Exit, Failure};
 
@@ -49,8 +49,6 @@ use crate::failure::{Exit, Failure};
 const RECONNECT: Duration = Duration::from_secs(60);
 /// How long a cancelled answer may take to end.
 const CANCEL_WAIT: Duration = Duration::from_secs(5);
-/// How long after its answer the end of a run is waited for, which says what it used.
-const SETTLE: Duration = Duration::from_millis(300);
 /// Frames on their way out: the message and a cancel.
 const OUTBOX: usize = 4;
 /// Between two looks at how long a call has been running.
@@ -350,8 +348,8 @@ impl Talk {
                 frame = inbox.message() => {
                     let frame = next(frame)?;
                     turn.heard = Instant::now();
-                    if is_last(&frame) {
-                        turn.settle(&mut news, SETTLE, connection, style, screen).await?;
+                    if let Some(last) = Last::of(&frame) {
+                        turn.settle(&last, &mut news, connection, style, screen).await?;
                     }
                     if let Some(end) = turn.take(frame, session, own, screen)? {
                         drop(outbox);
@@ -385,15 +383,6 @@ impl Talk {
                 }
             }
         }
-    }
-}
-
-/// Whether it may be the end of a turn: the news of its run are then waited for.
-fn is_last(frame: &StreamMessageResponse) -> bool {
-    match &frame.payload {
-        Some(Payload::Message(message)) => message.role() == MessageRole::Assistant,
-        Some(Payload::Event(event)) => event.data.contains_key("error"),
-        Some(Payload::Heartbeat(())) | None => false,
     }
 }
 

@@ -40,6 +40,37 @@ enum Pieces {
     Messages,
 }
 
+/// How long the end of a run is waited for, which says what it used.
+const SETTLE: Duration = Duration::from_millis(300);
+/// Nothing more comes of a run without calls after so much silence: its message has all of the text.
+const QUIET: Duration = Duration::from_millis(5);
+/// The same where the message has nothing, and the run may say more.
+const QUIET_ERROR: Duration = Duration::from_millis(100);
+
+/// What may be the last message of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    /// The answer of a run that called tools.
+    OfCalls,
+    OfText,
+    Error,
+}
+
+impl Last {
+    /// `None`: the turn goes on after it.
+    pub fn of(frame: &StreamMessageResponse) -> Option<Last> {
+        match &frame.payload {
+            Some(Payload::Message(message)) if message.role() == MessageRole::Assistant => {
+                let extra = message.metadata.as_ref().map(|metadata| &metadata.extra);
+                let calls = extra.is_some_and(|extra| extra.contains_key(words::extra::TOOL_CALLS));
+                Some(if calls { Last::OfCalls } else { Last::OfText })
+            }
+            Some(Payload::Event(event)) if event.data.contains_key("error") => Some(Last::Error),
+            Some(Payload::Message(_) | Payload::Event(_) | Payload::Heartbeat(())) | None => None,
+        }
+    }
+}
+
 /// Pieces that wait until it is known where they come from.
 const WAITING: usize = 256;
 
@@ -110,24 +141,31 @@ impl Turn {
             (_, Some((RunEnd::Stopped, _))) => End::Stopped,
             (End::Cancelled, _) if self.stopped => End::Stopped,
             (End::Failed(_), Some((RunEnd::Cancelled, _))) => End::Cancelled,
-            // Elsewhere, before anything was said.
-            (End::Failed(error), _) if error.starts_with("CANCEL") => End::Cancelled,
+            // Elsewhere, before anything was said. That nothing may start at all has to be told.
+            (End::Failed(error), _) if error.starts_with("CANCEL") && !error.contains("is stopped") => End::Cancelled,
             (end, _) => end,
         }
     }
 
-    /// After the answer: waits until the run says how it ended.
+    /// Before its last message: takes the news that came before it, which travel beside it.
     pub async fn settle(
         &mut self,
+        last: &Last,
         news: &mut NewsStream,
-        budget: Duration,
         connection: &Connection,
         style: &mut Style,
         screen: &mut Screen<'_>,
     ) -> Result<(), Failure> {
-        let until = Instant::now() + budget;
-        while !self.following.is_settled() {
-            let left = until.saturating_duration_since(Instant::now());
+        let until = Instant::now() + SETTLE;
+        while matches!(self.pieces, Pieces::News) && self.following.end().is_none() {
+            let quiet = match last {
+                // Its run says that it has ended.
+                _ if self.following.is_told() => SETTLE,
+                Last::OfCalls => SETTLE,
+                Last::OfText => QUIET,
+                Last::Error => QUIET_ERROR,
+            };
+            let left = until.saturating_duration_since(Instant::now()).min(quiet);
             match timeout(left, news.next()).await {
                 Ok(News::Lost) | Err(_) => break,
                 Ok(one) => self.take_news(one, connection, style, screen, false).await?,

@@ -73,7 +73,7 @@ async fn receiver(connection: &Connection, session_id: &str) -> Result<String, F
     let config = ContainerConfig {
         command: vec!["sleep".into()],
         args: vec!["600".into()],
-        labels: [("nexus.purpose".to_owned(), "copy".to_owned())].into(),
+        labels: [("purpose".to_owned(), "copy".to_owned())].into(),
         ..ContainerConfig::default()
     };
     let mut request = tonic::Request::new(CreateContainerRequest {

@@ -241,6 +241,14 @@ async fn the_exit_code_says_how_a_run_ended() {
         (failed("loop: the same call again and again"), 1, "the same call again"),
         (failed("budget: run 2000 of 1000 tokens"), 14, "nexus usage"),
         (stopped, 13, "nexus resume"),
+        (
+            vec![Act::Error(
+                "CANCELED: everything is stopped; `nexus resume --all` ends that",
+            )],
+            13,
+            "everything is stopped",
+        ),
+        (vec![Act::Error("CANCELED: cancelled at another surface")], 130, ""),
     ] {
         let fake = whole(acts).await;
         let done = fake.run(&["run", "x"]).await;

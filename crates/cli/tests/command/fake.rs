@@ -193,11 +193,14 @@ async fn play(
             payload: Some(event(&[("ack", &message.id)])),
         }))
         .await;
+    let mut calls = false;
     for act in acts {
         let payload = match act {
             Act::Delta(id, index, delta) => {
                 event(&[("message_id", id), ("index", &index.to_string()), ("delta", delta)])
             }
+            // As a run that called tools says it.
+            Act::Answer(text) if calls => answer(&message, text, &[("tool_calls", "exec")]),
             Act::Answer(text) => answer(&message, text, &[]),
             Act::Error(text) => event(&[("error", text), ("message_id", &message.id)]),
             Act::Break => {
@@ -213,6 +216,7 @@ async fn play(
                 answer(&message, text, &[("cancelled", "true")])
             }
             Act::News(event) => {
+                calls = true;
                 crate::fake_agents::tell(&script, *event, &message.id).await;
                 continue;
             }
@@ -387,8 +391,13 @@ impl OrchestratorService for Service {
         if !self.script.lock().unwrap().whole {
             return Err(Status::unimplemented("not in the script"));
         }
+        let request = request.into_inner();
+        let labels = request.config.unwrap_or_default().labels;
+        if labels.keys().any(|name| name.starts_with("nexus.")) {
+            return Err(Status::invalid_argument("a name that only the orchestrator gives"));
+        }
         Ok(Response::new(CreateContainerResponse {
-            container_id: request.into_inner().session_id,
+            container_id: request.session_id,
             container: None,
         }))
     }
