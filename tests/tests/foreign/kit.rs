@@ -46,7 +46,8 @@ pub fn with(daemons: &[Daemon]) -> Site {
             match daemon {
                 Daemon::Agent => site.answers().await,
                 Daemon::Llm | Daemon::Gateway => behind_the_front_door(&site, *daemon).await,
-                Daemon::Orchestrator => {}
+                // Nobody calls these through it.
+                Daemon::Orchestrator | Daemon::Worker => {}
             }
         }
     });
