@@ -54,7 +54,9 @@ pub fn create(job: Job, progress: &mut Progress) -> Result<Manifest, Failure> {
         return Err(taken(&job.target));
     }
     // What a backup that was killed has left takes the room that this one needs.
-    staging::sweep(folder).map_err(|error| Failure::file("tidy up", folder, &error))?;
+    for place in [folder, job.root.as_path()] {
+        staging::sweep(place).map_err(|error| Failure::file("tidy up", place, &error))?;
+    }
     // So that the tree knows of what a kill would leave in a folder that is none of its own.
     let _known = Staging::new(&job.root, staging::BACKUP)
         .and_then(|known| known.points_to(folder).map(|()| known))

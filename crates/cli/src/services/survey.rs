@@ -123,10 +123,12 @@ pub async fn one(context: &Context, entry: &Entry, socket: &Socket, desired: Des
             "set another socket_path",
         )),
         Ok(Found::Running(peer)) => {
+            // Who keeps the socket for a daemon may have answered in its place.
             let daemon = if peer.is_daemon() {
                 Some(peer.pid)
             } else {
-                running_without_socket(&context.root, entry.name)
+                let other = (!process::keeps_sockets(peer.pid)).then_some(peer.pid);
+                running_without_socket(&context.root, entry.name).or(other)
             };
             service.pid = daemon;
             service.start_time = daemon.and_then(process::start_time);

@@ -51,6 +51,11 @@ pub fn is_daemon(pid: i32) -> bool {
     pid > 1 && program(pid).is_some_and(|name| name.starts_with("nexus-"))
 }
 
+/// Whether it may listen for a daemon that it starts: our supervisor, or an init system.
+pub fn keeps_sockets(pid: i32) -> bool {
+    pid == 1 || program(pid).is_some_and(|name| ["nexus", "systemd", "launchd"].contains(&name.as_str()))
+}
+
 /// Whether the init system started it, and would again.
 pub fn is_of_init(pid: i32) -> bool {
     environ(pid).is_some_and(|environ| has(&environ, |entry| entry.starts_with(b"NOTIFY_SOCKET=")))
