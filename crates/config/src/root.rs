@@ -114,14 +114,14 @@ impl Root {
             if path.is_dir() {
                 continue;
             }
-            if path.symlink_metadata().is_ok() {
-                return Err(Error::NotADirectory { path });
+            // Another daemon that starts may make it at the same moment, which is no failure of this.
+            match DirBuilder::new().recursive(true).mode(0o700).create(&path) {
+                Ok(()) => {}
+                Err(_) if !path.is_dir() && path.symlink_metadata().is_ok() => {
+                    return Err(Error::NotADirectory { path });
+                }
+                Err(cause) => return Err(Error::Create { path, cause }),
             }
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&path)
-                .map_err(|cause| Error::Create { path, cause })?;
         }
         Ok(())
     }
@@ -143,6 +143,20 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn daemons_that_start_at_once_make_it_together() {
+        for _ in 0..50 {
+            let folder = tempfile::tempdir().unwrap();
+            let root = Root::at(folder.path().join("root"));
+            std::thread::scope(|scope| {
+                let all: Vec<_> = (0..4).map(|_| scope.spawn(|| root.create())).collect();
+                for one in all {
+                    one.join().unwrap().unwrap();
+                }
+            });
+        }
+    }
 
     #[test]
     fn the_flag_wins_over_the_environment_and_all_are_absolute() {

@@ -77,7 +77,7 @@ async fn every_value_says_where_it_came_from() {
     assert_eq!(said["value"], 1);
     assert_eq!(said["origin"]["from"], "file");
     assert_eq!(said["origin"]["at"]["line"], 2);
-    assert_eq!(said["setting"]["default"], "2");
+    assert_eq!(said["setting"]["default"], "5");
     let (out, _) = ends(&site, &["config", "list", "--changed"], 0).await;
     // The socket of this test is set in its environment.
     assert!(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use nexus_proto::llm::v1::block::Kind;
 use sha2::{Digest as _, Sha256};
 
 use super::Run;
@@ -43,13 +44,20 @@ fn hash_of(tool: &str, arguments: &str) -> u64 {
 }
 
 fn result_hash(call: &Call) -> u64 {
-    let texts = call
-        .wire
-        .result
-        .iter()
-        .map(|block| format!("{block:?}"))
-        .collect::<String>();
+    let texts = call.wire.result.iter().map(|block| match &block.kind {
+        Some(Kind::Text(text)) => untimed(text).to_owned(),
+        other => format!("{other:?}"),
+    });
+    let texts = texts.collect::<String>();
     hash(&[&call.wire.state.to_be_bytes(), texts.as_bytes()])
+}
+
+/// The result of a command without how long it took, which is never twice the same.
+fn untimed(text: &str) -> &str {
+    match text.trim_end().rsplit_once(" after ") {
+        Some((untimed, time)) if time.ends_with(" s]") && time.len() < 24 => untimed,
+        _ => text,
+    }
 }
 
 impl Guard {
