@@ -165,7 +165,7 @@ async fn one(context: &Context, service: String) -> Line {
             },
             Ok(Found::Running(peer)) => {
                 // Whoever made the socket for the daemon, and listens for it, is not the daemon.
-                line.pid = peer.is_daemon().then_some(peer.pid);
+                line.pid = peer.daemon();
                 let foreign = peer.is_of_another_tree(&context.root.state());
                 if peer.is_ours() && !foreign {
                     Ok(())

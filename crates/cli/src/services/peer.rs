@@ -94,6 +94,11 @@ impl Peer {
         process::is_daemon(self.pid)
     }
 
+    /// The process, unless it only keeps the socket for a daemon.
+    pub fn daemon(&self) -> Option<i32> {
+        (!process::keeps_sockets(self.pid)).then_some(self.pid)
+    }
+
     /// Whether it works in another tree than this one: it has files open in that one's `state`, and none in ours.
     /// What cannot be seen (another system, another user) is not held against it.
     pub fn is_of_another_tree(&self, state: &Path) -> bool {

@@ -123,13 +123,9 @@ pub async fn one(context: &Context, entry: &Entry, socket: &Socket, desired: Des
             "set another socket_path",
         )),
         Ok(Found::Running(peer)) => {
-            // Who keeps the socket for a daemon may have answered in its place.
-            let daemon = if peer.is_daemon() {
-                Some(peer.pid)
-            } else {
-                let other = (!process::keeps_sockets(peer.pid)).then_some(peer.pid);
-                running_without_socket(&context.root, entry.name).or(other)
-            };
+            let daemon = peer
+                .daemon()
+                .or_else(|| running_without_socket(&context.root, entry.name));
             service.pid = daemon;
             service.start_time = daemon.and_then(process::start_time);
             if !peer.is_ours() {
