@@ -261,7 +261,9 @@ impl Drop for Site {
         for process in self.running.values_mut() {
             process.kill();
         }
-        crate::engines::end_sandboxes(&self.root.state().join("containers/containers"));
+        for directory in ["containers/containers", "worker"] {
+            crate::engines::end_sandboxes(&self.root.state().join(directory));
+        }
         if !failed {
             return;
         }

@@ -54,6 +54,25 @@ async fn a_call_outlives_its_worker_and_runs_once() {
 }
 
 #[tokio::test]
+async fn a_worker_that_stops_leaves_nothing_of_sessions_in_which_nothing_runs() {
+    let mut desk = Desk::new().await;
+    desk.told("exec", json!({"command": "true"})).await;
+    let below = desk.site.root().state().join("worker");
+    let sandboxes = || {
+        let all = nexus_tests::engines::holders(&below);
+        all.into_iter()
+            .filter(|holder| holder.contains("nexus-sandbox"))
+            .count()
+    };
+    assert!(sandboxes() > 0, "the network of the session is held");
+    let worker = desk.site.process(Daemon::Worker);
+    worker.signal(nix::sys::signal::Signal::SIGTERM);
+    let ended = worker.end(Duration::from_secs(10)).await;
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+    until("the sandboxes end", Duration::from_secs(5), || sandboxes() == 0).await;
+}
+
+#[tokio::test]
 async fn an_end_that_came_while_nobody_looked_is_known() {
     let mut desk = Desk::new().await;
     let task = desk

@@ -37,6 +37,8 @@ use crate::engine::worker::{Notice, TIDY_EVERY, Tools};
 const UNREGISTER_WITHIN: Duration = Duration::from_secs(1);
 /// How long calls may take to end when the worker is stopped; a command that takes longer goes on without it.
 const DRAIN_WITHIN: Duration = Duration::from_secs(7);
+/// A stop does not wait longer for networks that nobody uses.
+const REST_WITHIN: Duration = Duration::from_secs(1);
 /// Frames under way to the orchestrator.
 const OUTBOUND: usize = 16;
 /// How soon it is noticed that a process has ended that nobody waits for.
@@ -109,6 +111,8 @@ impl Worker {
         stop.run_until_cancelled(async { tokio::join!(self.keep(&mut id), tidy) })
             .await;
         self.tasks.drain(DRAIN_WITHIN).await;
+        // What is left of this is ended by the next worker, when nobody has used it for long.
+        let _late = timeout(REST_WITHIN, self.tools.rest()).await;
         self.board.disconnected("stopping");
         // Who says goodbye gives its tasks up.
         if let Some(id) = id.filter(|_| self.tasks.is_empty() && self.orchestrator.is_connected())

@@ -366,6 +366,14 @@ impl Tools {
         }
     }
 
+    /// Sessions in which nothing runs lose their network; the next command makes another.
+    pub async fn rest(&self) {
+        let sessions: Vec<Arc<Session>> = self.0.sessions.lock().values().cloned().collect();
+        for session in sessions.iter().filter(|session| session.running().is_empty()) {
+            self.workbench().end_session(&session.id).await;
+        }
+    }
+
     /// Sessions that nobody uses lose their network, and those that are gone lose everything.
     pub async fn tidy(&self) {
         let sessions: Vec<Arc<Session>> = self.0.sessions.lock().values().cloned().collect();
