@@ -190,13 +190,13 @@ impl Daemon for Agent {
             )
             .live(),
             Setting::new("run_tokens", limit(), "0", "the most tokens of one run; 0: no limit").live(),
-            Setting::new("run_dollars", Kind::Float, "0", "the most that one run may cost; 0: no limit").live(),
+            Setting::new("run_dollars", Kind::Float, "0", "the most dollars that one run may cost; 0: no limit").live(),
             Setting::new("session_tokens", limit(), "0", "the most tokens of one session; 0: no limit").live(),
-            Setting::new("session_dollars", Kind::Float, "0", "the most that one session may cost; 0: no limit").live(),
-            Setting::new("agent_tokens", limit(), "0", "the most tokens of this agent; 0: no limit").live(),
-            Setting::new("agent_dollars", Kind::Float, "0", "the most that this agent may cost; 0: no limit").live(),
+            Setting::new("session_dollars", Kind::Float, "0", "the most dollars that one session may cost; 0: no limit").live(),
+            Setting::new("agent_tokens", limit(), "0", "the most tokens of this agent in all, over all days; 0: no limit").live(),
+            Setting::new("agent_dollars", Kind::Float, "0", "the most dollars that this agent may cost in all, over all days; 0: no limit").live(),
             Setting::new("day_tokens", limit(), "0", "the most tokens of one day; 0: no limit").live(),
-            Setting::new("day_dollars", Kind::Float, "0", "the most that one day may cost; 0: no limit").live(),
+            Setting::new("day_dollars", Kind::Float, "0", "the most dollars that one day may cost; 0: no limit").live(),
             Setting::new(
                 "context_tokens",
                 Kind::Int {

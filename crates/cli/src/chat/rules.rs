@@ -27,7 +27,7 @@ pub fn rule(text: &str) -> Result<Rule, String> {
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if !named || pattern.is_some_and(str::is_empty) {
-        return Err("write it as TOOL or TOOL:PATTERN, such as 'exec:git push' or web_fetch:example.com".into());
+        return Err("write it as TOOL or TOOL:PATTERN, such as 'exec:git push' or write_file:src".into());
     }
     Ok(Rule {
         tool: tool.to_owned(),

@@ -51,7 +51,7 @@ pub enum ApprovalsCommand {
     Deny(DenyArgs),
     /// Show approvals as they come, and decide them here
     Watch(WatchArgs),
-    /// List standing consents
+    /// List standing consents (grants)
     Grants(GrantsArgs),
     /// End a standing consent
     Revoke(RevokeArgs),

@@ -177,7 +177,7 @@ async fn disable(connection: &Connection, args: args::DisableArgs, output: &Outp
         let disabled = connection.tool().disable_tool(request).await?.into_inner();
         done(&disabled.name, "disabled", output)?;
         if disabled.cancelled_executions > 0 {
-            output.note(&format!("{} executions were cancelled", disabled.cancelled_executions));
+            output.note(&format!("cancelled calls: {}", disabled.cancelled_executions));
         }
     }
     Ok(Exit::Ok)

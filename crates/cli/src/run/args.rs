@@ -25,7 +25,7 @@ Examples:
   nexus run --workspace . --in-place \"mend the tests\"          the changes are shown, and made here after your yes
   nexus run --session 1a2b \"now in Rust\"                       goes on with an earlier run
   git diff | nexus run --stdin \"review this change\"
-  nexus run --allow 'exec:git push' --allow web_fetch:docs.rs --approve deny \"...\"
+  nexus run --allow 'exec:git push' --allow weather --approve deny \"...\"
   nexus run --json \"...\" | jq -r 'select(.type == \"call\").call.tool'
   nexus run --max-steps 20 --budget 200k --output-last report.md \"...\"
 

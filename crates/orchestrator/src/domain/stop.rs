@@ -1,4 +1,4 @@
-//! Stop: below the model, over restarts. While it lasts no step, call, child or schedule starts.
+//! Stop: below the model, over restarts. While it lasts no step and no call starts.
 
 use std::collections::BTreeMap;
 

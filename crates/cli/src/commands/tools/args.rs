@@ -11,7 +11,7 @@ Examples:
   nexus tools call exec command='uname -a'       in a session of its own, in the sandbox
   nexus tools call --session 1a2b read_file '{\"path\": \"src/main.rs\"}'
   nexus tools add weather --description 'Weather of a city' --schema weather.json -- python3 weather.py
-  nexus tools disable web_fetch                  no agent calls it any more";
+  nexus tools disable exec                       no agent calls it any more";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
@@ -90,10 +90,11 @@ pub struct AddArgs {
     /// The image to run it in; by default this host's own programs
     #[arg(long)]
     pub image: Option<String>,
-    /// It changes nothing
+    /// Declare that it changes nothing; this is not checked
     #[arg(long)]
     pub read_only: bool,
-    /// Calling it twice is the same as calling it once: it may be repeated after a failure
+    /// Declare that calling it twice is the same as calling it once, so that it may be called again when a worker died; this is
+    /// not checked
     #[arg(long)]
     pub idempotent: bool,
     /// How long a call may take
